@@ -1,0 +1,1 @@
+"""AWS: security group, Elastic IP, EC2 instance."""

@@ -1,0 +1,1 @@
+"""Azure: resource group, network security group, network, Standard address, machine."""

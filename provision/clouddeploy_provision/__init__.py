@@ -1,0 +1,1 @@
+"""From project.yml to signed startup kits."""
