@@ -1,0 +1,45 @@
+"""What can be wrong with a startup kit.
+
+    KitError          missing, malformed or of a kind that cannot be used     exit 4
+    ├── KitTampered   a file is not the one that the project signed           exit 4
+    └── KitExpired    the certificate's time has not come or is over          exit 4
+
+OSError and the errors of cryptography and msgspec become one of these inside the package.
+"""
+
+from __future__ import annotations
+
+from clouddeploy_runtime.errors import ExitCode, RuntimeFault
+
+
+class KitError(RuntimeFault):
+    """A startup kit cannot be used."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "KIT_UNUSABLE"
+
+
+class KitTampered(KitError):  # noqa: N818 - the fact, not the exception, is what a caller looks for
+    """A kit is not what the project's authority signed.
+
+    Args:
+        problems: path under the kit → what is wrong with it; at least one.
+    """
+
+    error_code = "KIT_TAMPERED"
+
+    def __init__(self, problems: dict[str, str]) -> None:
+        super().__init__(
+            "the startup kit was changed after it was signed",
+            why="; ".join(f"{path}: {problem}" for path, problem in problems.items()),
+            hint="do not start it: get the kit again from the project admin, over a channel you trust",
+        )
+        self.problems = problems
+        self.path = next(iter(problems))
+        """The first path concerned, relative to the kit."""
+
+
+class KitExpired(KitError):  # noqa: N818 - as above
+    """The participant's certificate is not valid now."""
+
+    error_code = "KIT_EXPIRED"

@@ -1,0 +1,120 @@
+"""Decides whether a kit is the one that the project's authority signed; nothing is started before it is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import NameOID
+
+from clouddeploy_runtime import keys
+from clouddeploy_runtime.kit import manifest as formats
+from clouddeploy_runtime.kit.errors import KitError, KitExpired, KitTampered
+from clouddeploy_runtime.kit.kit import attribute, certificate, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cryptography import x509
+
+    from clouddeploy_runtime.kit.manifest import Manifest
+
+_ROOT_CERTIFICATE = "startup/rootCA.pem"
+
+
+def verify(root: Path, *, now: datetime | None = None) -> Manifest:
+    """Check every file under `startup/` against the signed manifest, and the certificate against root and key.
+
+    The order matters: nothing that the manifest covers is parsed before the signature over the manifest holds, except
+    the root certificate, which is compared with its signed digest right after. What a site may edit (`local/`) is not
+    covered.
+
+    Args:
+        root: the kit's folder.
+        now: the time to judge the certificate by; the clock's when not given.
+
+    Returns:
+        The manifest, which names project, participant, kind and certificate.
+
+    Raises:
+        KitTampered: names each path that was changed, added, removed, swapped or given another mode; a missing
+            manifest or signature is a refusal like any other.
+        KitExpired: the certificate or the root is not valid at `now`.
+        KitError: not a kit at all.
+    """
+    root = root.resolve()
+    if not (root / "startup").is_dir():
+        raise KitError(f"{root} is not a startup kit", why="it has no folder startup/", hint="name the kit's folder")
+    try:
+        authority = certificate(root / _ROOT_CERTIFICATE)
+    except KitError as exc:
+        raise KitTampered({_ROOT_CERTIFICATE: exc.why}) from exc
+    manifest = _signed_manifest(root, authority)
+    problems = formats.differences(root, manifest)
+    if problems:
+        raise KitTampered(problems)
+    kit = load(root)
+    cert = certificate(kit.cert_file)
+    cert_path = f"startup/{kit.cert_file.name}"
+    if not _is_issued_by(cert, authority):
+        raise KitTampered({cert_path: f"was not issued by {_ROOT_CERTIFICATE}"})
+    if keys.public_bytes(keys.load_private_key(kit.key_file).public_key()) != _public_bytes(cert):
+        raise KitTampered({f"startup/{kit.key_file.name}": f"is not the key of {cert_path}"})
+    signed = (manifest.certificate_serial, manifest.participant, manifest.kind, manifest.project)
+    found = (f"{cert.serial_number:x}", attribute(cert, NameOID.COMMON_NAME), kit.kind.value, kit.project)
+    if signed != found:
+        raise KitTampered({formats.MANIFEST_PATH: f"is for {signed}, the kit is {found}"})
+    _check_time(cert_path, cert, now or datetime.now(UTC))
+    _check_time(_ROOT_CERTIFICATE, authority, now or datetime.now(UTC))
+    return manifest
+
+
+def _signed_manifest(root: Path, authority: x509.Certificate) -> Manifest:
+    parts = []
+    for path in (formats.MANIFEST_PATH, formats.SIGNATURE_PATH):
+        file = root / path
+        if file.is_symlink() or not file.is_file():
+            raise KitTampered({path: "is missing, so nothing in this kit can be trusted"})
+        try:
+            parts.append(file.read_bytes())
+        except OSError as exc:
+            raise KitError(f"{file} cannot be read", why=exc.strerror or type(exc).__name__) from exc
+    data, signature = parts
+    if not keys.is_signed_by(authority.public_key(), signature, data):
+        # Which of the three was exchanged cannot be told from the signature alone; name the manifest, explain the rest.
+        raise KitTampered({formats.MANIFEST_PATH: f"its signature was not made with the key of {_ROOT_CERTIFICATE}"})
+    try:
+        return formats.decode(data)
+    except msgspec.MsgspecError as exc:
+        raise KitError(f"{root / formats.MANIFEST_PATH} cannot be used", why=str(exc)) from exc
+
+
+def _is_issued_by(cert: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Check the one link of the chain; RFC 5280 §6 has no more to check on a path of length one."""
+    try:
+        cert.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _public_bytes(cert: x509.Certificate) -> bytes:
+    key = cert.public_key()
+    return keys.public_bytes(key) if isinstance(key, keys.PublicKey) else b""
+
+
+def _check_time(path: str, cert: x509.Certificate, now: datetime) -> None:
+    if now < cert.not_valid_before_utc:
+        raise KitExpired(
+            f"{path} is not valid yet",
+            why=f"its time begins {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, this machine says {now:%Y-%m-%d %H:%M}",
+            hint="set this machine's clock",
+        )
+    if now > cert.not_valid_after_utc:
+        raise KitExpired(
+            f"{path} has expired",
+            why=f"it was valid until {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
+            hint="ask the project admin for a new kit",
+        )
