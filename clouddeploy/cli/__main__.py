@@ -1,0 +1,5 @@
+"""`python -m clouddeploy.cli`."""
+
+from clouddeploy.cli.main import main
+
+main()

@@ -1,0 +1,46 @@
+"""`rehearse`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from clouddeploy import rehearse as rehearsal
+from clouddeploy.cli.main import Session, command_options
+from clouddeploy.cli.output import table
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), default=Path("deploy.yml"))
+@click.option("--job", type=click.Path(path_type=Path), help="Job folder to run; default: the deploy file's smoke_job.")
+@command_options
+def rehearse(session: Session, file: Path, job: Path | None) -> None:
+    """Run a deploy file against emulated clouds and real SSH hosts: nothing is spent, nothing is left."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clouddeploy"
+    with tempfile.TemporaryDirectory(prefix="clouddeploy-rehearsal-", ignore_cleanup_errors=True) as directory:
+        result = rehearsal.rehearse(
+            file,
+            directory=Path(directory),
+            cache=cache,
+            job=job,
+            cancel=session.cancel,
+            on_event=session.output.event,
+            on_phase=lambda line: session.output.say(f"== {line}"),
+        )
+    session.output.result(rehearsal.as_json(result), _text(result))
+
+
+def _text(result: rehearsal.Rehearsed) -> str:
+    head = ("site", "role", "provider", "address", "registered after")
+    rows = [(s.name, s.role, s.provider, s.address, f"{s.registered_after_s:.1f} s") for s in result.sites]
+    lines = ["", table(head, rows), ""]
+    if result.job is not None:
+        job = result.job
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in job.metrics.items() if isinstance(value, float))
+        lines.append(f"Job {job.name}: {job.status} after {job.rounds} rounds in {job.duration_s:.1f} s; {metrics}")
+    lines.append(f"Resources: {result.created} created, {len(result.left)} left behind.")
+    lines.append(f"The whole rehearsal took {result.seconds:.1f} s.")
+    return "\n".join(lines)

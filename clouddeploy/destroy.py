@@ -1,0 +1,115 @@
+"""Back to nothing: deletes state ∪ what the clouds say is ours, then asks the clouds again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clouddeploy import scheduler
+from clouddeploy.removal import delete_steps
+from clouddeploy.scheduler import Outcome, Step
+from clouddeploy.state import Record
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
+
+    from clouddeploy_providers.base import ComputeProvider
+    from clouddeploy_providers.resources import ResourceRef
+
+    from clouddeploy.journal import Journal
+    from clouddeploy.scheduler import Event
+    from clouddeploy.state import State
+
+
+@dataclass(frozen=True)
+class Place:
+    """A provider as some site used it."""
+
+    name: str
+    settings: Mapping[str, str]
+    provider: ComputeProvider
+
+
+@dataclass(frozen=True)
+class Destroyed:
+    """What one run of destroy came to.
+
+    Attributes:
+        report: how every step ended.
+        deleted: names of the resources that are gone.
+        left: what the clouds still have; empty after success.
+    """
+
+    report: scheduler.Report
+    deleted: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def destroy(
+    places: Sequence[Place],
+    *,
+    state: State,
+    journal: Journal,
+    uninstall: Callable[[str, ResourceRef], None],
+    cancel: threading.Event,
+    on_event: Callable[[Event], None],
+) -> Destroyed:
+    """Deletes everything of this deployment in all its places. May be repeated; what is gone already is fine.
+
+    Args:
+        places: everywhere the deployment ever asked for something.
+        state: loses what is gone.
+        journal: takes intents and results.
+        uninstall: removes the runtime from a machine that stays, because we did not make it.
+        cancel: set by the first Ctrl-C.
+        on_event: called as things happen.
+    """
+    _adopt_found(places, state)
+    providers = {node: _provider(record, places) for node, record in state.resources.items()}
+    steps = []
+    needs = {}
+    for node, record in state.resources.items():
+        if providers[node].creates_nothing:
+            step = _uninstall_step(record, uninstall)
+            steps.append(step)
+            needs[record.site] = (step.name,)
+    names = [record.ref.name for record in state.resources.values()]
+    steps += delete_steps(
+        list(state.resources), state=state, journal=journal, providers=providers, cancel=cancel, needs=needs
+    )
+    report = scheduler.run(steps, cancel=cancel, on_event=on_event)
+    left = [ref.name for place in places for ref in place.provider.find(state.deployment)]
+    left += [record.ref.name for node, record in state.resources.items() if record.ref.name not in left]
+    deleted = sum(
+        1 for name, outcome in report.outcomes.items() if name.startswith("delete ") and outcome is Outcome.DONE
+    )
+    return Destroyed(
+        report=report, deleted=tuple(name for name in names if name not in left)[:deleted], left=tuple(left)
+    )
+
+
+def _adopt_found(places: Sequence[Place], state: State) -> None:
+    """Adds what a killed run made and never recorded; the tag says it is ours."""
+    known = {(record.ref.kind, record.ref.name) for record in state.resources.values()}
+    for place in places:
+        for ref in place.provider.find(state.deployment):
+            if (ref.kind, ref.name) not in known:
+                site = ref.name.replace(f"-{ref.kind.value}-{state.deployment}", "")
+                state.resources[f"{site}/{ref.kind.value}"] = Record(
+                    ref=ref, site=site, provider=place.name, settings=place.settings, fingerprint={}
+                )
+                known.add((ref.kind, ref.name))
+
+
+def _provider(record: Record, places: Sequence[Place]) -> ComputeProvider:
+    return next(p.provider for p in places if p.name == record.provider and dict(p.settings) == dict(record.settings))
+
+
+def _uninstall_step(record: Record, uninstall: Callable[[str, ResourceRef], None]) -> Step:
+    return Step(
+        name=f"uninstall {record.site}",
+        site=record.site,
+        title="uninstall",
+        work=lambda: uninstall(record.site, record.ref),
+    )

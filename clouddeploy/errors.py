@@ -1,0 +1,119 @@
+"""Everything that the operator's side may raise.
+
+    DeployError
+    ├── ConfigError           deploy.yml, an argument or an answer is wrong           exit 4
+    ├── StateError            state, journal or key files cannot be read or written
+    ├── LockedError           another run holds the deployment                        exit 7
+    ├── PreflightFailed       something would not work; nothing was created
+    ├── PartialFailure        some sites failed, the others are fine                  exit 6
+    ├── Interrupted           stopped by the user; resumable                          exit 130
+    ├── HostUnreachable       no SSH connection                                       exit 2
+    ├── HostKeyUnknown        no key is pinned for the host                           exit 2
+    ├── HostKeyChanged        the host shows another key than the pinned one          exit 2
+    ├── RemoteCommandFailed   a command on the host ended with a non-zero status
+    ├── UploadFailed          what arrived is not what was sent
+    └── RemoteTimeout         a deadline passed at the host                           exit 3
+
+paramiko's and the operating system's errors become one of these in `clouddeploy.remote`. Provider, provision and runtime
+errors pass through. Only `cli.main` catches the root.
+"""
+
+from __future__ import annotations
+
+from clouddeploy_runtime.errors import ClouddeployError, ExitCode
+
+
+class DeployError(ClouddeployError):
+    """The operator's side could not do what was asked."""
+
+
+class ConfigError(DeployError):
+    """A file, an argument or an answer is wrong; nothing was changed."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "INVALID_CONFIG"
+
+
+class StateError(DeployError):
+    """State, journal or key files cannot be read or written."""
+
+    error_code = "STATE_ERROR"
+
+
+class LockedError(DeployError):
+    """Another run holds the deployment."""
+
+    exit_code = ExitCode.LOCKED
+    error_code = "LOCKED"
+
+
+class PreflightFailed(DeployError):
+    """Something would not work; nothing was created."""
+
+    error_code = "PREFLIGHT_FAILED"
+
+
+class PartialFailure(DeployError):
+    """Some sites failed, the others are fine."""
+
+    exit_code = ExitCode.PARTIAL
+    error_code = "PARTIAL_FAILURE"
+
+
+class Interrupted(DeployError):
+    """Stopped by the user; the same command again resumes."""
+
+    exit_code = ExitCode.INTERRUPTED
+    error_code = "INTERRUPTED"
+
+
+class HostUnreachable(DeployError):
+    """No SSH connection could be made."""
+
+    exit_code = ExitCode.CONNECTION
+    error_code = "HOST_UNREACHABLE"
+
+
+class HostKeyUnknown(DeployError):
+    """No key is pinned for the host, so nothing was sent to it."""
+
+    exit_code = ExitCode.CONNECTION
+    error_code = "HOST_KEY_UNKNOWN"
+
+
+class HostKeyChanged(DeployError):
+    """The host shows another key than the pinned one, so nothing was sent to it."""
+
+    exit_code = ExitCode.CONNECTION
+    error_code = "HOST_KEY_CHANGED"
+
+
+class RemoteCommandFailed(DeployError):
+    """A command on the host ended with a non-zero status.
+
+    Args:
+        what: the command, in words.
+        status: its exit status.
+        tail: the end of its output.
+        hint: what to do.
+    """
+
+    error_code = "REMOTE_COMMAND_FAILED"
+
+    def __init__(self, what: str, *, status: int, tail: str, hint: str = "") -> None:
+        super().__init__(what, why=f"exit status {status}: {tail.strip()[-2000:]}", hint=hint)
+        self.status = status
+        self.tail = tail
+
+
+class UploadFailed(DeployError):
+    """What arrived at the host is not what was sent."""
+
+    error_code = "UPLOAD_FAILED"
+
+
+class RemoteTimeout(DeployError):
+    """A deadline passed at the host."""
+
+    exit_code = ExitCode.TIMEOUT
+    error_code = "REMOTE_TIMEOUT"

@@ -1,0 +1,210 @@
+"""Runs the user's own deploy file against emulated clouds and real SSH hosts, from nothing to nothing."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clouddeploy_providers.endpoints import REAL
+
+from clouddeploy import config, wheelhouse
+from clouddeploy.deployment import Deployment
+from clouddeploy.errors import ConfigError
+from clouddeploy.secrets import Secret
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from clouddeploy_providers.endpoints import Endpoints
+    from clouddeploy_rehearsal.world import World
+    from clouddeploy_runtime.admin.session import JobInfo
+
+    from clouddeploy.scheduler import Event
+
+JOB_TIMEOUT_S = 120.0
+HOST_PATH = "/usr/local/bin:/usr/bin:/bin"
+"""Where a rehearsal's hosts, which share this machine's files, look for python3: sshd's default."""
+
+
+@dataclass(frozen=True)
+class RehearsedSite:
+    """One site as it was while the rehearsal ran."""
+
+    name: str
+    role: str
+    provider: str
+    address: str
+    registered_after_s: float
+    """Seconds from the start of apply until the server answered or the client was registered."""
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal came to.
+
+    Attributes:
+        sites: the server first.
+        job: the job's outcome; None without a job.
+        created: how many resources the deployment had.
+        left: what the emulated clouds still had after destroy, asked of them.
+        seconds: of the whole rehearsal.
+    """
+
+    sites: tuple[RehearsedSite, ...]
+    job: JobInfo | None
+    created: int
+    left: tuple[str, ...]
+    seconds: float
+
+
+def rehearse(
+    file: Path,
+    *,
+    directory: Path,
+    cache: Path,
+    job: Path | None,
+    cancel: threading.Event,
+    on_event: Callable[[Event], None],
+    on_phase: Callable[[str], None],
+) -> Rehearsed:
+    """Applies, runs the job, destroys. Only endpoints and credentials differ from a real run.
+
+    Args:
+        file: the deploy.yml.
+        directory: an empty folder for the emulated world, state and kits.
+        cache: where wheels are kept between rehearsals.
+        job: a job folder; None: the deploy file's `smoke_job`.
+        cancel: set it to stop after what is in flight.
+        on_event: called for each step.
+        on_phase: called with a line for people as each phase starts.
+
+    Raises:
+        ClouddeployError: what a real run would have raised, or the job did not complete.
+    """
+    from clouddeploy_rehearsal.world import World, isolate  # noqa: PLC0415 - moto takes a second to import
+
+    started = time.monotonic()
+    loaded = config.load(file)
+    job = job or loaded.smoke_job
+    if job is not None and not job.is_dir():
+        raise ConfigError(f"the job {job} is not a folder", hint="name a job folder with a meta.json")
+    _collect_wheels(cache)
+    isolate()
+    with World(directory / "world") as world:
+        on_phase("the clouds and the on-premises hosts are up")
+        add_hosts(loaded, world)
+        deployment = Deployment(
+            file,
+            endpoints=world.endpoints,
+            directory=directory / "state",
+            workspace=directory / "workspace",
+            cache=cache,
+            cancel=cancel,
+        )
+        try:
+            applied = deployment.apply(Secret(secrets.token_urlsafe()), on_event=on_event)
+            addresses = {status.name: status.address for status in deployment.status()}
+            created = len(world.resources())
+            info = None
+            if job is not None:
+                on_phase(f"job {job.name}")
+                info = run_job(deployment, job)
+        finally:
+            on_phase("destroy")
+            deployment.destroy(on_event=on_event)
+        left = tuple(world.resources())
+    order = sorted(loaded.sites, key=lambda site: (site.name != deployment.server, site.name))
+    return Rehearsed(
+        sites=tuple(
+            RehearsedSite(
+                name=site.name,
+                role="server" if site.name == deployment.server else "client",
+                provider=site.provider,
+                address=addresses[site.name],
+                registered_after_s=round(applied.ready_after_s[site.name], 2),
+            )
+            for site in order
+        ),
+        job=info,
+        created=created,
+        left=left,
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def _collect_wheels(cache: Path) -> None:
+    """Fetches the wheels for this machine's own Python while it still has a network; the rehearsal's world has none."""
+    python = shutil.which("python3", path=HOST_PATH)
+    if python is None:
+        return  # the sites themselves will say what they miss
+    asked = subprocess.run(  # the same question that a site is asked
+        [python, "-c", "import platform, sys; print('%d.%d' % sys.version_info[:2], platform.machine())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    version, machine = asked.stdout.split()
+    wheelhouse.collect(wheelhouse.PythonTarget(version=version, machine=machine), cache)
+
+
+def add_hosts(loaded: config.DeployConfig, world: World) -> None:
+    """Puts a host on the emulated network for every on-premises site of the deploy file."""
+    for site in loaded.sites:
+        if site.provider == "onprem" and "address" in site.settings:
+            world.add_host(site.settings["address"], name=site.name)
+
+
+def run_job(deployment: Deployment, job: Path) -> JobInfo:
+    """Submits a job with the project admin's kit and waits for its end."""
+    from clouddeploy_runtime import kit  # noqa: PLC0415 - grpc is not wanted for --help
+    from clouddeploy_runtime.admin.session import AdminSession  # noqa: PLC0415
+
+    if not deployment.project.admins:
+        raise ConfigError("the project has no admin who could submit the job", hint="add a participant of type admin")
+    admin = deployment.project.admins[0].name
+    with AdminSession(kit.load(deployment.kit(admin))) as session:
+        job_id = session.submit(job)
+        return session.wait(job_id, timeout_s=JOB_TIMEOUT_S)
+
+
+def load_endpoints(file: Path | None) -> Endpoints:
+    """Returns the endpoints of a rehearsal that another process serves, or the real clouds for None."""
+    if file is None:
+        return REAL
+    from clouddeploy_rehearsal.world import load_endpoints as load  # noqa: PLC0415 - an extra, and heavy
+
+    return load(file)
+
+
+def as_json(result: Rehearsed) -> Mapping[str, object]:
+    """Returns the result as the JSON envelope's data."""
+    job = result.job
+    return {
+        "sites": [
+            {
+                "name": site.name,
+                "role": site.role,
+                "provider": site.provider,
+                "address": site.address,
+                "registered_after_s": site.registered_after_s,
+            }
+            for site in result.sites
+        ],
+        "job": None
+        if job is None
+        else {
+            "id": job.job_id,
+            "status": job.status,
+            "rounds": job.rounds,
+            "metrics": json.loads(json.dumps(job.metrics)),
+        },
+        "resources": {"created": result.created, "left": list(result.left)},
+        "seconds": result.seconds,
+    }

@@ -1,0 +1,136 @@
+"""The example's own files, from nothing to nothing, as a user would run them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clouddeploy_runtime.errors import ExitCode
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+CLI = [sys.executable, "-m", "clouddeploy.cli"]
+
+pytestmark = [
+    pytest.mark.xdist_group("world"),
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="hosts in network namespaces need root; see test_unprivileged.py"),
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The clouds in a process of their own, so that apply can be killed and they live on."""
+    directory = tmp_path_factory.mktemp("served")
+    log = (directory / "log").open("w")
+    command = [sys.executable, "-m", "clouddeploy_rehearsal", "serve", "--directory", str(directory), "--host", "192.0.2.20=site-2"]
+    process = subprocess.Popen(["unshare", "--net", *command], stdout=log, stderr=log)
+    endpoints = directory / "endpoints.json"
+    deadline = time.monotonic() + 60
+    while not endpoints.exists():
+        assert process.poll() is None, (directory / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield process.pid, endpoints
+    process.terminate()
+    process.wait(timeout=30)
+
+
+@pytest.fixture
+def run(served, tmp_path):
+    pid, endpoints = served
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    file = tmp_path / "examples" / "hybrid" / "deploy.yml"
+    environment = {**os.environ, "CLOUDDEPLOY_CA_PASSPHRASE": "correct horse", "HOME": str(Path.home())}
+
+    def run(command, *words, wait=True):
+        argv = ["nsenter", f"--net=/proc/{pid}/ns/net", *CLI, command, str(file), "--endpoints", str(endpoints), *words]
+        if not wait:
+            return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+    run.state = file.parent / ".clouddeploy" / "deploy"
+    run.file = file
+    yield run
+    run("destroy", "--yes")
+
+
+def envelope(done):
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_apply_killed_once_the_servers_machine_exists_then_applied_again_makes_no_second_one(run):
+    process = run("apply", "--yes", wait=False)
+    journal = run.state / "journal.jsonl"
+    deadline = time.monotonic() + 60
+    while not (journal.exists() and '"event": "done", "operation": "create", "node": "server1/machine"' in journal.read_text()):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = json.loads((run.state / "state.json").read_text())
+
+    done = run("apply", "--yes", "--output", "json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = json.loads((run.state / "state.json").read_text())
+    machine = "server1/machine"
+    assert after["deployment"] == before["deployment"]
+    assert after["resources"][machine]["ref"]["id"] == before["resources"][machine]["ref"]["id"]
+
+    again = run("apply", "--yes", "--output", "json")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert envelope(run("plan", "--output", "json"))["data"]["pending"] == 0
+    states = {site["name"]: site["state"] for site in envelope(run("status", "--output", "json"))["data"]["sites"]}
+    assert states == {"server1": "serving", "site-1": "registered", "site-2": "registered"}
+
+    gone = envelope(run("destroy", "--yes", "--output", "json"))
+    assert gone["data"]["left"] == []
+    assert run("destroy", "--yes").returncode == 0
+
+
+def test_wrong_credentials_are_refused_before_anything_is_created(run, served, tmp_path):
+    _, endpoints = served
+    wrong = tmp_path / "endpoints.json"
+    wrong.write_text(endpoints.read_text().replace(json.loads(endpoints.read_text())["azure"]["client_secret"], "wrong"))
+    wrong.chmod(0o600)
+    done = run("apply", "--yes", "--output", "json", "--endpoints", str(wrong))
+    assert done.returncode == ExitCode.CONNECTION, done.stdout + done.stderr
+    assert envelope(done)["hint"]
+    assert not (run.state / "state.json").exists()
+
+
+def test_an_unreachable_on_premises_host_stops_before_anything_is_created(run):
+    run.file.write_text(run.file.read_text().replace("192.0.2.20", "192.0.2.99"))
+    done = run("apply", "--yes", "--output", "json")
+    assert done.returncode == ExitCode.CONNECTION, done.stdout + done.stderr
+    assert "192.0.2.99" in envelope(done)["message"]
+    assert not (run.state / "state.json").exists()
+
+
+def test_rehearse_prints_one_envelope_and_leaves_nothing():
+    done = subprocess.run(
+        [*CLI, "rehearse", str(EXAMPLES / "hybrid" / "deploy.yml"), "--output", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    data = envelope(done)["data"]
+    assert [(site["name"], site["role"], site["provider"]) for site in data["sites"]] == [
+        ("server1", "server", "azure"),
+        ("site-1", "client", "aws"),
+        ("site-2", "client", "onprem"),
+    ]
+    assert data["job"]["status"] == "FINISHED:COMPLETED"
+    assert data["job"]["rounds"] == 5
+    assert data["resources"]["created"] > 0
+    assert data["resources"]["left"] == []
