@@ -109,7 +109,7 @@ def _check_time(path: str, cert: x509.Certificate, now: datetime) -> None:
     if now < cert.not_valid_before_utc:
         raise KitExpired(
             f"{path} is not valid yet",
-            why=f"its time begins {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, this machine says {now:%Y-%m-%d %H:%M}",
+            why=f"its time begins {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, here it is {now:%Y-%m-%d %H:%M}",
             hint="set this machine's clock",
         )
     if now > cert.not_valid_after_utc:

@@ -1,0 +1,150 @@
+"""What each kind of certificate carries, with the section of RFC 5280 that says so; pure, does no I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from clouddeploy_runtime.kit import Kind
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from clouddeploy_runtime.keys import PrivateKey, PublicKey
+
+ROOT_DAYS = 3650
+"""The reference's 360 days end a federation within a year, and it cannot roll its root over."""
+LEAF_DAYS = 360
+"""As the reference; never beyond the root's own end."""
+UNSTRUCTURED_NAME = x509.ObjectIdentifier("1.2.840.113549.1.9.2")
+"""PKCS#9 unstructuredName (RFC 2985 §5.4.2), where the reference keeps an admin's role."""
+CLOCK_SKEW = timedelta(hours=1)
+"""A site's clock may be behind the authority's by this much."""
+
+_EXTENDED_USAGE = {
+    # A server's parent also connects out (health checks of itself); a client only ever connects out, and the reference
+    # gives it both, since with a listening host it serves its own jobs.
+    Kind.SERVER: (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
+    Kind.CLIENT: (ExtendedKeyUsageOID.CLIENT_AUTH,),
+    Kind.ADMIN: (ExtendedKeyUsageOID.CLIENT_AUTH,),
+}
+
+
+def root(key: PrivateKey, *, project: str, now: datetime, days: int = ROOT_DAYS) -> x509.Certificate:
+    """Make a self-signed root, named after the project."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, project)])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())  # §4.1.2.2: positive, at most 20 octets
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + timedelta(days=days))
+        # §4.2.1.9: may sign leaves, no further authorities.
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        # §4.2.1.3: digitalSignature is for the kits' manifests.
+        .add_extension(_usage(digital_signature=True, certificates=True), critical=True)
+        # §4.2.1.2
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        # §4.2.1.6, as the reference has it
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(project)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def leaf(
+    public_key: PublicKey,
+    *,
+    kind: Kind,
+    name: str,
+    org: str,
+    role: str = "",
+    hosts: Iterable[str] = (),
+    issuer: x509.Certificate,
+    issuer_key: PrivateKey,
+    now: datetime,
+) -> x509.Certificate:
+    """Issue a participant's certificate.
+
+    Args:
+        public_key: the participant's.
+        kind: decides the extended key usage.
+        name: the common name; for a server also its first alternative name, whatever its addresses.
+        org: the organisation.
+        role: of an admin; empty for others.
+        hosts: further names and addresses of a server.
+        issuer: the root.
+        issuer_key: the root's key.
+        now: the time of issue; the end is `LEAF_DAYS` later or the root's, whichever comes first.
+    """
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, org)]
+    if role:
+        subject.append(x509.NameAttribute(UNSTRUCTURED_NAME, role))
+    issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    end = min(now + timedelta(days=LEAF_DAYS), issuer.not_valid_after_utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name(subject))
+        .issuer_name(issuer.subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(max(now - CLOCK_SKEW, issuer.not_valid_before_utc))
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)  # §4.2.1.9
+        .add_extension(_usage(digital_signature=True), critical=True)  # §4.2.1.3: all that TLS 1.3 needs
+        .add_extension(x509.ExtendedKeyUsage(_EXTENDED_USAGE[kind]), critical=False)  # §4.2.1.12
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)  # §4.2.1.2
+        .add_extension(  # §4.2.1.1
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False
+        )
+        .add_extension(x509.SubjectAlternativeName(alternative_names(kind, name, hosts)), critical=False)  # §4.2.1.6
+        .sign(issuer_key, hashes.SHA256())
+    )
+
+
+def alternative_names(kind: Kind, name: str, hosts: Iterable[str] = ()) -> list[x509.GeneralName]:
+    """Return the alternative names in a fixed order without repetition, addresses as iPAddress (RFC 5280 §4.2.1.6)."""
+    if kind is Kind.ADMIN:
+        return [x509.RFC822Name(name)]
+    return list(dict.fromkeys([x509.DNSName(name), *(general_name(host) for host in hosts)]))
+
+
+def general_name(host: str) -> x509.GeneralName:
+    """Return an address as iPAddress and anything else as dNSName; a client that checks an address looks only there."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def names_of(cert: x509.Certificate) -> set[x509.GeneralName]:
+    """Return the alternative names that a certificate has."""
+    try:
+        return set(cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return set()
+
+
+def is_worn(cert: x509.Certificate, now: datetime) -> bool:
+    """Tell whether less than a third of a certificate's time is left, which is when it is renewed."""
+    life = cert.not_valid_after_utc - cert.not_valid_before_utc
+    return cert.not_valid_after_utc - now < life / 3
+
+
+def _usage(*, digital_signature: bool, certificates: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=certificates,
+        crl_sign=certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

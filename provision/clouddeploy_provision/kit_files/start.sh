@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Starts this participant.
+#   start.sh                              verify the kit, start it in the background, return
+#   start.sh --foreground                 the same, but stay in front and supervise (for systemd)
+#   start.sh --once                       run one process in front, without restarting it
+#   start.sh --cloud azure|aws [--config FILE]   create a machine in a cloud and start this kit there
+set -eu
+
+usage() {
+    sed -n '3,6s/^# *//p' "${BASH_SOURCE[0]}"
+}
+
+startup="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+kit="$(dirname "$startup")"
+mode=background
+cloud=""
+config=""
+
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --foreground) mode=foreground ;;
+        --once) mode=once ;;
+        --cloud | --config)
+            if [ $# -lt 2 ]; then
+                echo "start.sh: $1 needs a value" >&2
+                exit 4
+            fi
+            if [ "$1" = --cloud ]; then cloud="$2"; else config="$2"; fi
+            shift
+            ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *)
+            echo "start.sh: unknown option $1" >&2
+            usage >&2
+            exit 4
+            ;;
+    esac
+    shift
+done
+
+if [ -n "$cloud" ]; then
+    case "$cloud" in
+        azure | aws) ;;
+        *)
+            echo "start.sh: --cloud must be azure or aws, not $cloud" >&2
+            exit 4
+            ;;
+    esac
+    if ! command -v clouddeploy >/dev/null; then
+        echo "start.sh: the command clouddeploy is not installed here; install it with: pip install 'clouddeploy[$cloud]'" >&2
+        exit 4
+    fi
+    if [ -n "$config" ]; then
+        exec clouddeploy launch "$kit" --cloud "$cloud" --config "$config"
+    fi
+    exec clouddeploy launch "$kit" --cloud "$cloud"
+fi
+
+# The interpreter: the one that is named, else the environment beside the kit, else the system's.
+python="${CLOUDDEPLOY_PYTHON:-}"
+if [ -z "$python" ]; then
+    python="$kit/../venv/bin/python"
+    if [ ! -x "$python" ]; then
+        python=python3
+    fi
+fi
+export CLOUDDEPLOY_PYTHON="$python"
+
+# Nothing starts from a kit that is not the one the project signed; the message and the exit code are verify's.
+status=0
+"$python" -m clouddeploy_runtime verify "$kit" || status=$?
+if [ "$status" -ne 0 ]; then
+    echo "start.sh: not started, the startup kit was refused" >&2
+    exit "$status"
+fi
+
+workspace="${CLOUDDEPLOY_WORKSPACE:-${NVFL_WORKSPACE:-$kit}}"
+mkdir -p "$workspace"
+workspace="$(cd "$workspace" && pwd -P)"
+export CLOUDDEPLOY_WORKSPACE="$workspace"
+
+case "$mode" in
+    foreground) exec "$startup/sub_start.sh" ;;
+    once) exec "$python" -m clouddeploy_runtime @kind@ "$kit" --workspace "$workspace" ;;
+esac
+# A session of its own and no inherited stream: an SSH channel that started us can close.
+setsid "$startup/sub_start.sh" </dev/null >>"$workspace/start.log" 2>&1 &
+echo "Starting @kind@ from $kit; messages go to $workspace/start.log"
