@@ -64,3 +64,50 @@ class ClouddeployError(Exception):
 
 class RuntimeFault(ClouddeployError):
     """Anything that goes wrong at a site or in an admin session."""
+
+
+class ConnectionFailed(RuntimeFault):
+    """The server cannot be reached, or one side does not accept the other's certificate."""
+
+    exit_code = ExitCode.CONNECTION
+    error_code = "CONNECTION_FAILED"
+
+
+class AuthorizationRefused(RuntimeFault):
+    """The policy of the server or of a site does not allow this user the command."""
+
+    exit_code = ExitCode.CONNECTION
+    error_code = "AUTHORIZATION_REFUSED"
+
+
+class JobNotFound(RuntimeFault):
+    """The server knows no job of this id."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "JOB_NOT_FOUND"
+
+
+class InvalidJob(RuntimeFault):
+    """A job folder is incomplete or contradicts itself."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "INVALID_JOB"
+
+
+class Timeout(RuntimeFault):
+    """A deadline passed."""
+
+    exit_code = ExitCode.TIMEOUT
+    error_code = "TIMEOUT"
+
+
+class BlobCorrupt(RuntimeFault):
+    """What arrived is not what was announced."""
+
+    error_code = "BLOB_CORRUPT"
+
+
+class AlreadyRunning(RuntimeFault):
+    """The port or the workspace is in use by another process."""
+
+    error_code = "ALREADY_RUNNING"

@@ -1,0 +1,1 @@
+"""The federation's server: one long-lived parent, one port, one process per running job."""

@@ -1,0 +1,66 @@
+"""Raw bytes over gRPC without protobuf: memoryview slices out, one preallocated buffer in."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from clouddeploy_runtime.errors import BlobCorrupt
+from clouddeploy_runtime.wire.rpc import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Iterator
+
+
+def digest(view: memoryview | bytes) -> str:
+    """Return the SHA-256 of a blob as lower-case hex; releases the interpreter lock while it computes."""
+    return hashlib.sha256(view).hexdigest()
+
+
+def chunks(view: memoryview | bytes, *, offset: int = 0) -> Iterator[bytes]:
+    """Yield the blob from `offset` on in messages of at most 1 MiB, copying only the one that is sent next."""
+    whole = memoryview(view)
+    for start in range(offset, len(whole), CHUNK_BYTES):
+        yield bytes(whole[start : start + CHUNK_BYTES])
+
+
+async def send(view: memoryview | bytes, *, offset: int = 0) -> AsyncIterator[bytes]:
+    """Yield what `chunks` yields, for the asyncio API, which paces it by flow control."""
+    for chunk in chunks(view, offset=offset):
+        yield chunk
+
+
+async def receive(stream: AsyncIterable[bytes], into: memoryview, *, offset: int = 0) -> int:
+    """Write the stream's messages into a preallocated buffer.
+
+    Args:
+        stream: the messages of one blob, in order, from `offset` on.
+        into: as long as the whole blob.
+        offset: where the first message belongs.
+
+    Returns:
+        The position after the last byte written; the caller compares it with the blob's size.
+
+    Raises:
+        BlobCorrupt: more bytes came than were announced.
+    """
+    position = offset
+    async for chunk in stream:
+        end = position + len(chunk)
+        if end > len(into):
+            raise BlobCorrupt("A blob is longer than announced", why=f"{end} bytes came, {len(into)} were announced")
+        into[position:end] = chunk
+        position = end
+    return position
+
+
+def check(view: memoryview | bytes, *, received: int, sha256: str) -> None:
+    """Refuse a blob that is not the one announced.
+
+    Raises:
+        BlobCorrupt: its length or its digest differs.
+    """
+    if received != len(view):
+        raise BlobCorrupt("A blob is shorter than announced", why=f"{received} of {len(view)} bytes came")
+    if digest(view) != sha256:
+        raise BlobCorrupt("A blob changed on its way", why="its SHA-256 is not the announced one")

@@ -1,0 +1,115 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RegisterRequest(_message.Message):
+    __slots__ = ("project", "name", "version", "active_jobs")
+    PROJECT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_JOBS_FIELD_NUMBER: _ClassVar[int]
+    project: str
+    name: str
+    version: str
+    active_jobs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, project: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., active_jobs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RegisterReply(_message.Message):
+    __slots__ = ("token", "heartbeat_s")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    heartbeat_s: float
+    def __init__(self, token: _Optional[str] = ..., heartbeat_s: _Optional[float] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class JobEnded(_message.Message):
+    __slots__ = ("job_id", "reason")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    reason: str
+    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class TaskFailed(_message.Message):
+    __slots__ = ("job_id", "task_id", "reason")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    task_id: str
+    reason: str
+    def __init__(self, job_id: _Optional[str] = ..., task_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ClientEvent(_message.Message):
+    __slots__ = ("heartbeat", "job_ended", "task_failed")
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    JOB_ENDED_FIELD_NUMBER: _ClassVar[int]
+    TASK_FAILED_FIELD_NUMBER: _ClassVar[int]
+    heartbeat: Heartbeat
+    job_ended: JobEnded
+    task_failed: TaskFailed
+    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., job_ended: _Optional[_Union[JobEnded, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ...) -> None: ...
+
+class StartJob(_message.Message):
+    __slots__ = ("job_id", "app", "sites", "blob", "size", "sha256", "submitter", "submitter_org", "submitter_role")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTER_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTER_ORG_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTER_ROLE_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    app: str
+    sites: _containers.RepeatedScalarFieldContainer[str]
+    blob: str
+    size: int
+    sha256: str
+    submitter: str
+    submitter_org: str
+    submitter_role: str
+    def __init__(self, job_id: _Optional[str] = ..., app: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ..., submitter: _Optional[str] = ..., submitter_org: _Optional[str] = ..., submitter_role: _Optional[str] = ...) -> None: ...
+
+class RunTask(_message.Message):
+    __slots__ = ("job_id", "task", "blob", "size", "sha256")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    task: bytes
+    blob: str
+    size: int
+    sha256: str
+    def __init__(self, job_id: _Optional[str] = ..., task: _Optional[bytes] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
+
+class AbortJob(_message.Message):
+    __slots__ = ("job_id", "reason")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    reason: str
+    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ServerEvent(_message.Message):
+    __slots__ = ("heartbeat", "start_job", "run_task", "abort_job")
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    START_JOB_FIELD_NUMBER: _ClassVar[int]
+    RUN_TASK_FIELD_NUMBER: _ClassVar[int]
+    ABORT_JOB_FIELD_NUMBER: _ClassVar[int]
+    heartbeat: Heartbeat
+    start_job: StartJob
+    run_task: RunTask
+    abort_job: AbortJob
+    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., start_job: _Optional[_Union[StartJob, _Mapping]] = ..., run_task: _Optional[_Union[RunTask, _Mapping]] = ..., abort_job: _Optional[_Union[AbortJob, _Mapping]] = ...) -> None: ...
