@@ -26,8 +26,7 @@ CLOCK_SKEW = timedelta(hours=1)
 """A site's clock may be behind the authority's by this much."""
 
 _EXTENDED_USAGE = {
-    # A server's parent also connects out (health checks of itself); a client only ever connects out, and the reference
-    # gives it both, since with a listening host it serves its own jobs.
+    # The reference gives servers both, too; clients and admins only ever connect, so a stolen one cannot play server.
     Kind.SERVER: (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
     Kind.CLIENT: (ExtendedKeyUsageOID.CLIENT_AUTH,),
     Kind.ADMIN: (ExtendedKeyUsageOID.CLIENT_AUTH,),
