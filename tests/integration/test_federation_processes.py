@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
+from clouddeploy_provision import project, provisioner
 from clouddeploy_runtime import audit, kit
 from clouddeploy_runtime.admin.session import AdminSession
 from clouddeploy_runtime.errors import AuthorizationRefused, ConnectionFailed, InvalidJob, JobNotFound, Timeout
@@ -23,9 +24,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PROJECT = "example"
 SERVER = "server1"
@@ -353,3 +351,31 @@ def test_a_job_waits_for_its_clients_and_can_be_aborted_meanwhile(federation, tm
         assert (info.status, info.reason) == (JobStatus.ABORTED, "aborted by lead@org.example")
         with pytest.raises(InvalidJob):
             session.submit(tmp_path)
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_the_example_job_runs_over_provisioned_kits(federation, tmp_path):
+    """The hybrid example's own project file, kits and job, on one machine."""
+    report = provisioner.provision(
+        project.load(EXAMPLES / "hybrid" / "project.yml"),
+        tmp_path / "provision",
+        passphrase=b"only for this test",
+        endpoint=provisioner.Endpoint(host="127.0.0.1", port=federation.port),
+    )
+    federation.kits = {**report.kits, "server": report.kits["server1"]}
+    for name in ("server", "site-1", "site-2"):
+        federation.start(name)
+    for name, state in (("server", "serving"), ("site-1", "registered"), ("site-2", "registered")):
+        federation.wait_for(name, state)
+    with federation.admin("admin@example.com") as session:
+        job_id = session.submit(EXAMPLES / "jobs" / "breast-cancer")
+        info = session.wait(job_id, 60)
+        assert (info.status, info.reason) == (JobStatus.COMPLETED, "")
+        assert info.rounds == info.total_rounds == 5
+        assert info.sites == ("site-1", "site-2")
+        result = session.download(job_id, tmp_path / "download")
+        assert any(result.glob("*.safetensors"))
+        assert session.system_status().clients[0].jobs == ()
+    assert "Traceback" not in federation.log("server") + federation.log("site-1")

@@ -144,7 +144,12 @@ class ClientAgent:
                 event = await asyncio.wait_for(self._outbox.get(), heartbeat_s)
             except TimeoutError:
                 event = pb.ClientEvent(heartbeat=pb.Heartbeat())
-            await call.write(event)
+            try:
+                await call.write(event)
+            except BaseException:
+                if not event.HasField("heartbeat"):
+                    self._outbox.put_nowait(event)  # the next connection tells it
+                raise
 
     def _handle(self, event: pb.ServerEvent) -> None:
         kind = event.WhichOneof("event")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -157,7 +158,8 @@ class SiteJob:
         self._is_stopping = True
         if self._process is None:
             return
-        await self._process.send(Abort(reason=reason))
+        with contextlib.suppress(OSError):  # it has ended already
+            await self._process.send(Abort(reason=reason))
         try:
             await asyncio.wait_for(asyncio.shield(self._process.wait()), _STOP_S)
         except TimeoutError:

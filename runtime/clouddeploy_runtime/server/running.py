@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -210,7 +211,8 @@ class RunningJob:
                     buffer.release()
                 return
             open_task.pending.discard(site)  # from here on a repetition is not taken
-            await self._process.send(message, buffer)
+            with contextlib.suppress(OSError):  # the controller has ended; `run` finds out why
+                await self._process.send(message, buffer)
         except BaseException:
             if buffer is not None:
                 buffer.release()
@@ -232,7 +234,8 @@ class RunningJob:
         if open_task is None or site not in open_task.pending or self._process is None:
             return
         open_task.pending.discard(site)
-        await self._process.send(SiteFailed(task_id=task_id, site=site, reason=reason))
+        with contextlib.suppress(OSError):  # the controller has ended; `run` finds out why
+            await self._process.send(SiteFailed(task_id=task_id, site=site, reason=reason))
         self._close_task(task_id)
 
     async def task_failed(self, site: str, task_id: str, reason: str) -> None:
@@ -281,7 +284,8 @@ class RunningJob:
         self._abort_reason = self._abort_reason or reason
         if self._process is None:
             return
-        await self._process.send(Abort(reason=reason))
+        with contextlib.suppress(OSError):  # it has ended already
+            await self._process.send(Abort(reason=reason))
         try:
             await asyncio.wait_for(asyncio.shield(self._process.wait()), _STOP_S)
         except TimeoutError:
