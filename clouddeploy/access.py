@@ -44,7 +44,7 @@ class Access:
         name = f"{site}/{machine.id}"
         if not is_ours:
             self._pin_given(name, outputs["host_key"])
-        elif self._host_keys.lookup(name) is None:
+        elif not self._host_keys.lookup(name):
             self._host_keys.pin(name, self._keyring.bootstrap(site).public)
         target = ssh.Target(
             name=name,
@@ -54,7 +54,10 @@ class Access:
             identity_file=self._keyring.operator_file if is_ours else Path(outputs["identity_file"]).expanduser(),
         )
         host = ssh.connect(target, self._host_keys, timeout_s=self._timeout_s, cancel=cancel)
-        return rotation.rotate(host, target, self._host_keys, name) if is_ours else host
+        if not is_ours:
+            return host
+        bootstrap = self._keyring.bootstrap(site).public
+        return rotation.rotate(host, target, self._host_keys, name, bootstrap=bootstrap, cancel=cancel)
 
     def _pin_given(self, name: str, key: str) -> None:
         if key.startswith("SHA256:"):

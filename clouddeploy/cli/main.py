@@ -114,7 +114,7 @@ def _cancel_on_interrupt() -> threading.Event:
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line; the only place that ends the process."""
     try:
-        cli.main(args=argv, standalone_mode=False)
+        cli.main(args=argv, prog_name="clouddeploy", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         sys.exit(ExitCode.BAD_INPUT)

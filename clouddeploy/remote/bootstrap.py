@@ -1,0 +1,165 @@
+"""Puts kit, Python environment and data on a machine and starts the site; every verb may be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clouddeploy.errors import RemoteCommandFailed
+from clouddeploy.remote import commands
+from clouddeploy.wheelhouse import PythonTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clouddeploy.remote.host import Host
+    from clouddeploy.wheelhouse import Wheelhouse
+
+CLOUD_INIT_S = 300.0
+START_S = 60.0
+STATUS_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is installed for a site.
+
+    Attributes:
+        digest: of the kit.
+        root: the site's folder on its machine.
+        python: the interpreter of its environment.
+    """
+
+    digest: str
+    root: str
+    python: str
+
+    @property
+    def service(self) -> str:
+        """The name of its systemd unit."""
+        project, site = self.root.split("/")[-2:]
+        return f"clouddeploy-{project}-{site}.service"
+
+
+def install(
+    host: Host,
+    *,
+    project: str,
+    site: str,
+    kit: Path,
+    data: Path | None,
+    wheelhouse_for: Callable[[PythonTarget], Wheelhouse],
+    timeout_s: float,
+) -> Release:
+    """Installs a site; what the machine has already is not sent again.
+
+    Args:
+        host: the machine.
+        project: the project's name.
+        site: the participant's name.
+        kit: its startup kit.
+        data: a folder that the site's jobs read; None for none.
+        wheelhouse_for: gives the runtime and its dependencies for the machine's Python.
+        timeout_s: for the installation itself.
+
+    Raises:
+        DeployError: the machine has no usable Python, or a step failed; running it again goes on from there.
+    """
+    facts = _facts(_run(host, CLOUD_INIT_S, "probe", project, site))
+    if not facts["python"]:
+        raise RemoteCommandFailed(
+            f"{host.name} has no Python 3.11 or newer",
+            status=1,
+            tail="python3 is missing or too old",
+            hint="install python3 there, or use a newer image",
+        )
+    wheels = wheelhouse_for(PythonTarget(version=facts["version"], machine=facts["machine"]))
+    have = facts["have"].split()
+    root = facts["root"]
+    with tempfile.TemporaryDirectory() as folder:
+        kit_tar, kit_digest = pack(kit, "kit", Path(folder))
+        uploads = [(kit_tar, f"kit-{kit_digest}.tar"), (wheels.archive, f"wheels-{wheels.digest}.tar")]
+        data_digest = ""
+        if data is not None:
+            data_tar, data_digest = pack(data, ".", Path(folder))
+            uploads.append((data_tar, f"data-{data_digest}.tar"))
+        unit = Path(folder) / "unit"
+        unit.write_bytes(resources.files("clouddeploy.remote").joinpath("site.service").read_bytes())
+        if "unit" not in have:
+            uploads.append((unit, "unit"))
+        for source, name in uploads:
+            if name not in have:
+                host.upload(source, f"{root}/uploads/{name}", mode=0o600)
+    said = _run(host, timeout_s, "install", root, facts["python"], kit_digest, wheels.digest, data_digest)
+    release = Release(digest=kit_digest, root=root, python=f"{root}/venv/bin/python")
+    if said.split()[-1:] == ["changed"]:
+        stop(host, release)  # the next start runs the new kit
+    return release
+
+
+def start(host: Host, release: Release) -> None:
+    """Starts the site unless it runs; the kit's own `start.sh` does it, supervised by systemd where there is one."""
+    _run(host, START_S, "start", release.root, release.service)
+
+
+def stop(host: Host, release: Release) -> None:
+    """Stops the site and waits for its end."""
+    _run(host, START_S, "stop", release.root, release.service)
+
+
+def uninstall(host: Host, release: Release) -> None:
+    """Stops the site and removes its folder."""
+    _run(host, START_S, "uninstall", release.root, release.service)
+
+
+def status(host: Host, release: Release) -> dict[str, Any] | None:
+    """Returns what the site's runtime says of itself (`state`, `since`, …); None when it never ran."""
+    raw = host.read(f"{release.root}/workspace/status.json", limit=STATUS_BYTES)
+    if raw is None:
+        return None
+    said: dict[str, Any] = json.loads(raw)
+    return said
+
+
+def logs(host: Host, release: Release, *, lines: int) -> str:
+    """Returns the last lines of the site's log."""
+    return host.run(["tail", "-n", str(lines), f"{release.root}/workspace/log.txt"], timeout_s=30, check=False).output
+
+
+def pack(folder: Path, top: str, into: Path) -> tuple[Path, str]:
+    """Packs a folder into a tar whose bytes depend on names, modes and contents alone; returns it and its short digest."""
+    archive = into / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}.tar"
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for path in [folder, *sorted(folder.rglob("*"))]:
+            info = tarfile.TarInfo(str(Path(top) / path.relative_to(folder)))
+            info.mode = path.stat().st_mode & 0o777
+            if path.is_dir():
+                info.type = tarfile.DIRTYPE
+                tar.addfile(info)
+            else:
+                content = path.read_bytes()
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    archive.chmod(0o600)
+    return archive, hashlib.sha256(archive.read_bytes()).hexdigest()[:16]
+
+
+def _run(host: Host, timeout_s: float, *arguments: str) -> str:
+    script = resources.files("clouddeploy.remote").joinpath("bootstrap.sh").read_bytes()
+    try:
+        return host.run(commands.script(*arguments), timeout_s=timeout_s, input=script).output
+    except RemoteCommandFailed as error:
+        raise RemoteCommandFailed(
+            f"{arguments[0]} failed on {host.name}", status=error.status, tail=error.tail
+        ) from error
+
+
+def _facts(said: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)

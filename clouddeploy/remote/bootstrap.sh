@@ -1,0 +1,136 @@
+#!/bin/sh
+# Prepares one machine for one site; the same script on every cloud and on premises. May be repeated.
+#   bootstrap.sh probe PROJECT SITE                  says what this machine is, and makes the site's folder
+#   bootstrap.sh install ROOT PYTHON KIT WHEELS DATA installs what was uploaded to ROOT/uploads (DATA may be empty)
+#   bootstrap.sh start|stop|uninstall ROOT SERVICE
+set -eu
+
+may_sudo() {
+    [ -z "${CLOUDDEPLOY_NO_SUDO:-}" ] && [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n -- "$@"; fi
+}
+
+has_systemd() {
+    [ -z "${CLOUDDEPLOY_NO_SUDO:-}" ] && [ -d /run/systemd/system ] && { [ "$(id -u)" = 0 ] || may_sudo; }
+}
+
+probe() {
+    if [ -d /run/cloud-init ] && command -v cloud-init >/dev/null 2>&1; then
+        cloud-init status --wait >/dev/null 2>&1 || true
+    fi
+    found=""
+    for python in python3 python3.14 python3.13 python3.12 python3.11; do
+        if command -v "$python" >/dev/null 2>&1 && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            found=$(command -v "$python")
+            break
+        fi
+    done
+    root="$HOME/clouddeploy/$1/$2"
+    if may_sudo; then
+        root="/opt/clouddeploy/$1/$2"
+        as_root mkdir -p "$root"
+        as_root chown "$(id -u):$(id -g)" "$root"
+    fi
+    mkdir -p "$root/uploads" "$root/workspace"
+    chmod 700 "$root"
+    version=""
+    if [ -n "$found" ]; then version=$("$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); fi
+    have=$(cd "$root/uploads" && echo *)
+    printf 'root=%s\npython=%s\nversion=%s\nmachine=%s\nhave=%s\n' "$root" "$found" "$version" "$(uname -m)" "$have"
+}
+
+install() {
+    root=$1 python=$2 kit=$3 wheels=$4 data=$5
+    umask 077
+    cd "$root"
+    venv="venv-$wheels"
+    if [ ! -e "$venv/.complete" ]; then
+        rm -rf "$venv" "wheels-$wheels"
+        mkdir "wheels-$wheels"
+        tar -xf "uploads/wheels-$wheels.tar" -C "wheels-$wheels"
+        "$python" -m venv --without-pip "$venv"
+        # Debian's python3 has no ensurepip; pip runs from its own wheel. Nothing is fetched: --no-index.
+        "$venv/bin/python" "$(echo "wheels-$wheels"/pip-*.whl)/pip" install --quiet --disable-pip-version-check --no-index \
+            --require-hashes --find-links "wheels-$wheels" -r "wheels-$wheels/requirements.txt"
+        rm -rf "wheels-$wheels"
+        touch "$venv/.complete"
+    fi
+    ln -sfn "$venv" venv.new
+    mv -fT venv.new venv
+    if [ ! -e "releases/$kit/.complete" ]; then
+        rm -rf "releases/$kit"
+        mkdir -p "releases/$kit"
+        tar -xpf "uploads/kit-$kit.tar" -C "releases/$kit"
+        touch "releases/$kit/.complete"
+    fi
+    if [ -n "$data" ]; then
+        if [ ! -e "data-$data/.complete" ]; then
+            rm -rf "data-$data"
+            mkdir "data-$data"
+            tar -xf "uploads/data-$data.tar" -C "data-$data"
+            touch "data-$data/.complete"
+        fi
+        ln -sfn "data-$data" data.new
+        mv -fT data.new data
+    fi
+    printf 'CLOUDDEPLOY_PYTHON=%s/venv/bin/python\nCLOUDDEPLOY_WORKSPACE=%s/workspace\nCLOUDDEPLOY_DATA=%s/data\n' \
+        "$root" "$root" "$root" >site.env
+    before=$(readlink current || true)
+    ln -sfn "releases/$kit" current.new
+    mv -fT current.new current
+    if [ -n "$before" ] && [ "$before" != "releases/$kit" ]; then echo changed; else echo same; fi
+}
+
+export_environment() {
+    CLOUDDEPLOY_PYTHON="$1/venv/bin/python" CLOUDDEPLOY_WORKSPACE="$1/workspace" CLOUDDEPLOY_DATA="$1/data"
+    export CLOUDDEPLOY_PYTHON CLOUDDEPLOY_WORKSPACE CLOUDDEPLOY_DATA
+}
+
+running() {
+    [ -s "$1/workspace/daemon_pid.fl" ] && kill -0 "$(cat "$1/workspace/daemon_pid.fl")" 2>/dev/null
+}
+
+start() {
+    root=$1 service=$2
+    export_environment "$root"
+    if has_systemd; then
+        sed -e "s|@ROOT@|$root|g" -e "s|@USER@|$(id -un)|g" "$root/uploads/unit" >"$root/unit"
+        as_root cp "$root/unit" "/etc/systemd/system/$service"
+        as_root systemctl daemon-reload
+        as_root systemctl enable --now "$service"
+    elif ! running "$root"; then
+        "$root/current/kit/startup/start.sh"
+    fi
+}
+
+stop() {
+    root=$1 service=$2
+    if has_systemd && [ -e "/etc/systemd/system/$service" ]; then
+        as_root systemctl disable --now "$service"
+    elif running "$root"; then
+        pid=$(cat "$root/workspace/daemon_pid.fl")
+        touch "$root/workspace/shutdown.fl"
+        tries=0
+        # The supervisor ends its child and leaves; it takes ten seconds at most before it kills.
+        while kill -0 "$pid" 2>/dev/null && [ "$tries" -lt 200 ]; do
+            tries=$((tries + 1))
+            sleep 0.1
+        done
+    fi
+}
+
+uninstall() {
+    root=$1 service=$2
+    if [ ! -d "$root" ]; then return; fi
+    stop "$root" "$service"
+    if [ -e "/etc/systemd/system/$service" ] && has_systemd; then as_root rm -f "/etc/systemd/system/$service"; fi
+    rm -rf "${root:?}"/* 2>/dev/null || as_root rm -rf "${root:?}"
+    rmdir "$root" 2>/dev/null || as_root rmdir "$root" 2>/dev/null || true
+}
+
+action=$1
+shift
+"$action" "$@"

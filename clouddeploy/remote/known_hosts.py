@@ -1,0 +1,91 @@
+"""The pinned host keys of one deployment. Unknown or changed: refused before a byte is sent."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from clouddeploy.errors import HostKeyChanged, HostKeyUnknown, StateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def fingerprint(public_key: str) -> str:
+    """Returns `SHA256:…` of a public key line, as ssh-keygen -l prints it."""
+    blob = base64.b64decode(public_key.split()[1])
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+class HostKeys:
+    """A file of pins by host name; a name is the machine's identity, since addresses are given out again.
+
+    While a machine changes its key both are pinned, so that a kill between two steps locks nobody out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def pin(self, name: str, public_key: str) -> None:
+        """Makes this public key (`type base64`) the only accepted one of the host."""
+        self._write(name, [fingerprint(public_key)])
+
+    def pin_fingerprint(self, name: str, fingerprint: str) -> None:
+        """Makes the key with this fingerprint the only accepted one of the host."""
+        self._write(name, [fingerprint])
+
+    def add(self, name: str, public_key: str) -> None:
+        """Accepts this key too, until `pin` decides."""
+        self._write(name, [*self.lookup(name), fingerprint(public_key)])
+
+    def lookup(self, name: str) -> tuple[str, ...]:
+        """Returns the accepted fingerprints of a host, none when it is unknown."""
+        return tuple(self._read().get(name, ()))
+
+    def check(self, name: str, public_key: str) -> None:
+        """Accepts the key that a host shows, or refuses.
+
+        Raises:
+            HostKeyUnknown: nothing is pinned for this host.
+            HostKeyChanged: it shows another key.
+        """
+        pinned = self.lookup(name)
+        shown = fingerprint(public_key)
+        if not pinned:
+            raise HostKeyUnknown(
+                f"no host key is pinned for {name}", why=f"it shows {shown}", hint="give host_key in the deploy file"
+            )
+        if shown not in pinned:
+            raise HostKeyChanged(
+                f"{name} shows another host key than the pinned one",
+                why=f"pinned {', '.join(pinned)}, shown {shown}; nothing was sent",
+                hint="find out who changed it; someone may be in between. Then correct host_key, or replace the machine",
+            )
+
+    def _read(self) -> dict[str, list[str]]:
+        try:
+            pins: dict[str, list[str]] = json.loads(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise StateError(
+                f"cannot read the pinned host keys {self._path}", why=str(error), hint="restore the file"
+            ) from error
+        return pins
+
+    def _write(self, name: str, fingerprints: list[str]) -> None:
+        with self._lock:
+            pins = self._read()
+            pins[name] = list(dict.fromkeys(fingerprints))
+            aside = self._path.with_name(f"{self._path.name}.{threading.get_ident()}.new")
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(pins, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(self._path)

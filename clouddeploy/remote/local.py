@@ -1,0 +1,74 @@
+"""This machine as a host, for the `local` provider: the same verbs without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from clouddeploy.errors import RemoteCommandFailed, RemoteTimeout
+from clouddeploy.remote.host import TAIL_BYTES, Completed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+class LocalHost:
+    """Runs commands with `directory` as their home, so that a site stays inside it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.name = f"this machine ({directory})"
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        sudo: bool = False,
+        input: bytes = b"",
+        check: bool = True,
+    ) -> Completed:
+        """Runs a command to its end, never as root; see `Host.run`."""
+        try:
+            done = subprocess.run(
+                list(argv),
+                input=input,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_s,
+                check=False,
+                cwd=self._directory,
+                env={**os.environ, "HOME": str(self._directory), "CLOUDDEPLOY_NO_SUDO": "1"},
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RemoteTimeout(f"{argv[0]} on {self.name} did not end within {timeout_s:.0f} s") from error
+        tail = done.stdout[-TAIL_BYTES:].decode(errors="replace")
+        if check and done.returncode != 0:
+            raise RemoteCommandFailed(f"{argv[0]} failed on {self.name}", status=done.returncode, tail=tail)
+        return Completed(status=done.returncode, output=tail)
+
+    def upload(self, source: Path, target: str, *, mode: int) -> str:
+        """Copies a file; see `Host.upload`."""
+        aside = f"{target}.part"
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+        os.replace(aside, target)
+        with open(target, "rb") as written:  # noqa: PTH123 - the target is text, as on every host
+            return hashlib.file_digest(written, "sha256").hexdigest()
+
+    def read(self, path: str, *, limit: int) -> bytes | None:
+        """Returns the beginning of a file; see `Host.read`."""
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123
+                return file.read(limit)
+        except FileNotFoundError:
+            return None
+
+    def close(self) -> None:
+        """Has nothing to end."""

@@ -1,0 +1,146 @@
+"""The runtime's wheel and its dependencies for one Python, with hashes, so that a machine installs without a network."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from clouddeploy.errors import DeployError
+
+BUILD_S, DOWNLOAD_S = 120, 600
+GLIBC_TAGS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
+"""What Ubuntu 22.04, Debian 12 and everything newer can load."""
+
+
+@dataclass(frozen=True)
+class PythonTarget:
+    """The Python of a machine: `3.11` on `x86_64`."""
+
+    version: str
+    machine: str
+
+
+@dataclass(frozen=True)
+class Wheelhouse:
+    """One folder of wheels as a single archive.
+
+    Attributes:
+        archive: a tar with the wheels and a requirements.txt with their hashes.
+        digest: short digest of the archive's contents.
+    """
+
+    archive: Path
+    digest: str
+
+
+def collect(target: PythonTarget, cache: Path) -> Wheelhouse:
+    """Returns the wheelhouse for a target, made at most once per version of the runtime.
+
+    Args:
+        target: the machine's Python.
+        cache: where wheelhouses are kept; safe for several callers at once.
+
+    Raises:
+        DeployError: a wheel cannot be built or fetched.
+    """
+    source = _runtime_source()
+    key = _digest_of(source, target)
+    archive = cache / f"wheelhouse-{key}.tar"
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not archive.exists():
+            _make(source, target, archive)
+    return Wheelhouse(archive=archive, digest=key)
+
+
+def _runtime_source() -> Path:
+    import clouddeploy_runtime  # noqa: PLC0415 - only its place is wanted
+
+    return Path(str(clouddeploy_runtime.__file__)).parent
+
+
+def _digest_of(source: Path, target: PythonTarget) -> str:
+    digest = hashlib.sha256(f"{target.version} {target.machine} {sorted(_requirements())}".encode())
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(str(path.relative_to(source)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _requirements() -> list[str]:
+    return [line for line in metadata.requires("clouddeploy-runtime") or [] if "extra ==" not in line]
+
+
+def _make(source: Path, target: PythonTarget, archive: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
+        wheels = Path(folder) / "wheels"
+        wheels.mkdir()
+        _build_runtime(source, wheels)
+        platforms = [word for tag in GLIBC_TAGS for word in ("--platform", f"{tag}_{target.machine}")]
+        _pip(
+            [
+                "download",
+                "--only-binary=:all:",
+                "--implementation",
+                "cp",
+                "--python-version",
+                target.version,
+                *platforms,
+            ]
+            + ["--dest", str(wheels), "pip", *_requirements()],
+            what="the runtime's dependencies could not be fetched",
+        )
+        _write_requirements(wheels)
+        aside = Path(folder) / "wheelhouse.tar"
+        with tarfile.open(aside, "w") as tar:
+            for path in sorted(wheels.iterdir()):
+                tar.add(path, arcname=path.name)
+        os.replace(aside, archive)
+
+
+def _build_runtime(source: Path, wheels: Path) -> None:
+    """Builds the runtime's wheel: from its checkout, or from the installed files."""
+    project = source.parent
+    if not (project / "pyproject.toml").is_file():
+        raise DeployError(
+            "the runtime's wheel cannot be built here",
+            why="clouddeploy-runtime is not a checkout",
+            hint="install clouddeploy from its checkout",
+        )
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(
+            project, Path(copy) / "runtime", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "dist")
+        )
+        _pip(
+            ["wheel", "--no-deps", "--wheel-dir", str(wheels), str(Path(copy) / "runtime")],
+            what="the runtime's wheel could not be built",
+        )
+
+
+def _pip(words: list[str], *, what: str) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S + DOWNLOAD_S, check=False)
+    if done.returncode != 0:
+        raise DeployError(
+            what, why=done.stderr.strip()[-1000:], hint="is there a network? The wheels are kept once they were fetched"
+        )
+
+
+def _write_requirements(wheels: Path) -> None:
+    lines = []
+    for path in sorted(wheels.glob("*.whl")):
+        name, version = path.name.split("-")[:2]
+        if name != "pip":
+            lines.append(f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n")
+    (wheels / "requirements.txt").write_text("".join(lines), encoding="utf-8")
