@@ -256,7 +256,7 @@ class _Run:
 
 
 def _check_identity(one: Participant, known: Issued | None) -> None:
-    """Refuse another role or organisation for a name: the certificate that was given out would still say the old one."""
+    """Refuse another role or organisation for a name: the certificate given out would still say the old one."""
     if known is None:
         return
     for label, before, after in (

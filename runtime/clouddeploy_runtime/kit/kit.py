@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from clouddeploy_runtime import keys
@@ -88,8 +89,11 @@ def certificate(path: Path) -> x509.Certificate:
         KitError: missing or not a certificate.
     """
     try:
-        return x509.load_pem_x509_certificate(_read(path))
-    except ValueError as exc:
+        cert = x509.load_pem_x509_certificate(_read(path))
+        # The library parses these when they are asked for; a damaged one is to be found here, not later.
+        cert.public_key(), cert.subject, cert.not_valid_before_utc, cert.not_valid_after_utc
+        return cert  # noqa: TRY300 - an else would hide that the line above is the point
+    except (ValueError, UnsupportedAlgorithm) as exc:
         raise KitError(f"{path} cannot be used", why="it is not a PEM certificate") from exc
 
 
