@@ -12,6 +12,7 @@ from clouddeploy_providers.resources import Kind, MachineSpec, Resource
 
 from clouddeploy import scheduler
 from clouddeploy.plan import Action, Change, Wanted
+from clouddeploy.recovery import settle
 from clouddeploy.removal import delete_steps
 from clouddeploy.scheduler import Step
 from clouddeploy.state import Record
@@ -104,6 +105,7 @@ class Applier:
             old: by node, the provider that made a recorded resource which is to be deleted or replaced.
             on_event: called as things happen.
         """
+        settle(self._journal, self._state)
         steps: list[Step] = []
         doomed = [change.node for change in changes if change.action in {Action.REPLACE, Action.DELETE}]
         steps += delete_steps(doomed, state=self._state, journal=self._journal, providers=old, cancel=self._cancel)

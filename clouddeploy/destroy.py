@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clouddeploy import scheduler
+from clouddeploy.recovery import close_all, settle
 from clouddeploy.removal import delete_steps
 from clouddeploy.scheduler import Outcome, Step
 from clouddeploy.state import Record
@@ -65,7 +66,8 @@ def destroy(
         cancel: set by the first Ctrl-C.
         on_event: called as things happen.
     """
-    _adopt_found(places, state)
+    settle(journal, state)
+    _adopt_found(places, state, journal)
     providers = {node: _provider(record, places) for node, record in state.resources.items()}
     steps = []
     needs = {}
@@ -81,6 +83,8 @@ def destroy(
     report = scheduler.run(steps, cancel=cancel, on_event=on_event)
     left = [ref.name for place in places for ref in place.provider.find(state.deployment)]
     left += [record.ref.name for node, record in state.resources.items() if record.ref.name not in left]
+    if not left:
+        close_all(journal)
     deleted = sum(
         1 for name, outcome in report.outcomes.items() if name.startswith("delete ") and outcome is Outcome.DONE
     )
@@ -89,14 +93,17 @@ def destroy(
     )
 
 
-def _adopt_found(places: Sequence[Place], state: State) -> None:
-    """Adds what a killed run made and never recorded; the tag says it is ours."""
+def _adopt_found(places: Sequence[Place], state: State, journal: Journal) -> None:
+    """Adds what a killed run made and never recorded: the tag says that it is ours, the journal for which site."""
+    nodes = journal.nodes()
     known = {(record.ref.kind, record.ref.name) for record in state.resources.values()}
     for place in places:
         for ref in place.provider.find(state.deployment):
             if (ref.kind, ref.name) not in known:
-                site = ref.name.replace(f"-{ref.kind.value}-{state.deployment}", "")
-                state.resources[f"{site}/{ref.kind.value}"] = Record(
+                stem = ref.name.replace(f"-{ref.kind.value}-{state.deployment}", "")
+                node = nodes.get(ref.name, f"{stem}/{ref.kind.value}")
+                site = node.split("/", maxsplit=1)[0]
+                state.resources[node] = Record(
                     ref=ref, site=site, provider=place.name, settings=place.settings, fingerprint={}
                 )
                 known.add((ref.kind, ref.name))

@@ -87,6 +87,10 @@ class Journal:
                 pending.pop(key, None)
         return list(pending.values())
 
+    def nodes(self) -> dict[str, str]:
+        """Returns, by resource name, the node that any call was ever made for."""
+        return {entry["name"]: entry["node"] for entry in self._entries() if "node" in entry and "name" in entry}
+
     def _append(self, entry: dict[str, Any]) -> None:
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}) + "\n"
         try:

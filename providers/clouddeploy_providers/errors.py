@@ -8,6 +8,7 @@
     ├── Conflict              a name is taken, or something still depends on it
     ├── CapacityError         no machine of this size here now; another zone may do
     ├── QuotaError            the account's limit is reached
+    ├── DeadlineExceeded      it did not happen in time                             exit 3
     ├── Throttled             too many requests; retried
     └── Transient             a failure that passes; retried
 
@@ -33,27 +34,27 @@ class AuthenticationError(ProviderError):
     error_code = "AUTHENTICATION_FAILED"
 
 
-class AccessDenied(ProviderError):  # noqa: N818 - the cloud's own word
+class AccessDenied(ProviderError):
     """The identity is known but may not do this action."""
 
     exit_code = ExitCode.CONNECTION
     error_code = "ACCESS_DENIED"
 
 
-class InvalidRequest(ProviderError):  # noqa: N818 - the clouds' own word
+class InvalidRequest(ProviderError):
     """The provider refuses a value."""
 
     exit_code = ExitCode.BAD_INPUT
     error_code = "INVALID_REQUEST"
 
 
-class NotFound(ProviderError):  # noqa: N818 - the clouds' own word
+class NotFound(ProviderError):
     """A thing that had to exist does not."""
 
     error_code = "NOT_FOUND"
 
 
-class Conflict(ProviderError):  # noqa: N818 - the clouds' own word
+class Conflict(ProviderError):
     """A name is taken, or something still depends on the thing."""
 
     error_code = "CONFLICT"
@@ -71,13 +72,20 @@ class QuotaError(ProviderError):
     error_code = "QUOTA_EXCEEDED"
 
 
-class Throttled(ProviderError):  # noqa: N818 - the clouds' own word
+class Throttled(ProviderError):
     """Too many requests in a short time; the engine waits and repeats."""
 
     error_code = "THROTTLED"
 
 
-class Transient(ProviderError):  # noqa: N818 - a kind, not a name
+class Transient(ProviderError):
     """A failure that is expected to pass; the engine waits and repeats."""
 
     error_code = "TRANSIENT"
+
+
+class DeadlineExceeded(ProviderError):
+    """What was waited for did not happen in time."""
+
+    exit_code = ExitCode.TIMEOUT
+    error_code = "DEADLINE_EXCEEDED"
