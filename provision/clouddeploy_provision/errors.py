@@ -87,7 +87,7 @@ class ResultError(ProvisionError):
     error_code = "PROVISION_RESULT"
 
 
-class ProvisionLocked(ProvisionError):  # noqa: N818 - the fact, not the exception, is what a caller looks for
+class ProvisionLocked(ProvisionError):
     """Another run is making kits for the same project."""
 
     exit_code = ExitCode.LOCKED

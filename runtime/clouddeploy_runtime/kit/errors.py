@@ -19,7 +19,7 @@ class KitError(RuntimeFault):
     error_code = "KIT_UNUSABLE"
 
 
-class KitTampered(KitError):  # noqa: N818 - the fact, not the exception, is what a caller looks for
+class KitTampered(KitError):
     """A kit is not what the project's authority signed.
 
     Args:
@@ -39,7 +39,7 @@ class KitTampered(KitError):  # noqa: N818 - the fact, not the exception, is wha
         """The first path concerned, relative to the kit."""
 
 
-class KitExpired(KitError):  # noqa: N818 - as above
+class KitExpired(KitError):
     """The participant's certificate is not valid now."""
 
     error_code = "KIT_EXPIRED"
