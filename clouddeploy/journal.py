@@ -58,7 +58,7 @@ class Journal:
             }
         )
 
-    def done(self, operation: str, *, node: str, name: str, id: str = "") -> None:  # noqa: A002 - the cloud's word
+    def done(self, operation: str, *, node: str, name: str, id: str = "") -> None:
         """Records that the call succeeded."""
         self._append({"event": DONE, "operation": operation, "node": node, "name": name, "id": id})
 

@@ -89,16 +89,7 @@ def _make(source: Path, target: PythonTarget, archive: Path) -> None:
         _build_runtime(source, wheels)
         platforms = [word for tag in GLIBC_TAGS for word in ("--platform", f"{tag}_{target.machine}")]
         _pip(
-            [
-                "download",
-                "--only-binary=:all:",
-                "--implementation",
-                "cp",
-                "--python-version",
-                target.version,
-                *platforms,
-            ]
-            + ["--dest", str(wheels), "pip", *_requirements()],
+            ["download", "--only-binary=:all:", "--implementation", "cp", "--python-version", target.version, *platforms, "--dest", str(wheels), "pip", *_requirements()],
             what="the runtime's dependencies could not be fetched",
         )
         _write_requirements(wheels)

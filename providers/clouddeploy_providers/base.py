@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from clouddeploy_providers.resources import Kind
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from threading import Event
 
     from clouddeploy_providers.endpoints import Endpoints
-    from clouddeploy_providers.resources import Check, MachineSpec, Resource, ResourceRef
+    from clouddeploy_providers.resources import Check, Kind, MachineSpec, Resource, ResourceRef
 
 
 class ComputeProvider(Protocol):

@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from clouddeploy_providers.errors import AuthenticationError, CapacityError, Conflict, InvalidRequest, NotFound, Throttled
+from clouddeploy_providers.errors import (
+    AuthenticationError,
+    CapacityError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    Throttled,
+)
 from clouddeploy_providers.resources import Check, Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -52,7 +59,14 @@ class FakeProvider:
         """Reports credentials and sizes."""
         with self._cloud():
             unknown = [spec.size for spec in wanted if spec.size not in {None, *SIZES}]
-        return [Check("size", ok=not unknown, problem=f"no size {', '.join(map(str, unknown))}", hint=f"one of {', '.join(SIZES)}")]
+        return [
+            Check(
+                "size",
+                ok=not unknown,
+                problem=f"no size {', '.join(map(str, unknown))}",
+                hint=f"one of {', '.join(SIZES)}",
+            )
+        ]
 
     def resolve_image(self, spec: MachineSpec) -> str:
         """Returns the one image there is."""
@@ -105,7 +119,9 @@ class FakeProvider:
     def find(self, deployment: str) -> list[ResourceRef]:
         """Returns the deployment's resources."""
         with self._cloud() as cloud:
-            refs = [self._ref(cloud, name) for name, thing in cloud["things"].items() if thing["deployment"] == deployment]
+            refs = [
+                self._ref(cloud, name) for name, thing in cloud["things"].items() if thing["deployment"] == deployment
+            ]
         return sorted(refs, key=lambda ref: list(Kind).index(ref.kind))
 
     @contextmanager

@@ -27,6 +27,8 @@ def load(name: str) -> type[ComputeProvider]:
         provider: type[ComputeProvider] = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise InvalidRequest(
-            f"the provider {name!r} needs {error.name}", why="it is not installed", hint=f"pip install 'clouddeploy[{name}]'"
+            f"the provider {name!r} needs {error.name}",
+            why="it is not installed",
+            hint=f"pip install 'clouddeploy[{name}]'",
         ) from error
     return provider

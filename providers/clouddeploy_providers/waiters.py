@@ -37,7 +37,9 @@ def wait_for(
     deadline = clock() + timeout_s
     while not condition():
         if clock() > deadline:
-            raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}", why="it did not happen", hint="look at it, then repeat")
+            raise DeadlineExceeded(
+                f"waited {timeout_s:.0f} s for {what}", why="it did not happen", hint="look at it, then repeat"
+            )
         if cancel.wait(interval_s):
             raise Transient(f"waiting for {what} was stopped", hint="run the same command again")
 
