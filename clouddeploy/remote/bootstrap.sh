@@ -76,7 +76,7 @@ install() {
         ln -sfn "data-$data" data.new
         mv -fT data.new data
     fi
-    printf 'CLOUDDEPLOY_PYTHON=%s/venv/bin/python\nCLOUDDEPLOY_WORKSPACE=%s/workspace\nCLOUDDEPLOY_DATA=%s/data\n' \
+    printf 'CLOUDDEPLOY_PYTHON=%s/venv/bin/python\nCLOUDDEPLOY_WORKSPACE=%s/workspace\nCLOUDDEPLOY_DATA_DIR=%s/data\n' \
         "$root" "$root" "$root" >site.env
     before=$(readlink current || true)
     ln -sfn "releases/$kit" current.new
@@ -85,8 +85,8 @@ install() {
 }
 
 export_environment() {
-    CLOUDDEPLOY_PYTHON="$1/venv/bin/python" CLOUDDEPLOY_WORKSPACE="$1/workspace" CLOUDDEPLOY_DATA="$1/data"
-    export CLOUDDEPLOY_PYTHON CLOUDDEPLOY_WORKSPACE CLOUDDEPLOY_DATA
+    CLOUDDEPLOY_PYTHON="$1/venv/bin/python" CLOUDDEPLOY_WORKSPACE="$1/workspace" CLOUDDEPLOY_DATA_DIR="$1/data"
+    export CLOUDDEPLOY_PYTHON CLOUDDEPLOY_WORKSPACE CLOUDDEPLOY_DATA_DIR
 }
 
 running() {

@@ -1,0 +1,1 @@
+"""Real SSH hosts that stand for machines."""

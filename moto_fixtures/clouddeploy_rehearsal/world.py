@@ -1,0 +1,108 @@
+"""An emulated world: AWS, Azure and on-premises hosts, all of it in one network namespace."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from clouddeploy_providers.cloud_init import generate_host_key
+from clouddeploy_providers.endpoints import AwsEndpoint, AzureEndpoint, Endpoints, SshEndpoint
+
+from clouddeploy_rehearsal.aws import AwsCloud
+from clouddeploy_rehearsal.azure.server import AzureCloud
+from clouddeploy_rehearsal.faults import Faults
+from clouddeploy_rehearsal.fleet import Fleet
+from clouddeploy_rehearsal.isolation import CALLER, isolate
+from clouddeploy_rehearsal.user_data import UserData
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Faults", "World", "isolate", "load_endpoints", "save_endpoints"]
+
+USER = "rehearsal"
+NAMED_HOSTS = "192.0.2.{}"
+"""On-premises hosts that are given by name get addresses of RFC 5737 TEST-NET-1."""
+
+
+class World:
+    """Emulated clouds and hosts for the time of a `with` block; call `isolate` before.
+
+    Args:
+        directory: a folder for its files; made if absent.
+        faults: what goes wrong.
+    """
+
+    def __init__(self, directory: Path, *, faults: Faults | None = None) -> None:
+        faults = faults or Faults()
+        self._directory = directory
+        self._fleet = Fleet(directory)
+        self.aws = AwsCloud(self._fleet, faults)
+        self.azure = AzureCloud(self._fleet, faults)
+        self.endpoints = Endpoints(caller_address=CALLER)
+        self._named = 100
+
+    def __enter__(self) -> Self:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.endpoints = replace(self.endpoints, aws=self.aws.start(), azure=self.azure.start(self._directory))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.azure.close()
+        self.aws.close()
+        self._fleet.close()
+
+    def add_host(self, address: str, *, name: str) -> SshEndpoint:
+        """Starts an on-premises host; returns how to reach it, and adds it to `endpoints`.
+
+        Args:
+            address: as the deploy file has it: an address, which the host gets, or a name.
+            name: its host name.
+        """
+        try:
+            own = str(ipaddress.ip_address(address))
+        except ValueError:
+            own, self._named = NAMED_HOSTS.format(self._named), self._named + 1
+        host_key, user_key = generate_host_key(), generate_host_key()
+        identity = self._directory / f"{name}.identity"
+        descriptor = os.open(identity, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(user_key.private)
+        given = UserData(USER, (user_key.public,), host_key.private, host_key.public)
+        self._fleet.boot(f"onprem {name}", name=name, addresses=[own], user_data=given, rules=None)
+        there = SshEndpoint(own, 22, USER, host_key.public, str(identity))
+        self.endpoints = replace(self.endpoints, hosts={**self.endpoints.hosts, address: there})
+        return there
+
+    def resources(self) -> list[str]:
+        """Returns everything that exists in both clouds now, asked of the clouds and not of any state."""
+        return [*self.aws.resources(), *self.azure.resources()]
+
+    def machines_created(self) -> int:
+        """Returns how many machines were ever created in both clouds."""
+        return self.aws.created + self.azure.store.created
+
+
+def save_endpoints(endpoints: Endpoints, path: Path) -> None:
+    """Writes endpoints, credentials included, to a file for its owner only; it appears complete or not at all."""
+    aside = path.with_suffix(".new")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(endpoints), file)
+    aside.replace(path)
+
+
+def load_endpoints(path: Path) -> Endpoints:
+    """Returns what `save_endpoints` wrote."""
+    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return Endpoints(
+        aws=AwsEndpoint(**raw["aws"]) if raw["aws"] else None,
+        azure=AzureEndpoint(**raw["azure"]) if raw["azure"] else None,
+        hosts={address: SshEndpoint(**host) for address, host in raw["hosts"].items()},
+        ssh_port=raw["ssh_port"],
+        caller_address=raw["caller_address"],
+    )
