@@ -1,0 +1,1 @@
+"""What runs inside a job's process: the client API, controllers and aggregation."""

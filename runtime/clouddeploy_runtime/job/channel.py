@@ -1,0 +1,56 @@
+"""The job process's end of the socket to its parent. Blocking; one thread."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from clouddeploy_runtime.job.buffers import BufferPool, Mappings
+from clouddeploy_runtime.job.messages import MAX_FRAME, Frame, Message, Release, decode, encode
+
+if TYPE_CHECKING:
+    from clouddeploy_runtime.job.buffers import Buffer
+
+BUDGET = 1 << 62
+"""The parent's budget bounds the job; here every buffer is wanted at once."""
+
+
+class Channel:
+    """Sends and receives messages with their buffers."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self.pool = BufferPool(BUDGET)
+        self._sent: set[int] = set()
+        self._mappings = Mappings(lambda key: self.send(Release(key)))
+
+    def send(self, message: Message, buffer: Buffer | None = None) -> None:
+        """Sends a message; the parent gives the buffer back when it has finished with it.
+
+        Raises:
+            OSError: the parent is gone.
+        """
+        if buffer is None:
+            self._socket.send(encode(Frame(message)))
+            return
+        frame = encode(Frame(message, key=buffer.key, capacity=buffer.capacity))
+        if buffer.key in self._sent:
+            self._socket.send(frame)
+        else:
+            socket.send_fds(self._socket, [frame], [buffer.fd])
+            self._sent.add(buffer.key)
+
+    def receive(self) -> tuple[Message, Buffer | None] | None:
+        """Returns the next message and its buffer; None when the parent is gone."""
+        while True:
+            data, descriptors, _flags, _address = socket.recv_fds(self._socket, MAX_FRAME, 1)
+            if not data:
+                return None
+            frame = decode(data)
+            if isinstance(frame.message, Release):
+                self.pool.release(frame.message.key)
+                continue
+            if frame.key is None:
+                return frame.message, None
+            size = getattr(frame.message, "size", 0)
+            return frame.message, self._mappings.open(frame.key, frame.capacity, size, descriptors)
