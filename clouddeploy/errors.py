@@ -14,8 +14,8 @@
     ├── UploadFailed          what arrived is not what was sent
     └── RemoteTimeout         a deadline passed at the host                           exit 3
 
-paramiko's and the operating system's errors become one of these in `clouddeploy.remote`. Provider, provision and runtime
-errors pass through. Only `cli.main` catches the root.
+paramiko's and the system's errors become one of these in `clouddeploy.remote`. Provider, provision and runtime errors
+pass through. Only `cli.main` catches the root.
 """
 
 from __future__ import annotations

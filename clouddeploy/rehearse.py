@@ -15,6 +15,7 @@ from clouddeploy_providers.endpoints import REAL
 from clouddeploy import config, wheelhouse
 from clouddeploy.deployment import Deployment
 from clouddeploy.errors import ConfigError
+from clouddeploy.remote.wheels import PythonTarget
 from clouddeploy.secrets import Secret
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from clouddeploy_providers.endpoints import Endpoints
     from clouddeploy_rehearsal.world import World
-    from clouddeploy_runtime.admin.session import JobInfo
+    from clouddeploy_runtime.jobs import JobInfo
 
     from clouddeploy.scheduler import Event
 
@@ -151,7 +152,7 @@ def _collect_wheels(cache: Path) -> None:
         check=True,
     )
     version, machine = asked.stdout.split()
-    wheelhouse.collect(wheelhouse.PythonTarget(version=version, machine=machine), cache)
+    wheelhouse.collect(PythonTarget(version=version, machine=machine), cache)
 
 
 def add_hosts(loaded: config.DeployConfig, world: World) -> None:

@@ -1,45 +1,23 @@
-"""The runtime's wheel and its dependencies for one Python, with hashes, so that a machine installs without a network."""
+"""The runtime's wheel and its dependencies for one Python, with hashes: a machine installs without a network."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from clouddeploy.errors import DeployError
+from clouddeploy.remote.wheels import PythonTarget, Wheelhouse
 
 BUILD_S, DOWNLOAD_S = 120, 600
 GLIBC_TAGS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 """What Ubuntu 22.04, Debian 12 and everything newer can load."""
-
-
-@dataclass(frozen=True)
-class PythonTarget:
-    """The Python of a machine: `3.11` on `x86_64`."""
-
-    version: str
-    machine: str
-
-
-@dataclass(frozen=True)
-class Wheelhouse:
-    """One folder of wheels as a single archive.
-
-    Attributes:
-        archive: a tar with the wheels and a requirements.txt with their hashes.
-        digest: short digest of the archive's contents.
-    """
-
-    archive: Path
-    digest: str
 
 
 def collect(target: PythonTarget, cache: Path) -> Wheelhouse:
@@ -89,7 +67,19 @@ def _make(source: Path, target: PythonTarget, archive: Path) -> None:
         _build_runtime(source, wheels)
         platforms = [word for tag in GLIBC_TAGS for word in ("--platform", f"{tag}_{target.machine}")]
         _pip(
-            ["download", "--only-binary=:all:", "--implementation", "cp", "--python-version", target.version, *platforms, "--dest", str(wheels), "pip", *_requirements()],
+            [
+                "download",
+                "--only-binary=:all:",
+                "--implementation",
+                "cp",
+                "--python-version",
+                target.version,
+                *platforms,
+                "--dest",
+                str(wheels),
+                "pip",
+                *_requirements(),
+            ],
             what="the runtime's dependencies could not be fetched",
         )
         _write_requirements(wheels)
@@ -97,7 +87,7 @@ def _make(source: Path, target: PythonTarget, archive: Path) -> None:
         with tarfile.open(aside, "w") as tar:
             for path in sorted(wheels.iterdir()):
                 tar.add(path, arcname=path.name)
-        os.replace(aside, archive)
+        aside.replace(archive)
 
 
 def _build_runtime(source: Path, wheels: Path) -> None:

@@ -15,7 +15,7 @@ from clouddeploy.cli.output import table
 from clouddeploy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clouddeploy_runtime.admin.session import JobInfo
+    from clouddeploy_runtime.jobs import JobInfo
 
 KIT_VARIABLE = "CLOUDDEPLOY_STARTUP_KIT"
 kit_option = click.option(

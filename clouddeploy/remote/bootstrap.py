@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from clouddeploy.errors import RemoteCommandFailed
 from clouddeploy.remote import commands
-from clouddeploy.wheelhouse import PythonTarget
+from clouddeploy.remote.wheels import PythonTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clouddeploy.remote.host import Host
-    from clouddeploy.wheelhouse import Wheelhouse
+    from clouddeploy.remote.wheels import Wheelhouse
 
 CLOUD_INIT_S = 300.0
 START_S = 60.0
@@ -134,7 +134,7 @@ def logs(host: Host, release: Release, *, lines: int) -> str:
 
 
 def pack(folder: Path, top: str, into: Path) -> tuple[Path, str]:
-    """Packs a folder into a tar whose bytes depend on names, modes and contents alone; returns it and its short digest."""
+    """Packs a folder into a tar that depends on names, modes and contents alone; returns it and its short digest."""
     archive = into / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}.tar"
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
         for path in [folder, *sorted(folder.rglob("*"))]:

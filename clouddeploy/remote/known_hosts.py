@@ -64,7 +64,7 @@ class HostKeys:
             raise HostKeyChanged(
                 f"{name} shows another host key than the pinned one",
                 why=f"pinned {', '.join(pinned)}, shown {shown}; nothing was sent",
-                hint="find out who changed it; someone may be in between. Then correct host_key, or replace the machine",
+                hint="find out who changed it; someone may be in between. Then correct host_key or replace the machine",
             )
 
     def _read(self) -> dict[str, list[str]]:

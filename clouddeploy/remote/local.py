@@ -29,7 +29,7 @@ class LocalHost:
         argv: Sequence[str],
         *,
         timeout_s: float,
-        sudo: bool = False,
+        sudo: bool = False,  # noqa: ARG002 - never root on one's own machine
         input: bytes = b"",
         check: bool = True,
     ) -> Completed:
@@ -58,7 +58,7 @@ class LocalHost:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
             shutil.copyfileobj(content, file)
-        os.replace(aside, target)
+        os.rename(aside, target)  # noqa: PTH104 - text, as on every host
         with open(target, "rb") as written:  # noqa: PTH123 - the target is text, as on every host
             return hashlib.file_digest(written, "sha256").hexdigest()
 

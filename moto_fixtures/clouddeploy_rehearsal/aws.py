@@ -27,10 +27,12 @@ SECRET = "rehearsal-secret-access-key-of-no-account"  # noqa: S105 - opens nothi
 ACCOUNT = "123456789012"
 IMAGE = "ami-0ub24042026amd64a"
 PARAMETERS = tuple(
-    f"/aws/service/canonical/ubuntu/server/24.04/stable/current/{arch}/hvm/ebs-gp3/ami-id" for arch in ("amd64", "arm64")
+    f"/aws/service/canonical/ubuntu/server/24.04/stable/current/{arch}/hvm/ebs-gp3/ami-id"
+    for arch in ("amd64", "arm64")
 )
 ERROR = (
-    '<?xml version="1.0" encoding="UTF-8"?><Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error>'
+    '<?xml version="1.0" encoding="UTF-8"?><Response><Errors><Error><Code>{code}</Code>'
+    "<Message>{message}</Message></Error>"
     "</Errors><RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"
 )
 PENDING, RUNNING, TERMINATED = ("pending", 0), ("running", 16), ("terminated", 48)
@@ -58,7 +60,7 @@ class AwsCloud:
         from werkzeug.serving import WSGIRequestHandler, make_server  # noqa: PLC0415 - these take a second to import
 
         class Quiet(WSGIRequestHandler):
-            def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002, ARG002 - the library's signature
+            def log(self, type: str, message: str, *args: Any) -> None:
                 """Writes no access log."""
 
         self._patch()
@@ -97,7 +99,7 @@ class AwsCloud:
     def _seed(self) -> None:
         from moto.ssm.models import Parameter, ssm_backends  # noqa: PLC0415
 
-        # PutParameter refuses names below /aws, so the public parameters are put behind it, where a region is first asked.
+        # PutParameter refuses names below /aws, so public parameters are put behind it, where a region is first asked.
         original = ssm_backends[ACCOUNT]["us-east-1"].__class__.get_parameter
 
         def get_parameter(backend: Any, name: str) -> Any:
@@ -129,7 +131,9 @@ class AwsCloud:
 
             time.sleep(self._faults.latency_s)
             if f"Credential={KEY_ID}/" not in environ.get("HTTP_AUTHORIZATION", ""):
-                return refuse("401 Unauthorized", "AuthFailure", "AWS was not able to validate the provided access credentials")
+                return refuse(
+                    "401 Unauthorized", "AuthFailure", "AWS was not able to validate the provided access credentials"
+                )
             fault = self._counter.next()
             if fault == "throttle":
                 return refuse("503 Service Unavailable", "RequestLimitExceeded", "Request limit exceeded.")
@@ -140,7 +144,7 @@ class AwsCloud:
 
         return guarded
 
-    def _patch(self) -> None:
+    def _patch(self) -> None:  # noqa: C901 - a list of replacements, each a few lines
         from moto.ec2.exceptions import DependencyViolationError, EC2ClientError  # noqa: PLC0415
         from moto.ec2.models import elastic_ip_addresses, elastic_network_interfaces, instances, security_groups  # noqa: PLC0415
 
@@ -148,7 +152,9 @@ class AwsCloud:
             code = 500
 
             def __init__(self, size: str) -> None:
-                super().__init__("InsufficientInstanceCapacity", f"We currently do not have sufficient {size} capacity.")
+                super().__init__(
+                    "InsufficientInstanceCapacity", f"We currently do not have sufficient {size} capacity."
+                )
 
         class MismatchError(EC2ClientError):
             code = 400

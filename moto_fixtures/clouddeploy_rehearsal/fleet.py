@@ -28,7 +28,13 @@ class Fleet:
         self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
     def boot(
-        self, machine: str, *, name: str, addresses: Sequence[str], user_data: UserData, rules: Sequence[tuple[int, int, str]] | None
+        self,
+        machine: str,
+        *,
+        name: str,
+        addresses: Sequence[str],
+        user_data: UserData,
+        rules: Sequence[tuple[int, int, str]] | None,
     ) -> None:
         """Starts a machine under its id; returns once its sshd answers.
 
@@ -40,7 +46,9 @@ class Fleet:
             rules: its firewall; None: it has none.
         """
         directory = self._directory / f"host-{next(self._numbers)}"
-        host = namespace.boot(name, directory=directory, addresses=addresses, user_data=user_data, spawner=self._spawner)
+        host = namespace.boot(
+            name, directory=directory, addresses=addresses, user_data=user_data, spawner=self._spawner
+        )
         if rules is not None:
             host.set_rules(rules)
         with self._lock:

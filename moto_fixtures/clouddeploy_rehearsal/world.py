@@ -6,7 +6,6 @@ import ipaddress
 import json
 import os
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from clouddeploy_providers.cloud_init import generate_host_key
@@ -20,6 +19,7 @@ from clouddeploy_rehearsal.isolation import CALLER, isolate
 from clouddeploy_rehearsal.user_data import UserData
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
 __all__ = ["Faults", "World", "isolate", "load_endpoints", "save_endpoints"]
@@ -51,7 +51,9 @@ class World:
         self.endpoints = replace(self.endpoints, aws=self.aws.start(), azure=self.azure.start(self._directory))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.azure.close()
         self.aws.close()
         self._fleet.close()

@@ -16,11 +16,11 @@ class ComputeProvider(Protocol):
     """Creates, finds and deletes the resources of a deployment in one place (an account and region, or this machine).
 
     Every verb may be repeated: a second call with the same arguments finds what the first one made. Verbs are called
-    from several threads at once; whatever client objects they need are made in `__init__`. Long waits poll at least every
-    few seconds and end early, raising `Transient`, when `cancel` is set.
+    from several threads at once; whatever client objects they need are made in `__init__`. Long waits poll at least
+    every few seconds and end early, raising `Transient`, when `cancel` is set.
 
-    A provider is constructed as `Provider(settings, endpoints)`, where `settings` are the keys of the site in `deploy.yml`
-    that the provider itself named in `setting_names`. The constructor contacts nobody.
+    A provider is constructed as `Provider(settings, endpoints)`, where `settings` are the keys of the site in
+    `deploy.yml` that the provider itself named in `setting_names`. The constructor contacts nobody.
     """
 
     name: ClassVar[str]
@@ -63,7 +63,7 @@ class ComputeProvider(Protocol):
         ...
 
     def read(self, ref: ResourceRef) -> ResourceRef | None:
-        """Returns the resource as the cloud sees it now; None when it does not exist (a terminated machine does not)."""
+        """Returns the resource as the cloud sees it now; None when it does not exist (a terminated machine)."""
         ...
 
     def delete(self, ref: ResourceRef, cancel: Event) -> None:

@@ -34,8 +34,8 @@ _LOCK = threading.Lock()  # flock holds processes apart, this the threads of one
 class FakeProvider:
     """Keeps its resources in the file of the setting `file`, so that a killed run and its successor see one cloud.
 
-    Settings: `file`; `credentials` (`wrong` is refused); `no_capacity` (a size); `throttle` (this many calls are refused
-    first). See `ComputeProvider` for the verbs.
+    Settings: `file`; `credentials` (`wrong` is refused); `no_capacity` (a size); `throttle` (this many calls are
+    refused first). See `ComputeProvider` for the verbs.
     """
 
     name: ClassVar[str] = "fake"

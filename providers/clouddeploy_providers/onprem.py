@@ -31,7 +31,7 @@ class OnPremProvider:
             raise InvalidRequest(
                 f"an on-premises site lacks {', '.join(missing)}",
                 why="without a host key its identity could not be checked, without the rest it could not be reached",
-                hint="add them in the deploy file; `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints the fingerprint",
+                hint="add them; `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints the fingerprint",
             )
         self._settings = settings
         self._instead = endpoints.hosts.get(settings["address"])

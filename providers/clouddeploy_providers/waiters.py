@@ -50,6 +50,6 @@ def retrying(call: Callable[[], Result], *, cancel: Event, timeout_s: float = RE
         retry=tenacity.retry_if_exception_type((Throttled, Transient)),
         wait=tenacity.wait_exponential_jitter(initial=0.2, max=5),
         stop=tenacity.stop_any(tenacity.stop_after_delay(timeout_s), tenacity.stop_when_event_set(cancel)),
-        sleep=cancel.wait,
+        sleep=tenacity.sleep_using_event(cancel),
         reraise=True,
     )(call)

@@ -6,7 +6,7 @@
     ├── ProviderError         clouddeploy_providers.errors
     └── DeployError           clouddeploy.errors
 
-Foreign errors (grpc, cryptography, OSError) become one of these at the module that calls the library, `raise … from exc`.
+Foreign errors (grpc, cryptography, OSError) become one of these where the library is called, `raise … from exc`.
 Programming errors pass through. Only a process's edge (`cli.main` of either distribution) catches the root.
 """
 

@@ -5,6 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from clouddeploy_providers.endpoints import REAL
+from clouddeploy_providers.fake import FakeProvider
+from clouddeploy_providers.resources import Kind
 
 from clouddeploy.apply import Applier, SiteWork
 from clouddeploy.config import DeployConfig, SiteConfig
@@ -14,9 +17,6 @@ from clouddeploy.keyring import Keyring
 from clouddeploy.plan import Action, diff, firewall_rules, wanted_resources
 from clouddeploy.remote.bootstrap import Release
 from clouddeploy.state import State
-from clouddeploy_providers.endpoints import REAL
-from clouddeploy_providers.fake import FakeProvider
-from clouddeploy_providers.resources import Kind
 
 SITES = ("server1", "site-1")
 
@@ -75,7 +75,9 @@ class World:
             kinds={name: provider.kinds(is_server=name == "server1") for name in SITES},
             places=dict.fromkeys(SITES, provider.place),
             rules={
-                name: firewall_rules(ssh_port=22, ssh_sources=("192.0.2.1/32",), federation_port=8002 if name == "server1" else None)
+                name: firewall_rules(
+                    ssh_port=22, ssh_sources=("192.0.2.1/32",), federation_port=8002 if name == "server1" else None
+                )
                 for name in SITES
             },
         )
@@ -98,7 +100,7 @@ class World:
             providers=dict.fromkeys(SITES, provider),
             server="server1",
             work=SiteWork(
-                kits=lambda _address: {name: self.directory for name in SITES},
+                kits=lambda _address: dict.fromkeys(SITES, self.directory),
                 open=lambda _site, _ref: NoHost(),
                 install=lambda _site, _host, _kit: Release("digest", "/root", "/root/python"),
                 start=lambda _site, _host, _release: None,

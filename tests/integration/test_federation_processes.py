@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import shutil
 import socket
 import subprocess
 import sys

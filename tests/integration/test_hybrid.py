@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from clouddeploy_runtime.errors import ExitCode
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +28,16 @@ def served(tmp_path_factory):
     """The clouds in a process of their own, so that apply can be killed and they live on."""
     directory = tmp_path_factory.mktemp("served")
     log = (directory / "log").open("w")
-    command = [sys.executable, "-m", "clouddeploy_rehearsal", "serve", "--directory", str(directory), "--host", "192.0.2.20=site-2"]
+    command = [
+        sys.executable,
+        "-m",
+        "clouddeploy_rehearsal",
+        "serve",
+        "--directory",
+        str(directory),
+        "--host",
+        "192.0.2.20=site-2",
+    ]
     process = subprocess.Popen(["unshare", "--net", *command], stdout=log, stderr=log)
     endpoints = directory / "endpoints.json"
     deadline = time.monotonic() + 60
@@ -53,7 +61,9 @@ def run(served, tmp_path):
         argv = ["nsenter", f"--net=/proc/{pid}/ns/net", *CLI, command, str(file), "--endpoints", str(endpoints), *words]
         if not wait:
             return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            argv, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        )
 
     run.state = file.parent / ".clouddeploy" / "deploy"
     run.file = file
@@ -70,7 +80,9 @@ def test_apply_killed_once_the_servers_machine_exists_then_applied_again_makes_n
     process = run("apply", "--yes", wait=False)
     journal = run.state / "journal.jsonl"
     deadline = time.monotonic() + 60
-    while not (journal.exists() and '"event": "done", "operation": "create", "node": "server1/machine"' in journal.read_text()):
+    while not (
+        journal.exists() and '"event": "done", "operation": "create", "node": "server1/machine"' in journal.read_text()
+    ):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -99,7 +111,9 @@ def test_apply_killed_once_the_servers_machine_exists_then_applied_again_makes_n
 def test_wrong_credentials_are_refused_before_anything_is_created(run, served, tmp_path):
     _, endpoints = served
     wrong = tmp_path / "endpoints.json"
-    wrong.write_text(endpoints.read_text().replace(json.loads(endpoints.read_text())["azure"]["client_secret"], "wrong"))
+    wrong.write_text(
+        endpoints.read_text().replace(json.loads(endpoints.read_text())["azure"]["client_secret"], "wrong")
+    )
     wrong.chmod(0o600)
     done = run("apply", "--yes", "--output", "json", "--endpoints", str(wrong))
     assert done.returncode == ExitCode.CONNECTION, done.stdout + done.stderr

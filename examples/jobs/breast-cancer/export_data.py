@@ -1,4 +1,4 @@
-"""Writes the Wisconsin breast-cancer data of scikit-learn to CSV, split between two sites: `python export_data.py TARGET`.
+"""Writes the Wisconsin breast-cancer data of scikit-learn to CSV, split between two sites: `export_data.py TARGET`.
 
 Per site a train.csv (228 and 227 patients) and a test.csv (57 each); every part has the same share of benign tumours.
 Source: https://archive.ics.uci.edu/dataset/17 (Wolberg, Mangasarian, Street 1993), CC BY 4.0.

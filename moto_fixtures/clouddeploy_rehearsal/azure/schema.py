@@ -1,4 +1,4 @@
-"""What Resource Manager accepts in the bodies of the resource types we use; everything else is refused as it refuses it.
+"""What Resource Manager accepts in the bodies of the resource types we use; it refuses everything else.
 
 Source:
     https://github.com/Azure/bicep-types-az (required, read-only and unknown properties, types, enumerations)
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-READ_ONLY = frozenset({"id", "type", "etag", "provisioningState", "resourceGuid", "vmId", "ipAddress", "virtualMachine"})
+READ_ONLY = frozenset(
+    {"id", "type", "etag", "provisioningState", "resourceGuid", "vmId", "ipAddress", "virtualMachine"}
+)
 TEXT, NUMBER, FLAG, ANY = "string", "integer", "boolean", "any"
 
 ID = {"id!": TEXT}
@@ -137,7 +139,9 @@ def _check(value: Any, shape: Any, path: str) -> str:
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"The value of '{path}' must be an array."
-        return next((text for number, one in enumerate(value) if (text := _check(one, shape[0], f"{path}[{number}]"))), "")
+        return next(
+            (text for number, one in enumerate(value) if (text := _check(one, shape[0], f"{path}[{number}]"))), ""
+        )
     return _check_object(value, shape, path)
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.parse
 import uuid
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,12 @@ TOKEN = "rehearsal-token"  # noqa: S105 - the same
 VERSION = re.compile(r"20\d\d-\d\d-\d\d(-preview)?$")
 VERSIONS = ["24.04.202608150", "24.04.202609010"]
 NAMESPACES = ("microsoft.compute", "microsoft.network")
-IMAGES = re.compile(r"/providers/microsoft\.compute/locations/[^/]+/publishers/canonical/artifacttypes/vmimage/offers/[^/]+/skus/[^/]+/versions$")
-RESOURCE = re.compile(r"/subscriptions/([^/]+)/resourcegroups(?:/([^/]+)(?:/providers/([^/]+)/([^/]+)(?:/([^/]+))?)?)?$", re.IGNORECASE)
+IMAGES = re.compile(
+    r"/providers/microsoft\.compute/locations/[^/]+/publishers/canonical/artifacttypes/vmimage/offers/[^/]+/skus/[^/]+/versions$"
+)
+RESOURCE = re.compile(
+    r"/subscriptions/([^/]+)/resourcegroups(?:/([^/]+)(?:/providers/([^/]+)/([^/]+)(?:/([^/]+))?)?)?$", re.IGNORECASE
+)
 
 
 class AzureCloud:
@@ -100,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refused(429, "TooManyRequests", "The request is being throttled.")
             self._route(url.path, raw)
         except Refused as refusal:
-            extra = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
+            extra = {"WWW-Authenticate": "Bearer"} if refusal.status == HTTPStatus.UNAUTHORIZED else {}
             self._answer(refusal.status, {"error": {"code": refusal.code, "message": refusal.message}}, extra)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = _handle  # noqa: N815 - the library's names
@@ -116,13 +121,18 @@ class _Handler(BaseHTTPRequestHandler):
             if "/operations/" in low:
                 self._operation(low.rsplit("/", 1)[1])
             elif IMAGES.search(low):
-                self._answer(200, [{"name": version, "location": "x", "id": f"{path}/{version}"} for version in VERSIONS])
+                self._answer(
+                    200, [{"name": version, "location": "x", "id": f"{path}/{version}"} for version in VERSIONS]
+                )
             else:
                 self._manage(path, raw)
 
     def _discover(self, path: str) -> None:
         base = f"https://{self.headers['Host']}/{path.split('/')[1]}"
-        endpoints = {"token_endpoint": f"{base}/oauth2/v2.0/token", "authorization_endpoint": f"{base}/oauth2/v2.0/authorize"}
+        endpoints = {
+            "token_endpoint": f"{base}/oauth2/v2.0/token",
+            "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
+        }
         self._answer(200, {**endpoints, "issuer": f"{base}/v2.0", "jwks_uri": f"{base}/keys"})
 
     def _token(self, form: dict[str, list[str]]) -> None:
@@ -137,7 +147,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(401, "InvalidAuthenticationToken", "The access token is missing or invalid.")
         version = self.query.get("api-version")
         if version is None:
-            raise Refused(400, "MissingApiVersionParameter", "The api-version query parameter is required for all requests.")
+            raise Refused(
+                400, "MissingApiVersionParameter", "The api-version query parameter is required for all requests."
+            )
         if not VERSION.match(version):
             raise Refused(400, "InvalidApiVersionParameter", f"The api-version '{version}' is invalid.")
 
@@ -170,7 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
         root = f"/subscriptions/{subscription}/resourcegroups/{group}".lower()
         if full and root not in self.azure.store.resources:
             raise Refused(404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.")
-        {"GET": self._get, "HEAD": self._head, "PUT": self._put, "DELETE": self._delete}.get(self.command, self._no_method)(path, full, raw)
+        {"GET": self._get, "HEAD": self._head, "PUT": self._put, "DELETE": self._delete}.get(
+            self.command, self._no_method
+        )(path, full, raw)
 
     def _no_method(self, _path: str, _kind: str, _raw: bytes) -> None:
         raise Refused(405, "MethodNotAllowed", self.command)
@@ -182,7 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _list_groups(self) -> None:
         wanted = re.match(r"tagName eq '([^']*)' and tagValue eq '([^']*)'$", self.query.get("$filter", ""))
         groups = [one for key, one in list(self.azure.store.resources.items()) if "/providers/" not in key]
-        self._answer(200, {"value": [one for one in groups if not wanted or one.get("tags", {}).get(wanted[1]) == wanted[2]]})
+        self._answer(
+            200, {"value": [one for one in groups if not wanted or one.get("tags", {}).get(wanted[1]) == wanted[2]]}
+        )
 
     def _get(self, path: str, _kind: str, _raw: bytes) -> None:
         resource = self.azure.store.resources.get(path.lower())

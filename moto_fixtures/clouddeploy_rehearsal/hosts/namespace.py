@@ -136,9 +136,9 @@ def boot(
 
 
 def _connect_network(process: subprocess.Popen[bytes], link: str) -> None:
-    mine = os.readlink("/proc/self/ns/net")
+    mine = Path("/proc/self/ns/net").readlink()
     deadline = time.monotonic() + BOOT_S
-    while os.readlink(f"/proc/{process.pid}/ns/net") == mine:
+    while Path(f"/proc/{process.pid}/ns/net").readlink() == mine:
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the host's network namespace did not come up")
         time.sleep(POLL_S / 10)

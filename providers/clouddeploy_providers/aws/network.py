@@ -123,7 +123,7 @@ def create_firewall(ec2: Any, resource: Resource, *, vpc: str) -> ResourceRef:
 
 
 def set_rules(ec2: Any, ref: ResourceRef, rules: Sequence[FirewallRule]) -> None:
-    """Makes the group's incoming rules equal to `rules`: adds what lacks first, so that nobody is shut out in between."""
+    """Makes the group's incoming rules equal to `rules`: adds first, so that nobody is shut out in between."""
     wanted = {(rule.port, source): rule.purpose for rule in rules for source in rule.sources}
     with translated(f"the rules of {ref.name} could not be set"):
         there = ec2.describe_security_groups(GroupIds=[ref.id])["SecurityGroups"][0]["IpPermissions"]

@@ -58,7 +58,7 @@ def firewall(resource: Resource, location: str) -> dict[str, Any]:
 
 
 def network(resource: Resource, location: str) -> dict[str, Any]:
-    """Returns a virtual network's body. Egress is explicit, the machine's own address; the implicit one is being retired.
+    """Returns a virtual network's body. Egress is explicit, the machine's own address; the implicit one retires.
 
     Source:
         https://learn.microsoft.com/azure/virtual-network/ip-services/default-outbound-access

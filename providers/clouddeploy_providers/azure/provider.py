@@ -47,7 +47,7 @@ TYPES = {
 
 
 class AzureProvider:
-    """One subscription and location; every site has a resource group of its own. See `ComputeProvider` for the verbs."""
+    """One subscription and location; every site has its own resource group. See `ComputeProvider` for the verbs."""
 
     name: ClassVar[str] = "azure"
     setting_names: ClassVar[frozenset[str]] = frozenset({"location", "subscription_id", "tenant_id"})

@@ -81,7 +81,9 @@ def _own(path: str) -> type[Controller]:
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise BadWorkflow(f"the workflow {path!r} cannot be loaded", why=str(error), hint="put it into custom/") from error
+        raise BadWorkflow(
+            f"the workflow {path!r} cannot be loaded", why=str(error), hint="put it into custom/"
+        ) from error
     if not (isinstance(kind, type) and issubclass(kind, Controller)):
         raise BadWorkflow(f"the workflow {path!r} is no Controller", hint="derive it from job.controller.Controller")
     return kind

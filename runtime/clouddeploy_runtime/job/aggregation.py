@@ -47,13 +47,18 @@ class WeightedMean:
             if name not in params or params[name].shape != mean.shape:
                 shown = params[name].shape if name in params else "nothing"
                 raise ShapeMismatch(
-                    f"{site} sent {name!r} in another shape", why=f"wanted {mean.shape}, got {shown}", hint="check its code"
+                    f"{site} sent {name!r} in another shape",
+                    why=f"wanted {mean.shape}, got {shown}",
+                    hint="check its code",
                 )
         if samples <= 0:
             raise ShapeMismatch(f"{site} reports {samples} training samples", why="a weight is a positive number")
         self.samples += samples
         for name, mean in self._sums.items():
-            mean += (params[name].astype(np.float64) - mean) * (samples / self.samples)
+            step = params[name].astype(np.float64)
+            step -= mean
+            step *= samples / self.samples
+            np.add(mean, step, out=mean)
 
     def result(self) -> dict[str, NDArray[np.generic]]:
         """Returns the mean in the model's own dtypes."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PAGE = mmap.PAGESIZE
 WASTE = 4
-"""A free buffer up to so many times too large is reused; beyond that a small update would pin a large model's memory."""
+"""A free buffer up to so many times too large is reused; beyond that a small one would pin a large one's memory."""
 
 
 class Buffer:
@@ -30,7 +30,14 @@ class Buffer:
     """
 
     def __init__(
-        self, key: int, fd: int, memory: mmap.mmap, *, size: int, on_release: Callable[[Buffer], None], is_file: bool = False
+        self,
+        key: int,
+        fd: int,
+        memory: mmap.mmap,
+        *,
+        size: int,
+        on_release: Callable[[Buffer], None],
+        is_file: bool = False,
     ) -> None:
         self.key = key
         self.fd = fd
@@ -71,7 +78,11 @@ class BufferPool:
     def acquire(self, size: int) -> Buffer:
         """Returns a buffer of at least `size` bytes; whoever holds it releases it."""
         with self._lock:
-            fitting = [self._buffers[key] for key in self._free if size <= self._buffers[key].capacity <= max(PAGE, size * WASTE)]
+            fitting = [
+                self._buffers[key]
+                for key in self._free
+                if size <= self._buffers[key].capacity <= max(PAGE, size * WASTE)
+            ]
             if fitting:
                 buffer = min(fitting, key=lambda one: one.capacity)
                 self._free.discard(buffer.key)

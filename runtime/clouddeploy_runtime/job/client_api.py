@@ -1,11 +1,11 @@
 """The client API: what a training script calls. `from clouddeploy_runtime.job import client_api as flare`.
 
-    flare.init()
-    while flare.is_running():
-        model = flare.receive()
-        if model is None:
-            break
-        flare.send(flare.FLModel(params=train(model.params), metrics={"loss": 0.1}, samples=100))
+flare.init()
+while flare.is_running():
+    model = flare.receive()
+    if model is None:
+        break
+    flare.send(flare.FLModel(params=train(model.params), metrics={"loss": 0.1}, samples=100))
 """
 
 from __future__ import annotations
@@ -87,12 +87,15 @@ def is_running() -> bool:
 def receive() -> FLModel | None:
     """Waits for the next task and returns its model; None when the job is over."""
     context = _current()
+    context.task = None
     received = None if context.has_ended else context.channel.receive()
-    if received is None or not isinstance(received[0], Task):
-        context.has_ended = received is None or isinstance(received[0], Abort)
-        context.task = None
+    if received is None:
+        context.has_ended = True
         return None
     task, buffer = received
+    if not isinstance(task, Task):
+        context.has_ended = isinstance(task, Abort)
+        return None
     context.task = task
     params = {} if buffer is None else tensors.read(buffer.view[: task.size])
     return FLModel(params=params, current_round=task.round, total_rounds=task.total_rounds)

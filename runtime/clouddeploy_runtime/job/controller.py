@@ -70,7 +70,7 @@ class Controller:
         name: str,
         params: Mapping[str, NDArray[np.generic]],
         *,
-        round: int,  # noqa: A002 - the field's word
+        round: int,
         total_rounds: int,
         min_sites: int,
     ) -> Iterator[Answer]:
@@ -114,9 +114,11 @@ class Controller:
                     yield self._answer(message, given.view[: message.size])
                 given.release()
         if len(self.sites) - len(self.failures) < min_sites:
-            raise TooFewSites(f"round {round}: fewer than {min_sites} sites are left", why="; ".join(self.failures.values()))
+            raise TooFewSites(
+                f"round {round}: fewer than {min_sites} sites are left", why="; ".join(self.failures.values())
+            )
 
-    def report(self, round: int, total_rounds: int, metrics: dict[str, Any]) -> None:  # noqa: A002 - the field's word
+    def report(self, round: int, total_rounds: int, metrics: dict[str, Any]) -> None:
         """Tells the server, and whoever watches, that a round has ended."""
         self._channel.send(Progress(round, total_rounds, metrics))
 
@@ -124,7 +126,10 @@ class Controller:
         """Writes the model and the metrics so far; each file is complete or the one before."""
         content = bytearray(tensors.size_of(params))
         tensors.write(params, memoryview(content))
-        for name, data in (("global_model.safetensors", bytes(content)), ("metrics.json", json.dumps(metrics).encode())):
+        for name, data in (
+            ("global_model.safetensors", bytes(content)),
+            ("metrics.json", json.dumps(metrics).encode()),
+        ):
             aside = self.run_dir / f"{name}.new"
             aside.write_bytes(data)
             aside.replace(self.run_dir / name)

@@ -31,7 +31,9 @@ class FedAvg(Controller):
         McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data", algorithm 1.
     """
 
-    def configure(self, *, num_rounds: int = 5, initial_model: str, num_clients: int = 0, evaluate: bool = True) -> None:
+    def configure(
+        self, *, num_rounds: int = 5, initial_model: str, num_clients: int = 0, evaluate: bool = True
+    ) -> None:
         """Takes the arguments of the job's configuration.
 
         Args:
@@ -48,7 +50,9 @@ class FedAvg(Controller):
             self._model: dict[str, NDArray[np.generic]] = dict(getattr(import_module(module), function)())
         except (ImportError, AttributeError, ValueError) as error:
             raise BadWorkflow(
-                f"the initial model {initial_model!r} cannot be made", why=str(error), hint="name module:function in custom/"
+                f"the initial model {initial_model!r} cannot be made",
+                why=str(error),
+                hint="name module:function in custom/",
             ) from error
 
     def run(self) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def header_of(tensors: Tensors) -> bytes:
     for name, array in tensors.items():
         dtype = NAMES.get(array.dtype.newbyteorder("<"))
         if dtype is None:
-            raise BadTensors(f"the parameter {name!r} cannot be sent", why=f"its dtype is {array.dtype}", hint="use float32")
+            raise BadTensors(
+                f"the parameter {name!r} cannot be sent", why=f"its dtype is {array.dtype}", hint="use float32"
+            )
         entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
         offset += array.nbytes
     text = json.dumps(entries, separators=(",", ":")).encode()

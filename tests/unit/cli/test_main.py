@@ -3,7 +3,6 @@ import subprocess
 import sys
 
 import pytest
-
 from clouddeploy_runtime.errors import ExitCode
 
 HEAVY = ("boto3", "azure", "paramiko", "grpc", "rich", "pydantic", "numpy")
@@ -11,7 +10,11 @@ HEAVY = ("boto3", "azure", "paramiko", "grpc", "rich", "pydantic", "numpy")
 
 def run(*words):
     return subprocess.run(
-        [sys.executable, "-m", "clouddeploy.cli", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        [sys.executable, "-m", "clouddeploy.cli", *words],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
 
 

@@ -1,8 +1,8 @@
 import pytest
+from clouddeploy_runtime.errors import ExitCode
 
 from clouddeploy import config
 from clouddeploy.errors import ConfigError
-from clouddeploy_runtime.errors import ExitCode
 
 GOOD = """\
 version: 1
@@ -59,7 +59,9 @@ def test_an_unknown_key_names_its_line_and_the_known_ones(write):
 
 
 def test_all_problems_are_reported_at_once(write):
-    text = problem(write("version: 2\nsites:\n  a: {disk_gib: 1, provider: aws}\n  b: {data: nowhere, provider: aws}\n"))
+    text = problem(
+        write("version: 2\nsites:\n  a: {disk_gib: 1, provider: aws}\n  b: {data: nowhere, provider: aws}\n")
+    )
     assert "version" in text
     assert "project" in text
     assert "sites.a.disk_gib" in text

@@ -1,10 +1,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from clouddeploy_providers.resources import Kind, ResourceRef
+
 from clouddeploy.config import DeployConfig, SiteConfig
 from clouddeploy.plan import Action, diff, firewall_rules, wanted_resources
 from clouddeploy.state import Record
-from clouddeploy_providers.resources import Kind, ResourceRef
 
 SITES = (SiteConfig("site-1", "aws", {}, size="t3.small"), SiteConfig("server1", "azure", {}))
 KINDS = {"server1": [Kind.ADDRESS, Kind.FIREWALL, Kind.MACHINE], "site-1": [Kind.FIREWALL, Kind.MACHINE]}
@@ -28,7 +29,9 @@ def wanted(sites=SITES, sources=("192.0.2.1/32",)):
 
 def recorded(items):
     return {
-        item.node: Record(ResourceRef(item.kind, item.name, "id"), item.site.name, item.site.provider, {}, item.fingerprint)
+        item.node: Record(
+            ResourceRef(item.kind, item.name, "id"), item.site.name, item.site.provider, {}, item.fingerprint
+        )
         for item in items
     }
 
@@ -58,12 +61,19 @@ def test_another_size_replaces_the_machine_and_says_why():
     sites = (replace(SITES[0], size="m5.large"), SITES[1])
     changes = diff(wanted(sites), recorded(wanted()))
     (change,) = [change for change in changes if change.action is not Action.KEEP]
-    assert (change.node, change.action, change.reason) == ("site-1/machine", Action.REPLACE, "size: t3.small → m5.large")
+    assert (change.node, change.action, change.reason) == (
+        "site-1/machine",
+        Action.REPLACE,
+        "size: t3.small → m5.large",
+    )
 
 
 def test_another_caller_address_updates_the_firewalls_only():
     changes = actions(diff(wanted(sources=("192.0.2.9/32",)), recorded(wanted())))
-    assert {node for node, action in changes.items() if action is Action.UPDATE} == {"server1/firewall", "site-1/firewall"}
+    assert {node for node, action in changes.items() if action is Action.UPDATE} == {
+        "server1/firewall",
+        "site-1/firewall",
+    }
     assert Action.REPLACE not in changes.values()
 
 

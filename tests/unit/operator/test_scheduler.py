@@ -1,7 +1,8 @@
 import threading
 
-from clouddeploy.scheduler import Outcome, Step, run
 from clouddeploy_runtime.errors import ClouddeployError
+
+from clouddeploy.scheduler import Outcome, Step, run
 
 
 def step(name, needs=(), work=lambda: None, **rest):

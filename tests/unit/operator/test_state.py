@@ -2,11 +2,11 @@ import subprocess
 import sys
 
 import pytest
+from clouddeploy_providers.resources import Kind, ResourceRef
+from clouddeploy_runtime.errors import ExitCode
 
 from clouddeploy.errors import LockedError, StateError
 from clouddeploy.state import Record, State, locked
-from clouddeploy_providers.resources import Kind, ResourceRef
-from clouddeploy_runtime.errors import ExitCode
 
 
 def test_a_new_state_has_a_fresh_id(tmp_path):
@@ -42,7 +42,11 @@ def test_a_newer_schema_is_refused(tmp_path):
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_lock(tmp_path):
-    with locked(tmp_path, "apply"), pytest.raises(LockedError, match="apply, pid") as caught, locked(tmp_path, "destroy"):
+    with (
+        locked(tmp_path, "apply"),
+        pytest.raises(LockedError, match="apply, pid") as caught,
+        locked(tmp_path, "destroy"),
+    ):
         pass
     assert caught.value.exit_code == ExitCode.LOCKED
 
