@@ -89,8 +89,9 @@ export_environment() {
     export CLOUDDEPLOY_PYTHON CLOUDDEPLOY_WORKSPACE CLOUDDEPLOY_DATA_DIR
 }
 
+# The supervisor holds this lock for its lifetime; a process number alone could be a zombie's or somebody else's.
 running() {
-    [ -s "$1/workspace/daemon_pid.fl" ] && kill -0 "$(cat "$1/workspace/daemon_pid.fl")" 2>/dev/null
+    [ -e "$1/workspace/daemon_pid.fl" ] && ! flock --nonblock "$1/workspace/daemon_pid.fl" true
 }
 
 start() {
@@ -111,11 +112,10 @@ stop() {
     if has_systemd && [ -e "/etc/systemd/system/$service" ]; then
         as_root systemctl disable --now "$service"
     elif running "$root"; then
-        pid=$(cat "$root/workspace/daemon_pid.fl")
         touch "$root/workspace/shutdown.fl"
         tries=0
         # The supervisor ends its child and leaves; it takes ten seconds at most before it kills.
-        while kill -0 "$pid" 2>/dev/null && [ "$tries" -lt 200 ]; do
+        while running "$root" && [ "$tries" -lt 200 ]; do
             tries=$((tries + 1))
             sleep 0.1
         done

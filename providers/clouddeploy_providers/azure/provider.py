@@ -1,6 +1,6 @@
 """AzureProvider: clients, checks, and the calls around the bodies of the modules beside it.
 
-Needs these permissions and no others, on the subscription: Microsoft.Resources/subscriptions/resourceGroups/{read,write,
+Needs these permissions and no others: Microsoft.Resources/subscriptions/resourceGroups/{read,write,
 delete}, Microsoft.Resources/subscriptions/resourceGroups/resources/read, Microsoft.Network/{publicIPAddresses,
 networkSecurityGroups,virtualNetworks,networkInterfaces}/{read,write,delete} and their join actions,
 Microsoft.Compute/virtualMachines/{read,write,delete}, Microsoft.Compute/disks/{write,delete},
