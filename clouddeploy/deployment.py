@@ -70,7 +70,7 @@ class Deployment:
         endpoints: where the clouds answer; a rehearsal gives its own.
         directory: state, journal and keys; default `.clouddeploy/<name of the file>/` beside the file.
         workspace: kits and the certificate authority; default as the file says.
-        cache: where wheels are kept between deployments; default below `directory`.
+        cache: where wheels are kept between deployments; default `wheelhouse.default_cache()`.
         cancel: set it to stop after what is in flight.
 
     Raises:
@@ -97,7 +97,7 @@ class Deployment:
         self.directory = directory or file.parent / ".clouddeploy" / file.stem
         self.workspace = workspace or self.config.workspace
         self.cancel = cancel or threading.Event()
-        self._cache = cache or self.directory / "cache"
+        self._cache = cache or wheelhouse.default_cache()
         self._endpoints = endpoints
         self._keyring = Keyring(self.directory / "keys")
         self._providers: dict[str, ComputeProvider] = {
@@ -106,9 +106,8 @@ class Deployment:
 
     def plan(self) -> list[Change]:
         """Returns what apply would do, contacting no cloud."""
-        return self._diff(
-            state.State.load(self.directory), ssh_sources=self.config.ssh_sources or ("this machine's address",)
-        )
+        recorded = state.State.load(self.directory)
+        return self._diff(recorded, ssh_sources=self.config.ssh_sources or self._expected_sources(recorded))
 
     def apply(self, passphrase: Secret, *, on_event: Callable[[Event], None] = _ignore) -> Applied:
         """Makes the plan true. May be repeated, also after a kill at any moment.
@@ -198,6 +197,14 @@ class Deployment:
             },
         )
         return diff(wanted, recorded.resources)
+
+    def _expected_sources(self, recorded: state.State) -> tuple[str, ...]:
+        """Returns the address that apply will let in, as far as it can be known without asking anybody."""
+        if self._endpoints.caller_address:
+            return (f"{self._endpoints.caller_address}/32",)
+        rules = (record.fingerprint.get("rules", "") for record in recorded.resources.values())
+        known = next((text.split(" from ")[1].split(";")[0] for text in rules if text.startswith("ssh ")), "")
+        return tuple(known.split(", ")) if known else ("this machine's address",)
 
     def _ssh_sources(self) -> tuple[str, ...]:
         if self.config.ssh_sources:

@@ -96,7 +96,7 @@ def rehearse(
     job = job or loaded.smoke_job
     if job is not None and not job.is_dir():
         raise ConfigError(f"the job {job} is not a folder", hint="name a job folder with a meta.json")
-    _collect_wheels(cache)
+    collect_wheels(cache)
     isolate()
     with World(directory / "world") as world:
         on_phase("the clouds and the on-premises hosts are up")
@@ -140,7 +140,7 @@ def rehearse(
     )
 
 
-def _collect_wheels(cache: Path) -> None:
+def collect_wheels(cache: Path) -> None:
     """Fetches the wheels for this machine's own Python while it still has a network; the rehearsal's world has none."""
     python = shutil.which("python3", path=HOST_PATH)
     if python is None:

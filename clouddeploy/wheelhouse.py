@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,11 @@ from clouddeploy.remote.wheels import PythonTarget, Wheelhouse
 BUILD_S, DOWNLOAD_S = 120, 600
 GLIBC_TAGS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 """What Ubuntu 22.04, Debian 12 and everything newer can load."""
+
+
+def default_cache() -> Path:
+    """Returns where wheels are kept for all deployments of this user (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clouddeploy"
 
 
 def collect(target: PythonTarget, cache: Path) -> Wheelhouse:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 import click
 
 from clouddeploy import rehearse as rehearsal
+from clouddeploy import wheelhouse
 from clouddeploy.cli.main import Session, command_options
 from clouddeploy.cli.output import table
 
@@ -19,12 +19,11 @@ from clouddeploy.cli.output import table
 @command_options
 def rehearse(session: Session, file: Path, job: Path | None) -> None:
     """Run a deploy file against emulated clouds and real SSH hosts: nothing is spent, nothing is left."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clouddeploy"
     with tempfile.TemporaryDirectory(prefix="clouddeploy-rehearsal-", ignore_cleanup_errors=True) as directory:
         result = rehearsal.rehearse(
             file,
             directory=Path(directory),
-            cache=cache,
+            cache=wheelhouse.default_cache(),
             job=job,
             cancel=session.cancel,
             on_event=session.output.event,

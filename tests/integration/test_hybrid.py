@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from clouddeploy_runtime.errors import ExitCode
 
+from clouddeploy.rehearse import collect_wheels
+from clouddeploy.wheelhouse import default_cache
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 CLI = [sys.executable, "-m", "clouddeploy.cli"]
@@ -26,6 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """The clouds in a process of their own, so that apply can be killed and they live on."""
+    collect_wheels(default_cache())  # while there is a network; the served world has none
     directory = tmp_path_factory.mktemp("served")
     log = (directory / "log").open("w")
     command = [
@@ -87,7 +91,7 @@ def test_apply_killed_once_the_servers_machine_exists_then_applied_again_makes_n
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     before = json.loads((run.state / "state.json").read_text())
 
     done = run("apply", "--yes", "--output", "json")

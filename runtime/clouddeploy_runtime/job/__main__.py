@@ -103,6 +103,12 @@ def _config(app: Path, side: str) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadWorkflow(f"{file.name} of the job cannot be read", why=str(error)) from error
+    wanted = "workflows" if side == "server" else "executors"
+    if not loaded.get(wanted):
+        raise BadWorkflow(f"{file.name} names no {wanted}", hint=f"it needs at least one entry in {wanted!r}")
+    for key in ("task_data_filters", "task_result_filters"):
+        if loaded.get(key):  # a filter may protect privacy; running without it would be worse than not running
+            raise BadWorkflow(f"{file.name} asks for {key}", why="filters are not supported yet")
     return loaded
 
 

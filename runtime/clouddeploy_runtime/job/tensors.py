@@ -84,6 +84,8 @@ def read(view: memoryview) -> dict[str, NDArray[np.generic]]:
     """
     try:
         (length,) = struct.unpack_from("<Q", view)
+        if length > len(view) - 8:
+            raise ValueError(f"a header of {length} bytes in {len(view)} bytes")
         entries = json.loads(bytes(view[8 : 8 + length]))
         data = view[8 + length :]
         tensors = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class JobProcess:
         self._sent: set[int] = set()
         self._mappings = Mappings(self._give_back)
         self._lock = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._ending = asyncio.get_running_loop().create_task(self._end())
 
     @property
     def pid(self) -> int:
@@ -89,9 +90,13 @@ class JobProcess:
             except BlockingIOError:
                 await self._ready(writing=False)
                 continue
+            except ConnectionResetError:
+                continue  # it left with something unread; what it said before that can still be read
             except OSError:
                 return None
             if not data:
+                await self._ending
+                self._socket.close()
                 return None
             frame = decode(data)
             if isinstance(frame.message, Release):
@@ -108,13 +113,25 @@ class JobProcess:
 
     def terminate(self) -> None:
         """Asks the process to end; harmless when it has."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Ends the process; harmless when it has ended."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # The whole group: a script's own workers end with it.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    async def _end(self) -> None:
+        await self._process.wait()
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+            os.killpg(self.pid, signal.SIGKILL)
+        # A worker in a session of its own may still hold the other end; what has arrived can be read all the same.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
 
     async def _ready(self, *, writing: bool) -> None:
         loop = asyncio.get_running_loop()
