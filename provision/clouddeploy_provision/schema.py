@@ -46,6 +46,8 @@ class ConnectTo(_Strict):
 
 
 class Server(_Strict):
+    """The server."""
+
     type: Literal["server"]
     name: ServerName
     org: Simple
@@ -69,6 +71,8 @@ class Capacity(_Strict):
 
 
 class Client(_Strict):
+    """A client site."""
+
     type: Literal["client"]
     name: SiteName
     org: Simple
@@ -86,6 +90,8 @@ class Client(_Strict):
 
 
 class Relay(_Strict):
+    """A relay; read, and refused later as not supported yet."""
+
     type: Literal["relay"]
     name: SiteName
     org: Simple
@@ -97,6 +103,8 @@ class Relay(_Strict):
 
 
 class Admin(_Strict):
+    """A person with a console."""
+
     type: Literal["admin"]
     name: Email
     org: Simple
@@ -114,6 +122,8 @@ class Overseer(BaseModel):
 
 
 class Builder(_Strict):
+    """One builder: a dotted path and its arguments."""
+
     path: str
     args: dict[str, Any] | None = None
 

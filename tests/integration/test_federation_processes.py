@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -365,6 +366,8 @@ def test_the_example_job_runs_over_provisioned_kits(federation, tmp_path):
         endpoint=provisioner.Endpoint(host="127.0.0.1", port=federation.port),
     )
     federation.kits = {**report.kits, "server": report.kits["server1"]}
+    for name in ("site-1", "site-2"):
+        shutil.copytree(EXAMPLES / "hybrid" / "data" / name, federation.workspace(name) / "data")
     for name in ("server", "site-1", "site-2"):
         federation.start(name)
     for name, state in (("server", "serving"), ("site-1", "registered"), ("site-2", "registered")):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from clouddeploy_providers.cloud_init import generate_host_key
 from clouddeploy_runtime.errors import ExitCode
 
 from clouddeploy.rehearse import collect_wheels
@@ -52,6 +53,7 @@ def served(tmp_path_factory):
     yield process.pid, endpoints
     process.terminate()
     process.wait(timeout=30)
+    log.close()
 
 
 @pytest.fixture
@@ -126,7 +128,11 @@ def test_wrong_credentials_are_refused_before_anything_is_created(run, served, t
 
 
 def test_an_unreachable_on_premises_host_stops_before_anything_is_created(run):
-    run.file.write_text(run.file.read_text().replace("192.0.2.20", "192.0.2.99"))
+    key = run.file.parent / "identity"
+    key.touch(mode=0o600)
+    key.write_text(generate_host_key().private)
+    text = run.file.read_text().replace("192.0.2.20", "192.0.2.99").replace("~/.ssh/id_ed25519", str(key))
+    run.file.write_text(text)
     done = run("apply", "--yes", "--output", "json")
     assert done.returncode == ExitCode.CONNECTION, done.stdout + done.stderr
     assert "192.0.2.99" in envelope(done)["message"]

@@ -125,7 +125,8 @@ class SiteJob:
             buffer = self._pool.acquire(event.size)
             self._lent[task.task_id] = buffer
             await self._transfer.fetch(self.job_id, event.blob, into=buffer.view[: event.size], sha256=event.sha256)
-        await self._process.send(task, buffer)
+        with contextlib.suppress(OSError):  # the trainer has ended; `_receive` finds out why and says so
+            await self._process.send(task, buffer)
 
     async def _receive(self) -> str:
         if self._process is None:
