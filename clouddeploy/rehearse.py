@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -91,6 +92,12 @@ def rehearse(
     """
     from clouddeploy_rehearsal.world import World, isolate  # noqa: PLC0415 - moto takes a second to import
 
+    if os.geteuid() != 0:
+        raise ConfigError(
+            "a rehearsal needs root",
+            why="its machines are network namespaces of this one",
+            hint="run it with sudo, or in a container or virtual machine of yours",
+        )
     started = time.monotonic()
     loaded = config.load(file)
     job = job or loaded.smoke_job
