@@ -11,6 +11,21 @@ if TYPE_CHECKING:
     from clouddeploy_providers.base import ComputeProvider
 
 GROUP = "clouddeploy.providers"
+BUILT_IN = {
+    "aws": "clouddeploy_providers.aws.provider:AwsProvider",
+    "azure": "clouddeploy_providers.azure.provider:AzureProvider",
+    "fake": "clouddeploy_providers.fake:FakeProvider",
+    "local": "clouddeploy_providers.local:LocalProvider",
+    "onprem": "clouddeploy_providers.onprem:OnPremProvider",
+}
+"""The entry points of this distribution; an editable install keeps those of the day it was made, or none."""
+EXTRAS = frozenset({"aws", "azure"})
+"""Providers whose SDK comes with an extra of the same name."""
+
+
+def known() -> dict[str, str]:
+    """Returns `module:class` by provider name; an installed entry point wins over the built-in one."""
+    return {**BUILT_IN, **{point.name: point.value for point in metadata.entry_points(group=GROUP)}}
 
 
 def load(name: str) -> type[ComputeProvider]:
@@ -19,16 +34,18 @@ def load(name: str) -> type[ComputeProvider]:
     Raises:
         InvalidRequest: there is none, or what it needs is not installed.
     """
-    points = {point.name: point for point in metadata.entry_points(group=GROUP)}
-    if name not in points:
-        raise InvalidRequest(f"there is no provider {name!r}", hint=f"one of {', '.join(sorted(points))}")
-    module, _, attribute = points[name].value.partition(":")
+    providers = known()
+    if name not in providers:
+        raise InvalidRequest(f"there is no provider {name!r}", hint=f"one of {', '.join(sorted(providers))}")
+    module, _, attribute = providers[name].partition(":")
     try:
         provider: type[ComputeProvider] = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
+        if name in BUILT_IN and name not in EXTRAS:
+            raise  # it needs nothing that could be missing, so this is a defect and no user's mistake
         raise InvalidRequest(
             f"the provider {name!r} needs {error.name}",
             why="it is not installed",
-            hint=f"pip install 'clouddeploy[{name}]'",
+            hint=f"pip install 'clouddeploy[{name}]'" if name in EXTRAS else "install what the provider needs",
         ) from error
     return provider
