@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, ClassVar
 
 from clouddeploy_providers.errors import InvalidRequest
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from clouddeploy_providers.resources import MachineSpec, Resource
 
 REQUIRED = ("address", "user", "host_key", "identity_file")
+HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}|(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+={0,2}( .*)?")
+HOST_KEY_HINT = "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine prints `SHA256:…`"
+PORTS = range(1, 65536)
 
 
 class OnPremProvider:
@@ -31,8 +35,16 @@ class OnPremProvider:
             raise InvalidRequest(
                 f"an on-premises site lacks {', '.join(missing)}",
                 why="without a host key its identity could not be checked, without the rest it could not be reached",
-                hint="add them; `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints the fingerprint",
+                hint=f"add them in the deploy file; {HOST_KEY_HINT}",
             )
+        place = settings["address"]
+        if not HOST_KEY.fullmatch(settings["host_key"]):
+            raise InvalidRequest(
+                f"the host_key of {place} is neither a SHA256 fingerprint nor a public key", hint=HOST_KEY_HINT
+            )
+        port = settings.get("port", "22")
+        if not (port.isascii() and port.isdecimal() and int(port) in PORTS):
+            raise InvalidRequest(f"the port of {place} is {port!r}", hint="a number from 1 to 65535")
         self._settings = settings
         self._instead = endpoints.hosts.get(settings["address"])
 
