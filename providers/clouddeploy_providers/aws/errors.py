@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from botocore import exceptions
+from botocore.parsers import ResponseParserError
 
 from clouddeploy_providers import errors
 
@@ -24,9 +25,14 @@ CODES: dict[str, type[errors.ProviderError]] = {
     "ExpiredToken": errors.AuthenticationError,
     "RequestExpired": errors.AuthenticationError,
     "UnrecognizedClientException": errors.AuthenticationError,
+    "ExpiredTokenException": errors.AuthenticationError,
+    "InvalidAccessKeyId": errors.AuthenticationError,
     "UnauthorizedOperation": errors.AccessDenied,
     "AccessDenied": errors.AccessDenied,
     "AccessDeniedException": errors.AccessDenied,
+    "OptInRequired": errors.AccessDenied,
+    "Blocked": errors.AccessDenied,
+    "PendingVerification": errors.AccessDenied,
     "InsufficientInstanceCapacity": errors.CapacityError,
     "InsufficientHostCapacity": errors.CapacityError,
     "Unsupported": errors.CapacityError,
@@ -34,36 +40,64 @@ CODES: dict[str, type[errors.ProviderError]] = {
     "InstanceLimitExceeded": errors.QuotaError,
     "AddressLimitExceeded": errors.QuotaError,
     "SecurityGroupLimitExceeded": errors.QuotaError,
+    "SecurityGroupsPerInstanceLimitExceeded": errors.QuotaError,
+    "RulesPerSecurityGroupLimitExceeded": errors.QuotaError,
+    "VolumeLimitExceeded": errors.QuotaError,
+    "MaxIOPSLimitExceeded": errors.QuotaError,
     "DependencyViolation": errors.Conflict,
     "InvalidIPAddress.InUse": errors.Conflict,
     "InvalidGroup.Duplicate": errors.Conflict,
     "IdempotentParameterMismatch": errors.Conflict,
+    "IdempotentInstanceTerminated": errors.Conflict,
+    # Another worker, or our own lost request, has just added the rule: reading the rules again settles it.
+    "InvalidPermission.Duplicate": errors.Transient,
     "RequestLimitExceeded": errors.Throttled,
     "Throttling": errors.Throttled,
     "ThrottlingException": errors.Throttled,
+    "EC2ThrottledException": errors.Throttled,
+    "TooManyRequestsException": errors.Throttled,
     "InternalError": errors.Transient,
     "InternalFailure": errors.Transient,
     "Unavailable": errors.Transient,
     "ServiceUnavailable": errors.Transient,
     "ParameterNotFound": errors.NotFound,
 }
-CREDENTIALS = (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound)
-NETWORK = (exceptions.EndpointConnectionError, exceptions.HTTPClientError, exceptions.ConnectionClosedError)
+CREDENTIALS = (
+    exceptions.NoCredentialsError,
+    exceptions.PartialCredentialsError,
+    exceptions.CredentialRetrievalError,
+    exceptions.ProfileNotFound,
+    exceptions.SSOError,
+    exceptions.TokenRetrievalError,
+)
+NETWORK = (
+    exceptions.EndpointConnectionError,
+    exceptions.HTTPClientError,
+    exceptions.ConnectionClosedError,
+    ResponseParserError,  # a proxy's or load balancer's own page instead of an answer of AWS
+)
+PERMISSIONS_HINT = "ask for the permissions listed in docs/permissions.md"
+SERVER_ERROR = 500
+HINTS = {
+    errors.AuthenticationError: LOGIN_HINT,
+    errors.AccessDenied: PERMISSIONS_HINT,
+    errors.CapacityError: "try later, another size or another region",
+    errors.QuotaError: "delete what is not needed, or ask AWS for more in the Service Quotas console",
+    errors.Conflict: "look at it in the AWS console; destroy, then apply, starts afresh",
+}
 
 
-def kind_of(code: str) -> type[errors.ProviderError]:
-    """Returns the class for an EC2 error code."""
+def kind_of(code: str, status: int = 400) -> type[errors.ProviderError]:
+    """Returns the class for an EC2 error code; the HTTP status decides where the code says nothing."""
     if code in CODES:
         return CODES[code]
     if code.endswith((".NotFound", ".NotFoundException")) and not code.startswith(
         ("InvalidInstanceType", "InvalidAMIID")
     ):
         return errors.NotFound
-    return (
-        errors.InvalidRequest
-        if code.startswith(("Invalid", "Missing", "Malformed", "Unknown"))
-        else errors.ProviderError
-    )
+    if code.startswith(("Invalid", "Missing", "Malformed", "Unknown")):
+        return errors.InvalidRequest
+    return errors.Transient if status >= SERVER_ERROR else errors.ProviderError
 
 
 @contextmanager
@@ -73,16 +107,14 @@ def translated(what: str) -> Iterator[None]:
         yield
     except CREDENTIALS as error:
         raise errors.AuthenticationError(
-            f"{what}: there are no AWS credentials", why=str(error), hint=LOGIN_HINT
+            f"{what}: there are no valid AWS credentials", why=str(error), hint=LOGIN_HINT
         ) from error
     except NETWORK as error:
-        raise errors.Transient(what, why=str(error), hint="check the network and the region's name") from error
+        why = str(error).splitlines()[0]
+        raise errors.Transient(what, why=why, hint="check the network and the region's name") from error
     except exceptions.ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        kind = kind_of(code)
-        hint = LOGIN_HINT if kind is errors.AuthenticationError else ""
-        if kind is errors.AccessDenied:
-            hint = "ask for the permissions listed in docs/permissions.md"
-        raise kind(what, why=f"{code}: {message}", hint=hint) from error
+        kind = kind_of(code, error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        raise kind(what, why=f"{code}: {message}", hint=HINTS.get(kind, "")) from error
     except exceptions.BotoCoreError as error:
         raise errors.InvalidRequest(what, why=str(error)) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from clouddeploy_providers.aws.errors import translated
-from clouddeploy_providers.errors import AccessDenied, NotFound
+from clouddeploy_providers.errors import AccessDenied, InvalidRequest, NotFound
 
 CANONICAL = "099720109477"
 PARAMETER = "/aws/service/canonical/ubuntu/server/24.04/stable/current/{arch}/hvm/ebs-gp3/ami-id"
@@ -40,4 +40,6 @@ def root_device(ec2: Any, image: str) -> str:
     """Returns the name of the image's root device."""
     with translated(f"the image {image} cannot be read"):
         found = ec2.describe_images(ImageIds=[image])["Images"]
-    return str(found[0]["RootDeviceName"]) if found else "/dev/sda1"
+    if not found:
+        raise InvalidRequest(f"there is no image {image} here", hint="correct `image`; ids differ between regions")
+    return str(found[0]["RootDeviceName"])

@@ -6,10 +6,10 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.aws.errors import translated
-from clouddeploy_providers.aws.network import by_name, tag_specification, tag_value
+from clouddeploy_providers.aws.network import by_deployment, by_name, tag_specification, tag_value
 from clouddeploy_providers.errors import CapacityError, InvalidRequest, NotFound, ProviderError
 from clouddeploy_providers.resources import Kind, ResourceRef
-from clouddeploy_providers.waiters import wait_for
+from clouddeploy_providers.waiters import retrying, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,13 +40,16 @@ def create(
     Raises:
         CapacityError: no zone has one free.
     """
-    found = _find(ec2, resource)
-    instance = found or _run_somewhere(ec2, resource, image=image, root=root, subnets=subnets, size=size)
+
+    def started() -> Mapping[str, Any]:
+        return _find(ec2, resource) or _run_somewhere(ec2, resource, image=image, root=root, subnets=subnets, size=size)
+
+    # A group made a second ago may be unknown to RunInstances, a machine to AssociateAddress (boto/boto3#2556).
+    instance = retrying(started, cancel=cancel, also=(NotFound,))
     running = _wait_running(ec2, str(instance["InstanceId"]), resource.name, cancel)
     address = resource.needed(Kind.ADDRESS)
     if address is not None:
-        with translated(f"{resource.name} could not be given its address"):
-            ec2.associate_address(AllocationId=address.id, InstanceId=running["InstanceId"], AllowReassociation=True)
+        retrying(lambda: _associate(ec2, running, address, resource.name), cancel=cancel, also=(NotFound,))
         running = {**running, "PublicIpAddress": address.outputs["address"]}
     return ref_of(running, resource.name)
 
@@ -67,23 +70,27 @@ def ref_of(instance: Mapping[str, Any], name: str = "") -> ResourceRef:
 
 def read(ec2: Any, instance_id: str) -> Mapping[str, Any] | None:
     """Returns the instance unless it is absent, terminated or about to be."""
-    try:
-        with translated(f"{instance_id} cannot be read"):
-            found = ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
-    except NotFound:
-        return None
-    for reservation in found:
-        for instance in reservation["Instances"]:
-            if instance["State"]["Name"] in ALIVE:
-                return dict(instance)
-    return None
+    instance = _describe(ec2, instance_id)
+    return instance if instance is not None and instance["State"]["Name"] in ALIVE else None
+
+
+def find(ec2: Any, deployment: str) -> list[ResourceRef]:
+    """Returns the deployment's instances that cost money."""
+    alive = {"Name": "instance-state-name", "Values": list(ALIVE)}
+    with translated("the instances cannot be listed"):
+        pages = ec2.get_paginator("describe_instances").paginate(Filters=[*by_deployment(deployment), alive])
+        return [ref_of(one) for page in pages for each in page["Reservations"] for one in each["Instances"]]
 
 
 def terminate(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
     """Terminates an instance and returns once EC2 says terminated; an absent one is success."""
-    try:
+
+    def terminated() -> None:
         with translated(f"{ref.name} could not be terminated"):
             ec2.terminate_instances(InstanceIds=[ref.id])
+
+    try:
+        retrying(terminated, cancel=cancel)
     except NotFound:
         return
     wait_for(
@@ -93,6 +100,34 @@ def terminate(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
         cancel=cancel,
         what=f"{ref.name} to be terminated",
     )
+
+
+def zones_offering(ec2: Any, size: str, subnets: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Returns the subnets whose zone offers the size: `Unsupported` from RunInstances would only be found out later.
+
+    Raises:
+        InvalidRequest: no zone of the region offers it, so the name is wrong or the size is not sold here.
+        CapacityError: other zones offer it, but none of these.
+    """
+    filters = [{"Name": "instance-type", "Values": [size]}]
+    with translated(f"the zones of {size} cannot be listed"):
+        pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
+            LocationType="availability-zone", Filters=filters
+        )
+        zones = {str(one["Location"]) for page in pages for one in page["InstanceTypeOfferings"]}
+    if not zones:
+        raise InvalidRequest(f"the size {size} is not offered in this region", hint="correct `size`")
+    offering = [(subnet, zone) for subnet, zone in subnets if zone in zones]
+    if not offering:
+        tried = ", ".join(zone for _, zone in subnets)
+        hint = f"name a subnet in {', '.join(sorted(zones))}, or another size"
+        raise CapacityError(f"the size {size} is not offered in {tried}", hint=hint)
+    return offering
+
+
+def _associate(ec2: Any, instance: Mapping[str, Any], address: ResourceRef, name: str) -> None:
+    with translated(f"{name} could not be given its address"):
+        ec2.associate_address(AllocationId=address.id, InstanceId=instance["InstanceId"], AllowReassociation=True)
 
 
 def _run_somewhere(
