@@ -34,6 +34,13 @@ CODES: dict[str, type[errors.ProviderError]] = {
     "QuotaExceeded": errors.QuotaError,
     "OperationNotAllowed": errors.QuotaError,
     "PublicIPCountLimitReached": errors.QuotaError,
+    "IPv4StandardSkuPublicIpCountLimitReached": errors.QuotaError,
+    "ResourceQuotaExceeded": errors.QuotaError,
+    "SubscriptionNotFound": errors.InvalidRequest,
+    "InvalidSubscriptionId": errors.InvalidRequest,
+    "MissingSubscriptionRegistration": errors.InvalidRequest,
+    "LocationNotAvailableForResourceType": errors.InvalidRequest,
+    "InvalidParameter": errors.InvalidRequest,
     "ResourceNotFound": errors.NotFound,
     "ResourceGroupNotFound": errors.NotFound,
     "NotFound": errors.NotFound,
@@ -42,15 +49,47 @@ CODES: dict[str, type[errors.ProviderError]] = {
     "ServerTimeout": errors.Transient,
     "ServiceUnavailable": errors.Transient,
     "RetryableError": errors.Transient,
+    "AnotherOperationInProgress": errors.Transient,
+    "ReferencedResourceNotProvisioned": errors.Transient,
+    "ResourceGroupBeingDeleted": errors.Transient,
+    "CannotDeleteResource": errors.Conflict,
+    "NicReservedForAnotherVm": errors.Conflict,
+    "PublicIPAddressCannotBeDeleted": errors.Conflict,
 }
-STATUSES = {
+STATUSES: dict[int, type[errors.ProviderError]] = {
     HTTPStatus.UNAUTHORIZED: errors.AuthenticationError,
     HTTPStatus.FORBIDDEN: errors.AccessDenied,
     HTTPStatus.NOT_FOUND: errors.NotFound,
     HTTPStatus.CONFLICT: errors.Conflict,
+    HTTPStatus.PRECONDITION_FAILED: errors.Conflict,
     HTTPStatus.TOO_MANY_REQUESTS: errors.Throttled,
     HTTPStatus.BAD_REQUEST: errors.InvalidRequest,
 }
+HINTS = {
+    errors.AuthenticationError: LOGIN_HINT,
+    errors.AccessDenied: "ask for the permissions listed in docs/permissions.md",
+    errors.CapacityError: "try later, another size or another location",
+    errors.QuotaError: "delete what is not needed, or ask Azure for more under Quotas in the portal",
+    errors.Conflict: "look at it in the Azure portal; destroy, then apply, starts afresh",
+}
+HINTS_OF_CODES = {
+    "SubscriptionNotFound": "correct subscription_id in the deploy file; `az account list` shows yours",
+    "MissingSubscriptionRegistration": "`az provider register --namespace Microsoft.Compute`, and Microsoft.Network",
+}
+
+
+def kind_of(code: str, status: int) -> type[errors.ProviderError]:
+    """Returns the class for an error of Resource Manager; the HTTP status decides where the code says nothing.
+
+    The codes for things in use are one per type (`InUseSubnetCannotBeDeleted`, `NicInUse`), with status 400 or 409.
+    """
+    if code in CODES:
+        return CODES[code]
+    if "InUse" in code:
+        return errors.Conflict
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return errors.Transient
+    return STATUSES.get(status, errors.ProviderError)
 
 
 @contextmanager
@@ -64,16 +103,9 @@ def translated(what: str) -> Iterator[None]:
         raise errors.Transient(what, why=_first_line(error), hint="check the network") from error
     except exceptions.HttpResponseError as error:
         code = error.error.code if error.error is not None and error.error.code else ""
-        status = error.status_code or 0
-        kind = CODES.get(code) or STATUSES.get(HTTPStatus(status) if status in list(HTTPStatus) else HTTPStatus.OK)
-        if kind is None:
-            kind = errors.Transient if status >= HTTPStatus.INTERNAL_SERVER_ERROR else errors.ProviderError
-        if "InUse" in code or "ReservedForAnotherVm" in code or code == "CannotDeleteResource":
-            kind = errors.Conflict
-        hint = LOGIN_HINT if kind is errors.AuthenticationError else ""
-        if kind is errors.CapacityError:
-            hint = "try later, another size or another location"
-        raise kind(what, why=f"{code}: {_first_line(error)}", hint=hint) from error
+        kind = kind_of(code, error.status_code or 0)
+        hint = HINTS_OF_CODES.get(code) or HINTS.get(kind, "")
+        raise kind(what, why=f"{code}: {_first_line(error)}".removeprefix(": "), hint=hint) from error
     except exceptions.AzureError as error:
         raise errors.ProviderError(what, why=_first_line(error)) from error
 

@@ -1,25 +1,40 @@
 """AzureProvider: clients, checks, and the calls around the bodies of the modules beside it.
 
-Needs these permissions and no others: Microsoft.Resources/subscriptions/resourceGroups/{read,write,
-delete}, Microsoft.Resources/subscriptions/resourceGroups/resources/read, Microsoft.Network/{publicIPAddresses,
-networkSecurityGroups,virtualNetworks,networkInterfaces}/{read,write,delete} and their join actions,
-Microsoft.Compute/virtualMachines/{read,write,delete}, Microsoft.Compute/disks/{write,delete},
-Microsoft.Compute/locations/publishers/artifacttypes/offers/skus/versions/read.
+Needs these permissions and no others:
+    Microsoft.Resources/subscriptions/resourceGroups/{read,write,delete}
+    Microsoft.Resources/subscriptions/resourceGroups/resources/read
+    Microsoft.Network/{publicIPAddresses,networkSecurityGroups,virtualNetworks,networkInterfaces}/{read,write,delete}
+    Microsoft.Network/{publicIPAddresses,networkSecurityGroups,networkInterfaces}/join/action
+    Microsoft.Network/virtualNetworks/subnets/join/action
+    Microsoft.Network/locations/{operations,operationResults}/read
+    Microsoft.Compute/virtualMachines/{read,write,delete}
+    Microsoft.Compute/disks/{read,write,delete}
+    Microsoft.Compute/locations/operations/read
+    Microsoft.Compute/locations/publishers/artifacttypes/offers/skus/versions/read
+on the subscription, since resource groups are made in it.
 """
 
 from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from azure.identity import ClientSecretCredential, DefaultAzureCredential
+from azure.identity import (
+    AzureCliCredential,
+    ChainedTokenCredential,
+    ClientSecretCredential,
+    DefaultAzureCredential,
+    EnvironmentCredential,
+)
 from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
 from azure.mgmt.resource.resources import ResourceManagementClient
 
-from clouddeploy_providers.azure import images, network, virtual_machines
+from clouddeploy_providers.azure import images, network
 from clouddeploy_providers.azure.errors import translated
+from clouddeploy_providers.azure.machines import Machines
+from clouddeploy_providers.azure.operations import finished, group_of
 from clouddeploy_providers.errors import Conflict, InvalidRequest, NotFound
 from clouddeploy_providers.naming import TAG_DEPLOYMENT
 from clouddeploy_providers.resources import Check, Kind, ResourceRef
@@ -30,7 +45,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from clouddeploy_providers.base import ComputeProvider
-    from clouddeploy_providers.endpoints import Endpoints
+    from clouddeploy_providers.endpoints import AzureEndpoint, Endpoints
     from clouddeploy_providers.resources import MachineSpec, Resource
 
 POLLING_S = 3.0
@@ -38,6 +53,10 @@ POLLING_S = 3.0
 IN_USE_S = 240.0
 """Azure keeps a network interface reserved for 180 seconds after its machine (rancher/machine#359)."""
 CLI_S = 60
+"""`az` needs more than the default of 10 seconds when several run at once (Azure/azure-sdk-for-python#37739)."""
+# The SDK's own ten repetitions could last a quarter of an hour; what still fails after these is repeated by us.
+PATIENCE: Final = {"retry_total": 3, "connection_timeout": 20, "read_timeout": 60}
+FORCED = "Microsoft.Compute/virtualMachines"
 TYPES = {
     "microsoft.network/publicipaddresses": Kind.ADDRESS,
     "microsoft.network/virtualnetworks": Kind.NETWORK,
@@ -47,7 +66,7 @@ TYPES = {
 
 
 class AzureProvider:
-    """One subscription and location; every site has its own resource group. See `ComputeProvider` for the verbs."""
+    """One subscription and location, a resource group per site; see `ComputeProvider` for the verbs."""
 
     name: ClassVar[str] = "azure"
     setting_names: ClassVar[frozenset[str]] = frozenset({"location", "subscription_id", "tenant_id"})
@@ -66,34 +85,30 @@ class AzureProvider:
                 hint="add location and subscription_id in the deploy file",
             )
         self._location = settings["location"]
-        self._ssh_port = str(endpoints.ssh_port)
-        given: dict[str, Any] = {"polling_interval": POLLING_S}
-        credential: Any
-        if there is None:
-            credential = DefaultAzureCredential(process_timeout=CLI_S, exclude_interactive_browser_credential=True)
-        else:
-            credential = ClientSecretCredential(
-                there.tenant_id,
-                there.client_id,
-                there.client_secret,
-                authority=there.url,
-                disable_instance_discovery=True,
-                connection_verify=there.ca_file,
-            )
-            given = {
+        self._polling_s = there.polling_interval_s if there else POLLING_S
+        given: dict[str, Any] = {**PATIENCE, "polling_interval": self._polling_s}
+        if there is not None:
+            given |= {
                 "base_url": there.url,
                 "credential_scopes": [f"{there.url}/.default"],
                 "connection_verify": there.ca_file,
-                "polling_interval": there.polling_interval_s,
             }
+        with translated("Azure cannot be used"):
+            credential = _credential(there, settings.get("tenant_id"))
         self._resources: Any = ResourceManagementClient(credential, subscription, **given)
         self._network: Any = NetworkManagementClient(credential, subscription, **given)
         self._compute: Any = ComputeManagementClient(credential, subscription, **given)
+        self._machines = Machines(
+            self._compute,
+            self._network,
+            location=self._location,
+            ssh_port=str(endpoints.ssh_port),
+            polling_s=self._polling_s,
+        )
         self._verbs: dict[Kind, Any] = {
             Kind.ADDRESS: self._network.public_ip_addresses,
             Kind.NETWORK: self._network.virtual_networks,
             Kind.FIREWALL: self._network.network_security_groups,
-            Kind.MACHINE: self._compute.virtual_machines,
         }
 
     @property
@@ -106,12 +121,16 @@ class AzureProvider:
         return (Kind.GROUP, Kind.ADDRESS, Kind.NETWORK, Kind.FIREWALL, Kind.MACHINE)
 
     def check(self, wanted: Sequence[MachineSpec]) -> list[Check]:
-        """Reports whether credentials and subscription work and an image exists."""
+        """Reports whether subscription and images work; credentials that are refused raise."""
         with translated("Azure does not accept the credentials or the subscription"):
-            next(iter(self._resources.resource_groups.list()), None)
+            next(iter(self._resources.resource_groups.list(top=1)), None)
+        checks = []
         for spec in wanted:
-            self.resolve_image(spec)
-        return [Check("image", ok=True)]
+            try:
+                images.reference(self.resolve_image(spec))
+            except (InvalidRequest, NotFound) as error:
+                checks.append(Check("image", ok=False, problem=str(error), hint=error.hint))
+        return checks or [Check("image", ok=True)]
 
     def resolve_image(self, spec: MachineSpec) -> str:
         """Returns the image to pin."""
@@ -119,143 +138,138 @@ class AzureProvider:
 
     def create(self, resource: Resource, cancel: Event) -> ResourceRef:
         """Creates or finds one resource."""
-        return retrying(partial(self._create, resource), cancel=cancel)
+        if resource.kind is Kind.GROUP:
+            return retrying(partial(self._create_group, resource), cancel=cancel)
+        group = resource.needed(Kind.GROUP)
+        if group is None:
+            raise InvalidRequest(f"{resource.name} lacks its resource group")
+        if resource.machine is not None:
+            image = retrying(partial(self.resolve_image, resource.machine), cancel=cancel)
+            return self._machines.create(resource, group.name, image=image, cancel=cancel)
+        bodies = {Kind.ADDRESS: network.address, Kind.NETWORK: network.network, Kind.FIREWALL: network.firewall}
+        if resource.kind not in bodies:
+            raise InvalidRequest(f"{resource.name} lacks its machine")
+        return self._put(resource, group.name, bodies[resource.kind](resource, self._location), cancel)
 
     def update(self, ref: ResourceRef, resource: Resource, cancel: Event) -> ResourceRef:
         """Sets a network security group's rules."""
         if ref.kind is not Kind.FIREWALL:
             raise InvalidRequest(f"a {ref.kind} cannot be changed", hint="it is replaced")
-        body = network.firewall(resource, self._location)
-        return retrying(partial(self._put, Kind.FIREWALL, _group_of(ref.id), resource.name, body), cancel=cancel)
+        return self._put(resource, group_of(ref.id), network.firewall(resource, self._location), cancel)
 
     def read(self, ref: ResourceRef) -> ResourceRef | None:
         """Returns the resource as Resource Manager sees it now."""
-        if ref.kind is Kind.GROUP:
-            with translated(f"{ref.name} cannot be read"):
-                return ref if self._resources.resource_groups.check_existence(ref.name) else None
         try:
+            if ref.kind is Kind.MACHINE:
+                return self._machines.read(group_of(ref.id), ref.name)
             with translated(f"{ref.name} cannot be read"):
-                return self._ref(ref.kind, self._verbs[ref.kind].get(_group_of(ref.id), ref.name))
+                if ref.kind is Kind.GROUP:
+                    return _ref(Kind.GROUP, self._resources.resource_groups.get(ref.name))
+                return _ref(ref.kind, self._verbs[ref.kind].get(group_of(ref.id), ref.name))
         except NotFound:
             return None
 
     def delete(self, ref: ResourceRef, cancel: Event) -> None:
-        """Deletes one resource, waiting until nothing uses it any more."""
+        """Deletes one resource, waiting until nothing uses it any more. A group takes along whatever is still in it."""
         wait_for(
             partial(self._delete, ref, cancel),
             timeout_s=IN_USE_S,
-            interval_s=POLLING_S,
+            interval_s=self._polling_s,
             cancel=cancel,
             what=f"{ref.name} to be let go",
         )
 
     def find(self, deployment: str) -> list[ResourceRef]:
-        """Returns the groups that carry the deployment's tag, and what is in them."""
+        """Returns the groups that carry the deployment's tag, and what is in them.
+
+        A network interface without a machine is what a killed `create` left: it is returned as the machine that it was
+        made for, and deleted as that, since it would hold everything else.
+        """
         wanted = f"tagName eq '{TAG_DEPLOYMENT}' and tagValue eq '{deployment}'"
-        found: list[ResourceRef] = []
+        found: dict[tuple[Kind, str, str], ResourceRef] = {}
+
+        def add(ref: ResourceRef) -> None:
+            found.setdefault((ref.kind, ref.name.lower(), ref.id.lower()), ref)
+
         with translated(f"the resources of {deployment} cannot be listed"):
             for group in self._resources.resource_groups.list(filter=wanted):
-                found.append(ResourceRef(Kind.GROUP, str(group.name), str(group.id)))
+                add(_ref(Kind.GROUP, group))
                 for one in self._resources.resources.list_by_resource_group(group.name):
                     kind = TYPES.get(str(one.type).lower())
+                    machine = self._machines.of_interface(str(one.id))
                     if kind is not None:
-                        found.append(ResourceRef(kind, str(one.name), str(one.id)))
-        return sorted(found, key=lambda ref: list(Kind).index(ref.kind))
+                        add(ResourceRef(kind, str(one.name), str(one.id)))
+                    elif machine is not None:
+                        add(machine)
+        return sorted(found.values(), key=lambda ref: list(Kind).index(ref.kind))
 
-    def _create(self, resource: Resource) -> ResourceRef:
-        if resource.kind is Kind.GROUP:
-            with translated(f"the resource group {resource.name} could not be created"):
-                made = self._resources.resource_groups.create_or_update(
-                    resource.name, network.group(resource, self._location)
-                )
-            return ResourceRef(Kind.GROUP, resource.name, str(made.id))
-        group = resource.needed(Kind.GROUP)
-        if group is None:
-            raise InvalidRequest(f"{resource.name} lacks its resource group")
-        if resource.kind is Kind.MACHINE:
-            return self._create_machine(resource, group.name)
-        bodies = {Kind.ADDRESS: network.address, Kind.NETWORK: network.network, Kind.FIREWALL: network.firewall}
-        return self._put(resource.kind, group.name, resource.name, bodies[resource.kind](resource, self._location))
+    def _create_group(self, resource: Resource) -> ResourceRef:
+        groups = self._resources.resource_groups
+        with translated(f"the resource group {resource.name} could not be created"):
+            try:
+                with translated(f"the resource group {resource.name} cannot be read"):
+                    made = groups.get(resource.name)
+            except NotFound:
+                made = groups.create_or_update(resource.name, network.group(resource, self._location))
+        if (made.tags or {}).get(TAG_DEPLOYMENT) != resource.owner.deployment:
+            raise Conflict(
+                f"the resource group {resource.name} is there and is not ours",
+                why="it lacks this deployment's tag",
+                hint="whatever is in it would be deleted with it, so remove or rename it yourself",
+            )
+        return _ref(Kind.GROUP, made)
 
-    def _create_machine(self, resource: Resource, group: str) -> ResourceRef:
-        ids = {
-            kind.value: ref.id for kind in (Kind.NETWORK, Kind.ADDRESS, Kind.FIREWALL) if (ref := resource.needed(kind))
-        }
-        address = resource.needed(Kind.ADDRESS)
-        existing = self.read(ResourceRef(Kind.MACHINE, resource.name, f"/resourceGroups/{group}/"))
-        if existing is None:
-            # A repeated PUT of an existing machine is refused where it names custom data, so it is only made once.
-            with translated(f"the network interface of {resource.name} could not be created"):
-                interface = self._network.network_interfaces.begin_create_or_update(
-                    group, f"{resource.name}-nic", network.interface(resource, self._location, ids)
-                ).result()
-            image = self.resolve_image(resource.machine) if resource.machine else ""
-            body = virtual_machines.machine(resource, self._location, interface=str(interface.id), image=image)
-            existing = self._put(Kind.MACHINE, group, resource.name, body)
-        else:
-            with translated(f"{resource.name} could not be waited for"):
-                self._wait_succeeded(group, resource.name)
-        public = address.outputs["address"] if address else ""
-        user = resource.machine.user if resource.machine else ""
-        return ResourceRef(
-            Kind.MACHINE,
-            resource.name,
-            existing.id,
-            {**existing.outputs, "address": public, "ssh_port": self._ssh_port, "user": user},
-        )
+    def _put(self, resource: Resource, group: str, body: Mapping[str, Any], cancel: Event) -> ResourceRef:
+        """Writes an address, a network or a firewall. A repeated PUT of the same body changes nothing."""
+        verbs = self._verbs[resource.kind]
 
-    def _wait_succeeded(self, group: str, name: str) -> None:
-        """Waits for a machine that an earlier, killed run has asked for."""
-        from threading import Event as Never  # noqa: PLC0415 - the deadline alone ends this wait
+        def put() -> ResourceRef:
+            with translated(f"{resource.name} could not be created"):
+                poller = verbs.begin_create_or_update(group, resource.name, body)
+                return _ref(resource.kind, finished(poller, resource.name, cancel))
 
-        def done() -> bool:
-            state = str(self._compute.virtual_machines.get(group, name).provisioning_state)
-            if state == "Failed":
-                raise Conflict(f"{name} failed while Azure was making it", hint="run destroy, then apply")
-            return state == "Succeeded"
-
-        wait_for(done, timeout_s=IN_USE_S, interval_s=POLLING_S, cancel=Never(), what=f"{name} to be made")
-
-    def _put(self, kind: Kind, group: str, name: str, body: Mapping[str, Any]) -> ResourceRef:
-        with translated(f"{name} could not be created"):
-            return self._ref(kind, self._verbs[kind].begin_create_or_update(group, name, body).result())
+        return retrying(put, cancel=cancel)
 
     def _delete(self, ref: ResourceRef, cancel: Event) -> bool:
         try:
+            if ref.kind is Kind.MACHINE:
+                self._machines.delete(group_of(ref.id), ref.name, cancel)
+                return True
             with translated(f"{ref.name} could not be deleted"):
                 if ref.kind is Kind.GROUP:
-                    poller = self._resources.resource_groups.begin_delete(ref.name)
-                elif ref.kind is Kind.MACHINE:
-                    poller = self._verbs[ref.kind].begin_delete(_group_of(ref.id), ref.name, force_deletion=True)
+                    poller = self._resources.resource_groups.begin_delete(ref.name, force_deletion_types=FORCED)
                 else:
-                    poller = self._verbs[ref.kind].begin_delete(_group_of(ref.id), ref.name)
-                while not poller.done():
-                    poller.wait(POLLING_S)
-                    if cancel.is_set():
-                        return False
-                poller.result()
+                    poller = self._verbs[ref.kind].begin_delete(group_of(ref.id), ref.name)
+                finished(poller, ref.name, cancel)
         except Conflict:
             return False
         except NotFound:
             return True
         return True
 
-    @staticmethod
-    def _ref(kind: Kind, made: Any) -> ResourceRef:
-        outputs = {}
-        if kind is Kind.ADDRESS:
-            outputs["address"] = str(made.ip_address)
-        if kind is Kind.MACHINE:
-            reference = made.storage_profile.image_reference
-            outputs["size"] = str(made.hardware_profile.vm_size)
-            outputs["image"] = f"{reference.publisher}:{reference.offer}:{reference.sku}:{reference.version}"
-        return ResourceRef(kind, str(made.name), str(made.id), outputs)
+
+def _credential(there: AzureEndpoint | None, tenant: str | None) -> Any:
+    """Returns the rehearsal's credentials, or the user's own; with a tenant, those that can be asked of that tenant."""
+    if there is not None:
+        return ClientSecretCredential(
+            there.tenant_id,
+            there.client_id,
+            there.client_secret,
+            authority=there.url,
+            disable_instance_discovery=True,
+            connection_verify=there.ca_file,
+            **PATIENCE,
+        )
+    if tenant:
+        return ChainedTokenCredential(
+            EnvironmentCredential(), AzureCliCredential(tenant_id=tenant, process_timeout=CLI_S)
+        )
+    return DefaultAzureCredential(process_timeout=CLI_S, exclude_interactive_browser_credential=True)
 
 
-def _group_of(arm_id: str) -> str:
-    """Returns the group's name in an ARM id; its casing varies between Azure's services."""
-    parts = arm_id.split("/")
-    return parts[[part.lower() for part in parts].index("resourcegroups") + 1]
+def _ref(kind: Kind, made: Any) -> ResourceRef:
+    outputs = {"address": str(made.ip_address)} if kind is Kind.ADDRESS else {}
+    return ResourceRef(kind, str(made.name), str(made.id), outputs)
 
 
 _: type[ComputeProvider] = AzureProvider

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
+from clouddeploy_providers.azure.images import reference
 from clouddeploy_providers.errors import InvalidRequest
 from clouddeploy_providers.naming import tags
 
@@ -15,19 +16,22 @@ DEFAULT_SIZE = "Standard_B2s"
 HOST_NAME_MAX = 63
 
 
-def machine(resource: Resource, location: str, *, interface: str, image: str) -> dict[str, Any]:
-    """Returns the body: one key, no password, disk and interface that leave with it, secure boot.
+def machine(
+    resource: Resource, location: str, *, interface: str, image: str, is_trusted_launch: bool
+) -> dict[str, Any]:
+    """Returns the body: one key, no password, disk and interface that leave with it, secure boot where the image can.
 
     Args:
         resource: the machine wanted.
         location: Azure's name of the region.
         interface: ARM id of its network interface.
-        image: `publisher:offer:sku:version`, pinned.
+        image: `publisher:offer:sku:version`, pinned, or an ARM id.
+        is_trusted_launch: whether the image allows secure boot.
     """
     spec = resource.machine
     if spec is None:
         raise InvalidRequest(f"{resource.name} lacks its machine")
-    publisher, offer, sku, version = image.split(":")
+    secure = {"uefiSettings": {"secureBootEnabled": True, "vTpmEnabled": True}, "securityType": "TrustedLaunch"}
     key = {"path": f"/home/{spec.user}/.ssh/authorized_keys", "keyData": spec.public_key}
     return {
         "location": location,
@@ -35,7 +39,7 @@ def machine(resource: Resource, location: str, *, interface: str, image: str) ->
         "properties": {
             "hardwareProfile": {"vmSize": spec.size or DEFAULT_SIZE},
             "storageProfile": {
-                "imageReference": {"publisher": publisher, "offer": offer, "sku": sku, "version": version},
+                "imageReference": reference(image),
                 "osDisk": {
                     "createOption": "FromImage",
                     "deleteOption": "Delete",
@@ -49,12 +53,9 @@ def machine(resource: Resource, location: str, *, interface: str, image: str) ->
                 "customData": base64.b64encode(spec.user_data.encode()).decode(),
                 "linuxConfiguration": {"disablePasswordAuthentication": True, "ssh": {"publicKeys": [key]}},
             },
-            "securityProfile": {
-                "securityType": "TrustedLaunch",
-                "uefiSettings": {"secureBootEnabled": True, "vTpmEnabled": True},
-            },
             "networkProfile": {
                 "networkInterfaces": [{"id": interface, "properties": {"primary": True, "deleteOption": "Delete"}}]
             },
+            **({"securityProfile": secure} if is_trusted_launch else {}),
         },
     }
