@@ -9,6 +9,7 @@ from clouddeploy_providers.resources import Kind, Owner, Resource
 
 MACHINE = Resource(Kind.MACHINE, "cd-p-s-machine-0123abcd", Owner("0123abcd", "p", "s"))
 FINGERPRINT = "SHA256:7n7yOGxKnpUfTLGZzLJ1vdgMC9nr1Vx4jKKFzhCxGWs"
+PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3zBvhYzWqWh5ZyZ5YHcqBrqk9ZlQvJ1sXoPtnvQm3k"
 SETTINGS = {"address": "192.0.2.20", "user": "fl", "host_key": FINGERPRINT, "identity_file": "~/.ssh/id_ed25519"}
 
 
@@ -45,7 +46,7 @@ def test_a_missing_setting_is_named(key):
         OnPremProvider(given, REAL)
 
 
-@pytest.mark.parametrize("host_key", [FINGERPRINT, generate_host_key().public, generate_host_key().public + " root@h"])
+@pytest.mark.parametrize("host_key", [FINGERPRINT, PUBLIC, f"{PUBLIC} root@h"])
 def test_a_host_key_is_a_fingerprint_or_a_public_key(host_key):
     assert create(OnPremProvider({**SETTINGS, "host_key": host_key}, REAL)).outputs["host_key"] == host_key
 
