@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import threading
 from pathlib import Path
 
-from clouddeploy_rehearsal.isolation import is_isolated, prepare
+from clouddeploy_rehearsal.isolation import isolate
 from clouddeploy_rehearsal.world import Faults, World, save_endpoints
 
 
@@ -19,12 +20,15 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--faults", type=json.loads, default={}, help="JSON with the fields of Faults")
     parser.add_argument("--host", action="append", default=[], metavar="ADDRESS=NAME", help="an on-premises host")
+    parser.add_argument("--unprivileged", action="store_true", help="hosts without root even for root")
     arguments = parser.parse_args()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    if not is_isolated():
-        prepare()
-    with World(arguments.directory, faults=Faults(**arguments.faults)) as world:
+    as_root = os.geteuid() == 0 and not arguments.unprivileged
+    if as_root:
+        isolate()
+    faults = Faults(**{**arguments.faults, "no_capacity": frozenset(arguments.faults.get("no_capacity", ()))})
+    with World(arguments.directory, faults=faults, as_root=as_root) as world:
         for given in arguments.host:
             address, _, name = given.partition("=")
             world.add_host(address, name=name)

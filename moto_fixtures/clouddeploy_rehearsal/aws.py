@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import os
+import socket
 import threading
 import time
 from datetime import UTC, datetime
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.endpoints import AwsEndpoint
 
-from clouddeploy_rehearsal import user_data
+from clouddeploy_rehearsal import signature, user_data
+from clouddeploy_rehearsal.addresses import public
 from clouddeploy_rehearsal.faults import Counter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from clouddeploy_rehearsal.faults import Faults
     from clouddeploy_rehearsal.fleet import Fleet
@@ -25,23 +26,21 @@ if TYPE_CHECKING:
 KEY_ID = "AKIAREHEARSAL0000000"
 SECRET = "rehearsal-secret-access-key-of-no-account"  # noqa: S105 - opens nothing but this emulator
 ACCOUNT = "123456789012"
-IMAGE = "ami-0ub24042026amd64a"
-PARAMETERS = tuple(
-    f"/aws/service/canonical/ubuntu/server/24.04/stable/current/{arch}/hvm/ebs-gp3/ami-id"
+PARAMETERS = {
+    f"/aws/service/canonical/ubuntu/server/24.04/stable/current/{arch}/hvm/ebs-gp3/ami-id": f"ami-0ub24042026{arch}a"
     for arch in ("amd64", "arm64")
-)
-ERROR = (
-    '<?xml version="1.0" encoding="UTF-8"?><Response><Errors><Error><Code>{code}</Code>'
-    "<Message>{message}</Message></Error>"
-    "</Errors><RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"
-)
+}
+NO_TOKENS = (None, "", "ABCDE")
+"""What moto passes on when the caller gave no client token."""
+USER = "ubuntu"
+"""The account of Canonical's images, for user data that names none."""
 PENDING, RUNNING, TERMINATED = ("pending", 0), ("running", 16), ("terminated", 48)
 
 
 class AwsCloud:
     """The emulated AWS of one world; at most one at a time, since it changes moto itself."""
 
-    def __init__(self, fleet: Fleet, faults: Faults) -> None:
+    def __init__(self, fleet: Fleet, faults: Faults, *, addresses: Iterator[str] | None = None) -> None:
         os.environ["MOTO_AMIS_PATH"] = str(resources.files("clouddeploy_rehearsal").joinpath("amis.json"))
         for name in ("ENABLE_AMI_VALIDATION", "EC2_ENABLE_INSTANCE_TYPE_VALIDATION"):
             os.environ[f"MOTO_{name}"] = "1"
@@ -49,8 +48,12 @@ class AwsCloud:
         self._fleet = fleet
         self._faults = faults
         self._counter = Counter(faults)
-        self._tokens: dict[str, tuple[str, Any]] = {}
-        self._public = itertools.count(10)
+        self._tokens: dict[tuple[str, str] | None, tuple[str, Any]] = {}
+        self._public = addresses or public("aws")
+        self._born: dict[str, float] = {}
+        self._threads: list[threading.Thread] = []
+        # Taken for what decides by an instance's state and for changes of a host, so that neither is seen half done.
+        self._lock = threading.RLock()
         self._undo: list[Callable[[], None]] = []
         self._server: Any = None
 
@@ -78,6 +81,8 @@ class AwsCloud:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+        for boot in self._threads:
+            boot.join()  # what is still starting would outlive the world
         for undo in reversed(self._undo):
             undo()
         for backends in (ec2_backends, ssm_backends):
@@ -92,6 +97,8 @@ class AwsCloud:
             instances = [one for each in backend.reservations.values() for one in each.instances]
             found += [f"aws instance {one.id}" for one in instances if one._state.name != "terminated"]  # noqa: SLF001
             found += [f"aws address {one.allocation_id}" for one in backend.addresses]
+            found += [f"aws volume {one}" for one in backend.volumes]
+            found += [f"aws key-pair {one}" for one in backend.key_pairs]
             groups = [group for each in backend.groups.values() for group in each.values()]
             found += [f"aws security-group {group.id}" for group in groups if group.name != "default"]
         return found
@@ -107,7 +114,7 @@ class AwsCloud:
                 made = Parameter(
                     account_id=ACCOUNT,
                     name=name,
-                    value=IMAGE,
+                    value=PARAMETERS[name],
                     parameter_type="String",
                     description="",
                     allowed_pattern=None,
@@ -125,26 +132,27 @@ class AwsCloud:
         """Refuses foreign credentials as EC2 does, and shows the faults."""
 
         def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            def refuse(status: str, code: str, message: str) -> Iterable[bytes]:
-                start_response(status, [("Content-Type", "text/xml")])
-                return [ERROR.format(code=code, message=message).encode()]
+            def refuse(refusal: signature.Refusal) -> Iterable[bytes]:
+                start_response(refusal.status, [("Content-Type", refusal.content_type)])
+                return [refusal.body]
 
             time.sleep(self._faults.latency_s)
-            if f"Credential={KEY_ID}/" not in environ.get("HTTP_AUTHORIZATION", ""):
-                return refuse(
-                    "401 Unauthorized", "AuthFailure", "AWS was not able to validate the provided access credentials"
-                )
+            refusal = signature.check(environ, key_id=KEY_ID, secret=SECRET)
+            if refusal is not None:
+                return refuse(refusal)
             fault = self._counter.next()
             if fault == "throttle":
-                return refuse("503 Service Unavailable", "RequestLimitExceeded", "Request limit exceeded.")
+                service = signature.service_of(environ)
+                code = "RequestLimitExceeded" if service == "ec2" else "ThrottlingException"
+                return refuse(signature.refusal(service, "503 Service Unavailable", code, "Request limit exceeded."))
             if fault == "drop":
-                environ["werkzeug.socket"].close()
-                return []
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                raise ConnectionAbortedError("dropped on request")
             return application(environ, start_response)
 
         return guarded
 
-    def _patch(self) -> None:  # noqa: C901 - a list of replacements, each a few lines
+    def _patch(self) -> None:  # noqa: C901, PLR0915 - a list of replacements, each a few lines
         from moto.ec2.exceptions import DependencyViolationError, EC2ClientError  # noqa: PLC0415
         from moto.ec2.models import elastic_ip_addresses, elastic_network_interfaces, instances, security_groups  # noqa: PLC0415
 
@@ -163,7 +171,8 @@ class AwsCloud:
                 super().__init__("IdempotentParameterMismatch", "The token was used before with other parameters.")
 
         run, terminate = instances.InstanceBackend.run_instances, instances.Instance.terminate
-        associate = elastic_ip_addresses.ElasticAddressBackend.associate_address
+        addresses = elastic_ip_addresses.ElasticAddressBackend
+        associate, disassociate = addresses.associate_address, addresses.disassociate_address
         groups = security_groups.SecurityGroupBackend
         authorize, revoke = groups.authorize_security_group_ingress, groups.revoke_security_group_ingress
         delete_group = groups.delete_security_group
@@ -172,41 +181,55 @@ class AwsCloud:
             size, token = rest.get("instance_type"), rest.get("client_token")
             if size in self._faults.no_capacity:
                 raise CapacityError(str(size))
-            request = f"{image_id} {count} {given} {size}"
-            if token in self._tokens:
-                before, made = self._tokens[token]
-                if before != request:
-                    raise MismatchError
-                return made
-            made = run(backend, image_id, count, given, names, **rest)
-            if token:
-                self._tokens[token] = (request, made)
+            # All that a second call with the same token must repeat.
+            request = repr((image_id, count, given, names, sorted(rest.items())))
+            named = (backend.region_name, str(token)) if token not in NO_TOKENS else None
+            with self._lock:
+                if named in self._tokens:
+                    before, made = self._tokens[named]
+                    if before != request:
+                        raise MismatchError
+                    return made
+                made = run(backend, image_id, count, given, names, **rest)
+                if named:
+                    self._tokens[named] = (request, made)
+                for instance in made.instances:
+                    self.created += 1
+                    self._born[instance.id] = time.monotonic()
+                    _set_state(instance, PENDING)
             for instance in made.instances:
-                self.created += 1
-                _set_state(instance, PENDING)
-                threading.Thread(target=self._boot, args=(instance,), daemon=True, name=instance.id).start()
+                boot = threading.Thread(target=self._boot, args=(instance,), daemon=True, name=instance.id)
+                boot.start()
+                self._threads.append(boot)
             return made
 
         def terminate_instance(instance: Any, *arguments: Any, **rest: Any) -> Any:
-            result = terminate(instance, *arguments, **rest)
+            with self._lock:
+                result = terminate(instance, *arguments, **rest)
+                # moto forgets to free the address; a terminated instance has none.
+                for address in instance.ec2_backend.addresses:
+                    if address.instance is instance:
+                        address.instance = address.eni = address.association_id = None
             self._fleet.kill(instance.id)
             return result
 
         def associate_address(backend: Any, *arguments: Any, **rest: Any) -> Any:
             address = associate(backend, *arguments, **rest)
-            host = self._fleet.host(address.instance.id) if address.instance else None
-            if host is not None and address.public_ip not in host.addresses:
-                host.add_address(address.public_ip)
+            self._settle(backend)
             return address
+
+        def disassociate_address(backend: Any, *arguments: Any, **rest: Any) -> None:
+            disassociate(backend, *arguments, **rest)
+            self._settle(backend)
 
         def authorize_ingress(backend: Any, *arguments: Any, **rest: Any) -> Any:
             result = authorize(backend, *arguments, **rest)
-            self._apply_rules(backend)
+            self._settle(backend)
             return result
 
         def revoke_ingress(backend: Any, *arguments: Any, **rest: Any) -> Any:
             result = revoke(backend, *arguments, **rest)
-            self._apply_rules(backend)
+            self._settle(backend)
             return result
 
         def delete_security_group(backend: Any, name: str | None = None, group_id: str | None = None) -> None:
@@ -217,7 +240,9 @@ class AwsCloud:
 
         self._replace(instances.InstanceBackend, "run_instances", run_instances)
         self._replace(instances.Instance, "terminate", terminate_instance)
-        self._replace(elastic_ip_addresses.ElasticAddressBackend, "associate_address", associate_address)
+        self._replace(instances.InstanceBackend, "all_reservations", self._lagging())
+        self._replace(addresses, "associate_address", associate_address)
+        self._replace(addresses, "disassociate_address", disassociate_address)
         self._replace(groups, "authorize_security_group_ingress", authorize_ingress)
         self._replace(groups, "revoke_security_group_ingress", revoke_ingress)
         self._replace(groups, "delete_security_group", delete_security_group)
@@ -230,35 +255,63 @@ class AwsCloud:
         self._undo.append(lambda: setattr(owner, name, old))
 
     def _next_public(self) -> str:
-        """Addresses of RFC 5737 TEST-NET-2, which no real machine has."""
-        return f"198.51.100.{next(self._public)}"
+        return next(self._public)
+
+    def _lagging(self) -> Callable[..., Any]:
+        """Returns a list of instances in which a new one does not show for a while."""
+        from moto.ec2.models.instances import InstanceBackend  # noqa: PLC0415
+
+        everything = InstanceBackend.all_reservations
+
+        def all_reservations(backend: Any, filters: Any = None) -> list[Any]:
+            then = time.monotonic() - self._faults.lag_s
+            found = []
+            for each in everything(backend, filters):
+                each.instances = [one for one in each.instances if self._born.get(one.id, 0.0) <= then]
+                if each.instances:
+                    found.append(each)
+            return found
+
+        return all_reservations
 
     def _boot(self, instance: Any) -> None:
         try:
             text = base64.b64decode(str(instance.user_data or "")).decode()
-            given = user_data.parse(text if text.startswith("#cloud-config") else str(instance.user_data))
-            time.sleep(self._faults.lag_s)
-            addresses = [address for address in (instance.public_ip, instance.private_ip) if address]
+            pair = instance.ec2_backend.key_pairs.get(instance.key_name)
+            keys = (pair.material_public.decode().strip(),) if pair else ()
+            given = user_data.parse(text, user=USER, authorized_keys=keys)
             self._fleet.boot(
                 instance.id,
                 name="ip-" + instance.private_ip.replace(".", "-"),
-                addresses=list(reversed(addresses)),
+                addresses=_addresses(instance),
                 user_data=given,
                 rules=_rules(instance),
             )
-            if instance._state.name == "pending":  # noqa: SLF001
-                _set_state(instance, RUNNING)
-            else:
+            with self._lock:
+                is_wanted = instance._state.name == "pending"  # noqa: SLF001
+                if is_wanted:
+                    # Rules and addresses may have changed while it was starting.
+                    self._settle(instance.ec2_backend)
+                    _set_state(instance, RUNNING)
+            if not is_wanted:
                 self._fleet.kill(instance.id)
         except (RuntimeError, ValueError, OSError) as error:
             instance._reason = f"Server.InternalError: {error}"  # noqa: SLF001
             _set_state(instance, TERMINATED)
 
-    def _apply_rules(self, backend: Any) -> None:
-        for instance in _living(backend):
-            host = self._fleet.host(instance.id)
-            if host is not None:
-                host.set_rules(_rules(instance))
+    def _settle(self, backend: Any) -> None:
+        """Gives every running host the addresses and the firewall that EC2 says it has."""
+        with self._lock:
+            for instance in _living(backend):
+                host = self._fleet.host(instance.id)
+                if host is not None:
+                    wanted = _addresses(instance)
+                    for address in wanted:
+                        if address not in host.addresses:
+                            host.add_address(address)
+                    for address in [one for one in host.addresses if one not in wanted]:
+                        host.remove_address(address)
+                    host.set_rules(_rules(instance))
 
 
 def _set_state(instance: Any, state: tuple[str, int]) -> None:
@@ -268,6 +321,11 @@ def _set_state(instance: Any, state: tuple[str, int]) -> None:
 def _living(backend: Any) -> list[Any]:
     everything = [one for each in backend.reservations.values() for one in each.instances]
     return [one for one in everything if one._state.name != "terminated"]  # noqa: SLF001
+
+
+def _addresses(instance: Any) -> list[str]:
+    """Returns private and public address; the last is where the instance's own traffic comes from."""
+    return [address for address in (instance.private_ip, instance.public_ip) if address]
 
 
 def _groups(instance: Any) -> list[Any]:
@@ -281,4 +339,6 @@ def _rules(instance: Any) -> list[tuple[int, int, str]]:
             block = rule.ip_range.get("CidrIp") if isinstance(rule.ip_range, dict) else rule.ip_range
             if block and str(rule.ip_protocol) == "tcp":
                 found.append((int(rule.from_port), int(rule.to_port), str(block)))
+            elif block and str(rule.ip_protocol) == "-1":
+                found.append((0, 65535, str(block)))
     return found

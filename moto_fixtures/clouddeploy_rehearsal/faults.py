@@ -19,7 +19,7 @@ class Faults:
     drop_every: int = 0
     """The connection of every nth call is closed unanswered; 0: none is."""
     lag_s: float = 0.0
-    """So long a new machine is invisible."""
+    """So long a new EC2 instance is invisible, and a new Azure resource missing from lists."""
 
 
 @dataclass

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import shlex
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
+from clouddeploy_providers.cloud_init import generate_host_key
 
 
 @dataclass(frozen=True)
@@ -16,28 +19,66 @@ class UserData:
     authorized_keys: tuple[str, ...]
     host_private_key: str = field(repr=False)
     host_public_key: str
-    commands: tuple[str, ...] = ()
+    commands: tuple[str, ...] = field(default=(), repr=False)
     """Shell lines run once as root, before sshd answers."""
 
 
-def parse(text: str) -> UserData:
-    """Reads `users`, `ssh_keys` and `runcmd` of a cloud-config document.
+def parse(text: str, *, user: str, authorized_keys: tuple[str, ...] = ()) -> UserData:
+    """Reads `users`, `ssh_authorized_keys`, `ssh_keys`, `write_files` and `runcmd` of a cloud-config document.
+
+    As with a real machine, what is no cloud-config is not an error: it is ignored, and the machine makes its own keys.
+
+    Args:
+        text: the user data, decoded; may be empty.
+        user: the account that the image or the cloud's API names; the document's first user replaces it.
+        authorized_keys: keys that the cloud's API names, in addition to the document's.
 
     Raises:
-        ValueError: it is no cloud-config, or lacks a user or a host key; a real machine could not be reached either.
+        ValueError: it calls itself a cloud-config and is none; cloud-init would leave a machine nobody can reach.
     """
-    if not text.startswith("#cloud-config"):
-        raise ValueError("the user data is no cloud-config")
-    document = yaml.safe_load(text)
-    users = [user for user in document.get("users", []) if isinstance(user, dict)]
+    document = _document(text)
+    users = [one for one in document.get("users", []) if isinstance(one, dict)]
+    first: dict[str, Any] = users[0] if users else {}
     keys = document.get("ssh_keys", {})
-    if not users or "ed25519_private" not in keys:
-        raise ValueError("the cloud-config names no user or no host key")
-    commands = [line if isinstance(line, str) else shlex.join(map(str, line)) for line in document.get("runcmd", [])]
+    if "ed25519_private" in keys and "ed25519_public" in keys:
+        private, public = str(keys["ed25519_private"]), str(keys["ed25519_public"])
+    else:
+        made = generate_host_key()
+        private, public = made.private, made.public
+    own = (*first.get("ssh_authorized_keys", []), *document.get("ssh_authorized_keys", []))
+    lines = [line if isinstance(line, str) else shlex.join(map(str, line)) for line in document.get("runcmd", [])]
     return UserData(
-        user=users[0]["name"],
-        authorized_keys=tuple(users[0].get("ssh_authorized_keys", [])),
-        host_private_key=keys["ed25519_private"],
-        host_public_key=keys["ed25519_public"],
-        commands=tuple(commands),
+        user=str(first.get("name", user)),
+        authorized_keys=tuple(dict.fromkeys([*authorized_keys, *map(str, own)])),
+        host_private_key=private,
+        host_public_key=public,
+        commands=(*(_write(one) for one in document.get("write_files", [])), *lines),
     )
+
+
+def _document(text: str) -> dict[str, Any]:
+    if not text.startswith("#cloud-config"):
+        return {}
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the cloud-config is no YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ValueError("the cloud-config is no mapping")  # noqa: TRY004 - the document is wrong, not the program
+    return document
+
+
+def _write(file: dict[str, Any]) -> str:
+    """Returns the shell line that writes one entry of `write_files`."""
+    path, content = shlex.quote(str(file["path"])), str(file.get("content", ""))
+    if "encoding" in file:
+        if str(file["encoding"]) not in {"b64", "base64"}:
+            raise ValueError(f"write_files: the encoding {file['encoding']} of {file['path']} is not emulated")
+        encoded = content
+    else:
+        encoded = base64.b64encode(content.encode()).decode()
+    mode = shlex.quote(str(file.get("permissions", "0644")))
+    line = f"install -D -m {mode} /dev/null {path} && printf %s {shlex.quote(encoded)} | base64 -d >{path}"
+    return f"{line} && chown {shlex.quote(str(file['owner']))} {path}" if "owner" in file else line

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 from clouddeploy_providers.cloud_init import generate_host_key
 from clouddeploy_providers.endpoints import AwsEndpoint, AzureEndpoint, Endpoints, SshEndpoint
 
+from clouddeploy_rehearsal.addresses import loopback, public
 from clouddeploy_rehearsal.aws import AwsCloud
 from clouddeploy_rehearsal.azure.server import AzureCloud
 from clouddeploy_rehearsal.faults import Faults
 from clouddeploy_rehearsal.fleet import Fleet
-from clouddeploy_rehearsal.isolation import CALLER, isolate
+from clouddeploy_rehearsal.isolation import is_isolated, isolate
 from clouddeploy_rehearsal.user_data import UserData
 
 if TYPE_CHECKING:
@@ -35,25 +36,49 @@ class World:
     Args:
         directory: a folder for its files; made if absent.
         faults: what goes wrong.
+        as_root: whether its hosts are network namespaces with a real sshd and firewall, or processes of the caller on
+            loopback addresses; None: the former for root.
     """
 
-    def __init__(self, directory: Path, *, faults: Faults | None = None) -> None:
+    def __init__(self, directory: Path, *, faults: Faults | None = None, as_root: bool | None = None) -> None:
         faults = faults or Faults()
         self._directory = directory
-        self._fleet = Fleet(directory)
-        self.aws = AwsCloud(self._fleet, faults)
-        self.azure = AzureCloud(self._fleet, faults)
-        self.endpoints = Endpoints(caller_address=CALLER)
+        self._fleet = Fleet(directory, as_root=os.geteuid() == 0 if as_root is None else as_root)
+        pool = public if self._fleet.as_root else loopback
+        self._loopback = loopback("onprem")
+        self.aws = AwsCloud(self._fleet, faults, addresses=pool("aws"))
+        self.azure = AzureCloud(self._fleet, faults, addresses=pool("azure"))
+        self.endpoints = Endpoints(caller_address=self._fleet.caller)
         self._named = 100
 
     def __enter__(self) -> Self:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.endpoints = replace(self.endpoints, aws=self.aws.start(), azure=self.azure.start(self._directory))
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Starts both clouds; clears what a killed world has left in the folder.
+
+        Raises:
+            RuntimeError: the process is in the machine's own network, where emulated addresses must not appear.
+        """
+        if self._fleet.as_root and not is_isolated():
+            raise RuntimeError("call isolate() first: a world's hosts need a network of their own")
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fleet.start()
+        self.endpoints = replace(
+            self.endpoints,
+            aws=self.aws.start(),
+            azure=self.azure.start(self._directory),
+            ssh_port=self._fleet.ssh_port,
+        )
+
+    def close(self) -> None:
+        """Ends the clouds and every host."""
         self.azure.close()
         self.aws.close()
         self._fleet.close()
@@ -69,6 +94,8 @@ class World:
             own = str(ipaddress.ip_address(address))
         except ValueError:
             own, self._named = NAMED_HOSTS.format(self._named), self._named + 1
+        if not self._fleet.as_root:
+            own = next(self._loopback)
         host_key, user_key = generate_host_key(), generate_host_key()
         identity = self._directory / f"{name}.identity"
         descriptor = os.open(identity, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -76,13 +103,21 @@ class World:
             file.write(user_key.private)
         given = UserData(USER, (user_key.public,), host_key.private, host_key.public)
         self._fleet.boot(f"onprem {name}", name=name, addresses=[own], user_data=given, rules=None)
-        there = SshEndpoint(own, 22, USER, host_key.public, str(identity))
+        there = SshEndpoint(own, self._fleet.ssh_port, USER, host_key.public, str(identity))
         self.endpoints = replace(self.endpoints, hosts={**self.endpoints.hosts, address: there})
         return there
 
     def resources(self) -> list[str]:
         """Returns everything that exists in both clouds now, asked of the clouds and not of any state."""
         return [*self.aws.resources(), *self.azure.resources()]
+
+    def create_count(self, kind: str) -> int:
+        """Returns how many machines a cloud has ever created.
+
+        Args:
+            kind: `aws` or `azure`.
+        """
+        return {"aws": self.aws.created, "azure": self.azure.store.created}[kind]
 
     def machines_created(self) -> int:
         """Returns how many machines were ever created in both clouds."""

@@ -107,6 +107,8 @@ PROPERTIES: dict[str, dict[str, Any]] = {
         "enableAcceleratedNetworking": FLAG,
     },
     "microsoft.compute/virtualmachines": MACHINE,
+    # Born with a machine here and never by themselves; listed, read and deleted like everything else.
+    "microsoft.compute/disks": {"creationData!": {"createOption!": ("Empty",)}, "diskSizeGB": NUMBER},
 }
 SKU = {"name": ("Basic", "Standard", "StandardV2"), "tier": ("Regional", "Global")}
 PYTHON = {TEXT: str, NUMBER: int, FLAG: bool}

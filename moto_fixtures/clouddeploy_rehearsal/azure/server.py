@@ -20,6 +20,7 @@ from clouddeploy_rehearsal.azure.store import MACHINES, Refused, Store
 from clouddeploy_rehearsal.faults import Counter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from clouddeploy_rehearsal.faults import Faults
@@ -39,13 +40,14 @@ IMAGES = re.compile(
 RESOURCE = re.compile(
     r"/subscriptions/([^/]+)/resourcegroups(?:/([^/]+)(?:/providers/([^/]+)/([^/]+)(?:/([^/]+))?)?)?$", re.IGNORECASE
 )
+COLLECTION = re.compile(r"/providers/[^/]+/[^/]+$")
 
 
 class AzureCloud:
     """The emulated Azure of one world."""
 
-    def __init__(self, fleet: Fleet, faults: Faults) -> None:
-        self.store = Store(fleet, faults)
+    def __init__(self, fleet: Fleet, faults: Faults, *, addresses: Iterator[str] | None = None) -> None:
+        self.store = Store(fleet, faults, addresses=addresses)
         self.faults = faults
         self.counter = Counter(faults)
         self._server: ThreadingHTTPServer | None = None
@@ -86,6 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection; routes by method and path."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer is written in two pieces, and the second would wait for 40 ms
     azure: AzureCloud
 
     def log_message(self, *_arguments: Any) -> None:
@@ -190,18 +193,21 @@ class _Handler(BaseHTTPRequestHandler):
         raise Refused(405, "MethodNotAllowed", self.command)
 
     def _list(self, prefix: str) -> None:
-        found = [one for key, one in list(self.azure.store.resources.items()) if key.startswith(prefix)]
+        found = self.azure.store.listed(prefix)
         self._answer(200, {"value": [{key: one[key] for key in ("id", "name", "type", "location")} for one in found]})
 
     def _list_groups(self) -> None:
         wanted = re.match(r"tagName eq '([^']*)' and tagValue eq '([^']*)'$", self.query.get("$filter", ""))
-        groups = [one for key, one in list(self.azure.store.resources.items()) if "/providers/" not in key]
+        groups = [one for one in self.azure.store.listed("") if "/providers/" not in one["id"]]
         self._answer(
             200, {"value": [one for one in groups if not wanted or one.get("tags", {}).get(wanted[1]) == wanted[2]]}
         )
 
     def _get(self, path: str, _kind: str, _raw: bytes) -> None:
         resource = self.azure.store.resources.get(path.lower())
+        if resource is None and COLLECTION.search(path):
+            self._answer(200, {"value": self.azure.store.listed(f"{path.lower()}/")})
+            return
         if resource is None:
             code = "ResourceNotFound" if "/providers/" in path else "ResourceGroupNotFound"
             raise Refused(404, code, f"The Resource '{path}' was not found.")

@@ -8,12 +8,14 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_rehearsal import user_data
+from clouddeploy_rehearsal.addresses import public
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from clouddeploy_rehearsal.faults import Faults
     from clouddeploy_rehearsal.fleet import Fleet
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 MACHINES = "microsoft.compute/virtualmachines"
 ADDRESSES = "microsoft.network/publicipaddresses"
 FIREWALLS = "microsoft.network/networksecuritygroups"
+DISKS = "microsoft.compute/disks"
 NETWORKS = "microsoft.network/virtualnetworks"
 INTERFACES = "microsoft.network/networkinterfaces"
 
@@ -49,7 +52,7 @@ class Refused(Exception):
 class Store:
     """The subscription; every method may be called from several threads."""
 
-    def __init__(self, fleet: Fleet, faults: Faults) -> None:
+    def __init__(self, fleet: Fleet, faults: Faults, *, addresses: Iterator[str] | None = None) -> None:
         self.resources: dict[str, dict[str, Any]] = {}
         """By ARM id in lower case."""
         self.operations: dict[str, Operation] = {}
@@ -57,8 +60,9 @@ class Store:
         self._fleet = fleet
         self._faults = faults
         self._lock = threading.RLock()
-        self._public = itertools.count(10)
-        self._private = itertools.count(4)
+        self._private = map(str, itertools.islice(IPv4Network(PRIVATE).hosts(), 3, None))
+        self._public = addresses or public("azure")
+        self._born: dict[str, float] = {}
 
     def put(self, arm_id: str, kind: str, body: dict[str, Any]) -> tuple[bool, dict[str, Any], str]:
         """Creates or replaces a resource; returns whether it is new, the resource, and the operation's id."""
@@ -79,9 +83,18 @@ class Store:
             }
             self._fill_in(made, kind, self.resources.get(key))
             self.resources[key] = made
+            if is_new:
+                self._born[key] = time.monotonic()
         if not kind:
             return is_new, made, ""
         return is_new, made, self._run(lambda: self._finish(made, kind, is_new=is_new))
+
+    def listed(self, prefix: str) -> list[dict[str, Any]]:
+        """Returns what lists show below an id; new things appear in Resource Manager's lists with a delay."""
+        then = time.monotonic() - self._faults.lag_s
+        with self._lock:
+            found = [key for key in self.resources if key.startswith(prefix) and self._born.get(key, 0.0) <= then]
+            return [self.resources[key] for key in found]
 
     def delete(self, arm_id: str, kind: str) -> str:
         """Starts to delete a resource; returns the operation's id."""
@@ -142,12 +155,12 @@ class Store:
                 raise Refused(
                     400, "IPv4BasicSkuPublicIpCountLimitReached", "Cannot create more than 0 Basic IPv4 addresses."
                 )
-            properties["ipAddress"] = old.get("ipAddress") or f"203.0.113.{next(self._public)}"
+            properties["ipAddress"] = old.get("ipAddress") or next(self._public)
         if kind == INTERFACES:
             for one in properties["ipConfigurations"]:
                 self._must_exist(one["properties"].get("publicIPAddress", {}).get("id"))
                 self._must_exist((one["properties"].get("subnet", {}).get("id") or "").rsplit("/subnets/", 1)[0])
-                one["properties"].setdefault("privateIPAddress", f"10.40.0.{next(self._private)}")
+                one["properties"].setdefault("privateIPAddress", next(self._private))
             self._must_exist(properties.get("networkSecurityGroup", {}).get("id"))
         if kind == MACHINES:
             self.created += before is None
@@ -166,14 +179,41 @@ class Store:
         addresses = [configuration["privateIPAddress"]]
         if "publicIPAddress" in configuration:
             addresses.append(self.resources[configuration["publicIPAddress"]["id"].lower()]["properties"]["ipAddress"])
-        given = user_data.parse(base64.b64decode(properties["osProfile"].pop("customData")).decode())
+        profile = properties["osProfile"]
+        text = base64.b64decode(profile.pop("customData", "")).decode()
+        public_keys = tuple(one["keyData"].strip() for one in profile["linuxConfiguration"]["ssh"]["publicKeys"])
+        given = user_data.parse(text, user=profile["adminUsername"], authorized_keys=public_keys)
+        key = made["id"].lower()
         self._fleet.boot(
-            made["id"].lower(),
+            key,
             name=properties["osProfile"]["computerName"],
             addresses=addresses,
             user_data=given,
             rules=self._rules(interface),
         )
+        with self._lock:
+            is_wanted = self.resources.get(key) is made
+            if is_wanted:
+                self._add_disk(made)
+                # Its rules may have changed while it was starting.
+                self._apply_rules(interface.get("networkSecurityGroup", {}).get("id", ""))
+        if not is_wanted:
+            self._fleet.kill(key)
+
+    def _add_disk(self, machine: dict[str, Any]) -> None:
+        """Makes the managed disk that a machine is born with, a resource of its own that may outlive it."""
+        disk = machine["properties"]["storageProfile"]["osDisk"]
+        name = disk.setdefault("name", f"{machine['name']}_OsDisk_1_{uuid.uuid4().hex}")
+        group = machine["id"].split("/providers/")[0]
+        arm_id = f"{group}/providers/Microsoft.Compute/disks/{name}"
+        disk["managedDisk"] = {**disk.get("managedDisk", {}), "id": arm_id}
+        self.resources[arm_id.lower()] = {
+            "id": arm_id,
+            "name": name,
+            "type": "Microsoft.Compute/disks",
+            "location": machine["location"],
+            "properties": {"diskSizeGB": disk.get("diskSizeGB", 30), "provisioningState": "Succeeded"},
+        }
 
     def _rules(self, interface: dict[str, Any]) -> list[tuple[int, int, str]]:
         firewall = self.resources.get(interface.get("networkSecurityGroup", {}).get("id", "").lower())
@@ -200,14 +240,15 @@ class Store:
         with self._lock:
             gone = [other for other in self.resources if other == key or other.startswith(f"{key}/")]
             removed = {other: self.resources.pop(other) for other in gone}
-        for other, resource in removed.items():
+            for resource in removed.values():
+                for other in _leaves_with(resource["properties"]):
+                    self.resources.pop(other.lower(), None)
+        for other in removed:
             self._fleet.kill(other)
-            for reference in resource["properties"].get("networkProfile", {}).get("networkInterfaces", []):
-                if reference.get("properties", {}).get("deleteOption") == "Delete":
-                    with self._lock:
-                        self.resources.pop(reference["id"].lower(), None)
 
 
+PRIVATE = "10.40.0.0/16"
+"""Of all emulated networks, since their hosts share one bridge."""
 GROUP_TYPE = "Microsoft.Resources/resourceGroups"
 ANYWHERE = {"*": "0.0.0.0/0", "Internet": "0.0.0.0/0"}
 IN_USE = {
@@ -216,7 +257,18 @@ IN_USE = {
     NETWORKS: "InUseSubnetCannotBeDeleted",
     INTERFACES: "NicInUse",
     MACHINES: "InUse",
+    DISKS: "OperationNotAllowed",
 }
+
+
+def _leaves_with(properties: dict[str, Any]) -> list[str]:
+    """Returns the ids of what is deleted with a machine: what its `deleteOption`s say, and nothing without one."""
+    parts = properties.get("networkProfile", {}).get("networkInterfaces", [])
+    gone = [one["id"] for one in parts if one.get("properties", {}).get("deleteOption") == "Delete"]
+    disk = properties.get("storageProfile", {}).get("osDisk", {})
+    if disk.get("deleteOption") == "Delete" and "id" in disk.get("managedDisk", {}):
+        gone.append(disk["managedDisk"]["id"])
+    return gone
 
 
 def _spelled(arm_id: str) -> str:
