@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
-import threading
 from typing import TYPE_CHECKING
 
 from clouddeploy.errors import HostKeyChanged, HostKeyUnknown, StateError
@@ -29,19 +29,18 @@ class HostKeys:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
 
     def pin(self, name: str, public_key: str) -> None:
         """Makes this public key (`type base64`) the only accepted one of the host."""
-        self._write(name, [fingerprint(public_key)])
+        self._accept(name, fingerprint(public_key), beside=False)
 
     def pin_fingerprint(self, name: str, fingerprint: str) -> None:
         """Makes the key with this fingerprint the only accepted one of the host."""
-        self._write(name, [fingerprint])
+        self._accept(name, fingerprint, beside=False)
 
     def add(self, name: str, public_key: str) -> None:
         """Accepts this key too, until `pin` decides."""
-        self._write(name, [*self.lookup(name), fingerprint(public_key)])
+        self._accept(name, fingerprint(public_key), beside=True)
 
     def lookup(self, name: str) -> tuple[str, ...]:
         """Returns the accepted fingerprints of a host, none when it is unknown."""
@@ -78,11 +77,13 @@ class HostKeys:
             ) from error
         return pins
 
-    def _write(self, name: str, fingerprints: list[str]) -> None:
-        with self._lock:
+    def _accept(self, name: str, fingerprint: str, *, beside: bool) -> None:
+        """Reads, changes and replaces the file under a lock on it: sites connect at once, each with its own object."""
+        with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             pins = self._read()
-            pins[name] = list(dict.fromkeys(fingerprints))
-            aside = self._path.with_name(f"{self._path.name}.{threading.get_ident()}.new")
+            pins[name] = list(dict.fromkeys([*(pins.get(name, []) if beside else []), fingerprint]))
+            aside = self._path.with_name(f"{self._path.name}.new")
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(pins, file, indent=2)

@@ -94,7 +94,9 @@ class Machines:
             "ssh_port": self._ssh_port,
             "user": str(machine.os_profile.admin_username),
             "image": str(chosen.id or f"{chosen.publisher}:{chosen.offer}:{chosen.sku}:{chosen.version}"),
-            "size": str(machine.hardware_profile.vm_size),
+            "size": str(
+                getattr(machine.hardware_profile.vm_size, "value", machine.hardware_profile.vm_size)
+            ),  # an enum, if known
         }
         return ResourceRef(Kind.MACHINE, str(machine.name), str(machine.id), outputs)
 

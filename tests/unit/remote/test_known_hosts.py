@@ -1,0 +1,68 @@
+import threading
+
+import pytest
+from clouddeploy_providers.cloud_init import generate_host_key
+from clouddeploy_runtime.errors import ExitCode
+
+from clouddeploy.errors import HostKeyChanged, HostKeyUnknown
+from clouddeploy.remote.known_hosts import HostKeys, fingerprint
+
+
+@pytest.fixture
+def key():
+    return generate_host_key().public
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "known_hosts"
+
+
+def test_an_unknown_host_is_refused(path, key):
+    with pytest.raises(HostKeyUnknown) as caught:
+        HostKeys(path).check("site-1", key)
+    assert caught.value.exit_code == ExitCode.CONNECTION
+
+
+def test_the_pinned_key_is_accepted_by_whoever_reads_the_file(path, key):
+    HostKeys(path).pin("site-1", key)
+    HostKeys(path).check("site-1", key)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_changed_key_is_refused_and_both_fingerprints_are_named(path, key):
+    keys = HostKeys(path)
+    keys.pin("site-1", key)
+    other = generate_host_key().public
+    with pytest.raises(HostKeyChanged) as caught:
+        keys.check("site-1", other)
+    assert fingerprint(key) in str(caught.value)
+    assert fingerprint(other) in str(caught.value)
+
+
+def test_while_a_machine_changes_its_key_both_are_accepted_until_one_is_pinned(path, key):
+    keys, final = HostKeys(path), generate_host_key().public
+    keys.pin("site-1", key)
+    keys.add("site-1", final)
+    keys.check("site-1", key)
+    keys.check("site-1", final)
+    keys.pin("site-1", final)
+    with pytest.raises(HostKeyChanged):
+        keys.check("site-1", key)
+
+
+def test_sites_that_connect_at_the_same_time_lose_no_pin(path, key):
+    """Each connection may have its own object; the file is what they share."""
+    names = [f"site-{number}" for number in range(16)]
+    start = threading.Barrier(len(names))
+
+    def pin(name):
+        start.wait()
+        HostKeys(path).pin(name, key)
+
+    threads = [threading.Thread(target=pin, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [name for name in names if not HostKeys(path).lookup(name)] == []
