@@ -16,7 +16,7 @@ from pathlib import Path
 from clouddeploy.errors import DeployError
 from clouddeploy.remote.wheels import PythonTarget, Wheelhouse
 
-BUILD_S, DOWNLOAD_S = 120, 600
+PIP_S = 600
 GLIBC_TAGS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 """What Ubuntu 22.04, Debian 12 and everything newer can load."""
 
@@ -117,7 +117,12 @@ def _build_runtime(source: Path, wheels: Path) -> None:
 
 def _pip(words: list[str], *, what: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S + DOWNLOAD_S, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DeployError(
+            what, why=f"pip did not end within {PIP_S} s", hint="is the package index reachable from here?"
+        ) from error
     if done.returncode != 0:
         raise DeployError(
             what, why=done.stderr.strip()[-1000:], hint="is there a network? The wheels are kept once they were fetched"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy.errors import RemoteCommandFailed
+from clouddeploy.errors import RemoteCommandFailed, StateError
 from clouddeploy.remote import commands
 from clouddeploy.remote.wheels import PythonTarget
 
@@ -92,12 +93,12 @@ def install(
             uploads.append((data_tar, f"data-{data_digest}.tar"))
         unit = Path(folder) / "unit"
         unit.write_bytes(resources.files("clouddeploy.remote").joinpath("site.service").read_bytes())
-        if "unit" not in have:
-            uploads.append((unit, "unit"))
+        unit_digest = hashlib.sha256(unit.read_bytes()).hexdigest()[:16]
+        uploads.append((unit, f"unit-{unit_digest}"))
         for source, name in uploads:
             if name not in have:
                 host.upload(source, f"{root}/uploads/{name}", mode=0o600)
-    said = _run(host, timeout_s, "install", root, facts["python"], kit_digest, wheels.digest, data_digest)
+    said = _run(host, timeout_s, "install", root, facts["python"], kit_digest, wheels.digest, unit_digest, data_digest)
     release = Release(digest=kit_digest, root=root, python=f"{root}/venv/bin/python")
     if said.split()[-1:] == ["changed"]:
         stop(host, release)  # the next start runs the new kit
@@ -114,6 +115,11 @@ def stop(host: Host, release: Release) -> None:
     _run(host, START_S, "stop", release.root, release.service)
 
 
+def is_running(host: Host, release: Release) -> bool:
+    """Tells whether the site's supervisor is there."""
+    return _run(host, START_S, "alive", release.root, release.service).split()[-1:] == ["yes"]
+
+
 def uninstall(host: Host, release: Release) -> None:
     """Stops the site and removes its folder."""
     _run(host, START_S, "uninstall", release.root, release.service)
@@ -124,7 +130,12 @@ def status(host: Host, release: Release) -> dict[str, Any] | None:
     raw = host.read(f"{release.root}/workspace/status.json", limit=STATUS_BYTES)
     if raw is None:
         return None
-    said: dict[str, Any] = json.loads(raw)
+    try:
+        said: dict[str, Any] = json.loads(raw)
+    except ValueError as error:
+        raise StateError(
+            f"the status of the site on {host.name} cannot be read", why=str(error), hint="look at the site's log"
+        ) from error
     return said
 
 
@@ -134,9 +145,17 @@ def logs(host: Host, release: Release, *, lines: int) -> str:
 
 
 def pack(folder: Path, top: str, into: Path) -> tuple[Path, str]:
-    """Packs a folder into a tar that depends on names, modes and contents alone; returns it and its short digest."""
+    """Packs a folder into a tar whose bytes depend on names, modes and contents alone.
+
+    Returns:
+        The tar, born 0600 since kits hold private keys, and the short digest of its bytes.
+    """
     archive = into / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}.tar"
-    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+    descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with (
+        os.fdopen(descriptor, "wb") as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
         for path in [folder, *sorted(folder.rglob("*"))]:
             info = tarfile.TarInfo(str(Path(top) / path.relative_to(folder)))
             info.mode = path.stat().st_mode & 0o777
@@ -147,7 +166,6 @@ def pack(folder: Path, top: str, into: Path) -> tuple[Path, str]:
                 content = path.read_bytes()
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-    archive.chmod(0o600)
     return archive, hashlib.sha256(archive.read_bytes()).hexdigest()[:16]
 
 

@@ -1,8 +1,11 @@
 #!/bin/sh
 # Prepares one machine for one site; the same script on every cloud and on premises. May be repeated.
 #   bootstrap.sh probe PROJECT SITE                  says what this machine is, and makes the site's folder
-#   bootstrap.sh install ROOT PYTHON KIT WHEELS DATA installs what was uploaded to ROOT/uploads (DATA may be empty)
-#   bootstrap.sh start|stop|uninstall ROOT SERVICE
+#   bootstrap.sh install ROOT PYTHON KIT WHEELS UNIT DATA
+#                                                    installs what was uploaded to ROOT/uploads (DATA may be empty);
+#                                                    its last word: changed, when another release runs than the one
+#                                                    that is now current, else same
+#   bootstrap.sh start|stop|alive|uninstall ROOT SERVICE
 set -eu
 
 may_sudo() {
@@ -43,7 +46,7 @@ probe() {
 }
 
 install() {
-    root=$1 python=$2 kit=$3 wheels=$4 data=$5
+    root=$1 python=$2 kit=$3 wheels=$4 unit=$5 data=$6
     umask 077
     cd "$root"
     venv="venv-$wheels"
@@ -78,10 +81,24 @@ install() {
     fi
     printf 'CLOUDDEPLOY_PYTHON=%s/venv/bin/python\nCLOUDDEPLOY_WORKSPACE=%s/workspace\nCLOUDDEPLOY_DATA_DIR=%s/data\n' \
         "$root" "$root" "$root" >site.env
-    before=$(readlink current || true)
+    cp "uploads/unit-$unit" unit.new
+    mv -fT unit.new unit
     ln -sfn "releases/$kit" current.new
     mv -fT current.new current
-    if [ -n "$before" ] && [ "$before" != "releases/$kit" ]; then echo changed; else echo same; fi
+    # Archives of earlier kits hold earlier private keys.
+    for file in uploads/*; do
+        case "${file#uploads/}" in
+        "kit-$kit.tar" | "wheels-$wheels.tar" | "unit-$unit" | "data-$data.tar") ;;
+        *) rm -f "$file" ;;
+        esac
+    done
+    # Compared with what was started and not with the link before: a kill may have come between the two.
+    if [ -e started ] && [ "$(cat started)" != "$(what "$root")" ]; then echo changed; else echo same; fi
+}
+
+# What the site would run now.
+what() {
+    echo "$(readlink "$1/current") $(readlink "$1/venv") $(readlink "$1/data" || true)"
 }
 
 export_environment() {
@@ -89,43 +106,80 @@ export_environment() {
     export CLOUDDEPLOY_PYTHON CLOUDDEPLOY_WORKSPACE CLOUDDEPLOY_DATA_DIR
 }
 
-# The supervisor holds this lock for its lifetime; a process number alone could be a zombie's or somebody else's.
+# The supervisor holds a lock on its pid file as long as it lives; a number alone may be another process's by now.
 running() {
-    [ -e "$1/workspace/daemon_pid.fl" ] && ! flock --nonblock "$1/workspace/daemon_pid.fl" true
+    [ -s "$1/workspace/daemon_pid.fl" ] && ! flock --nonblock "$1/workspace/daemon_pid.fl" true
+}
+
+# until_true DECISECONDS COMMAND…: polls a condition.
+until_true() {
+    tries=$1
+    shift
+    while ! "$@"; do
+        if [ "$tries" -le 0 ]; then return 1; fi
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+}
+
+stopped() {
+    ! running "$1"
 }
 
 start() {
     root=$1 service=$2
     export_environment "$root"
     if has_systemd; then
-        sed -e "s|@ROOT@|$root|g" -e "s|@USER@|$(id -un)|g" "$root/uploads/unit" >"$root/unit"
-        as_root cp "$root/unit" "/etc/systemd/system/$service"
+        sed -e "s|@ROOT@|$root|g" -e "s|@USER@|$(id -un)|g" "$root/unit" >"$root/unit.filled"
+        if ! systemctl is-active --quiet "$service"; then what "$root" >"$root/started"; fi
+        as_root cp "$root/unit.filled" "/etc/systemd/system/$service"
         as_root systemctl daemon-reload
         as_root systemctl enable --now "$service"
     elif ! running "$root"; then
+        what "$root" >"$root/started"
         "$root/current/kit/startup/start.sh"
+        # It returns before its supervisor has written its pid file, and a stop now would find nothing to stop.
+        if ! until_true 100 running "$root"; then
+            tail -n 20 "$root/workspace/start.log"
+            exit 1
+        fi
     fi
+}
+
+alive() {
+    root=$1 service=$2
+    if has_systemd && [ -e "/etc/systemd/system/$service" ]; then
+        if systemctl is-active --quiet "$service"; then echo yes; else echo no; fi
+    elif running "$root"; then echo yes; else echo no; fi
 }
 
 stop() {
     root=$1 service=$2
+    cd "$root"
     if has_systemd && [ -e "/etc/systemd/system/$service" ]; then
         as_root systemctl disable --now "$service"
     elif running "$root"; then
-        touch "$root/workspace/shutdown.fl"
-        tries=0
-        # The supervisor ends its child and leaves; it takes ten seconds at most before it kills.
-        while running "$root" && [ "$tries" -lt 200 ]; do
-            tries=$((tries + 1))
-            sleep 0.1
-        done
+        # Not by shutdown.fl: the runtime takes that file itself, and a supervisor that did not see it starts it again.
+        pid=$(cat "$root/workspace/daemon_pid.fl")
+        if ! tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q "$(pwd -P)/releases/.*/kit/startup/sub_start.sh"; then
+            echo "process $pid is not the supervisor that was started here"
+            exit 1
+        fi
+        kill -TERM "$pid"
+        # It ends its child and leaves; it takes ten seconds at most before it kills.
+        if ! until_true 200 stopped "$root"; then
+            echo "the site did not stop within 20 s"
+            exit 1
+        fi
     fi
+    rm -f "$root/started"
 }
 
 uninstall() {
     root=$1 service=$2
     if [ ! -d "$root" ]; then return; fi
     stop "$root" "$service"
+    cd /
     if [ -e "/etc/systemd/system/$service" ] && has_systemd; then as_root rm -f "/etc/systemd/system/$service"; fi
     rm -rf "${root:?}"/* 2>/dev/null || as_root rm -rf "${root:?}"
     rmdir "$root" 2>/dev/null || as_root rmdir "$root" 2>/dev/null || true

@@ -9,7 +9,7 @@ import time
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from clouddeploy.errors import HostUnreachable
+from clouddeploy.errors import HostUnreachable, RemoteCommandFailed
 from clouddeploy.remote import commands, ssh
 from clouddeploy.remote.known_hosts import fingerprint
 
@@ -45,7 +45,11 @@ def rotate(host: SshHost, target: Target, host_keys: HostKeys, name: str, *, boo
         return host
     script = resources.files("clouddeploy.remote").joinpath("rekey.sh").read_bytes()
     made = host.run(commands.script("make"), timeout_s=STEP_S, sudo=True, input=script).output
-    public = next(line for line in made.splitlines() if line.startswith("ssh-ed25519 "))
+    public = next((line for line in made.splitlines() if line.startswith("ssh-ed25519 ")), None)
+    if public is None:
+        raise RemoteCommandFailed(
+            f"{name} made no host key", status=0, tail=made, hint="is ssh-keygen installed there?"
+        )
     final = " ".join(public.split()[:2])
     host_keys.add(name, final)
     host.run(commands.script("switch"), timeout_s=STEP_S, sudo=True, input=script)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clouddeploy.errors import RemoteCommandFailed, RemoteTimeout
+from clouddeploy.errors import RemoteCommandFailed, RemoteTimeout, UploadFailed
 from clouddeploy.remote.host import TAIL_BYTES, Completed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+CHUNK_BYTES = 1024 * 1024
 
 
 class LocalHost:
@@ -54,18 +55,27 @@ class LocalHost:
 
     def upload(self, source: Path, target: str, *, mode: int) -> str:
         """Copies a file; see `Host.upload`."""
-        aside = f"{target}.part"
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-        with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
-            shutil.copyfileobj(content, file)
-        os.rename(aside, target)  # noqa: PTH104 - text, as on every host
-        with open(target, "rb") as written:  # noqa: PTH123 - the target is text, as on every host
-            return hashlib.file_digest(written, "sha256").hexdigest()
+        aside = Path(f"{target}.part")
+        digest = hashlib.sha256()
+        try:
+            aside.unlink(missing_ok=True)  # one that a kill left keeps the mode it was born with
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
+                os.fchmod(descriptor, mode)
+                while chunk := content.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+            aside.replace(target)
+        except OSError as error:
+            raise UploadFailed(
+                f"{source.name} could not be copied to {target}", why=str(error), hint="run the same command again"
+            ) from error
+        return digest.hexdigest()
 
     def read(self, path: str, *, limit: int) -> bytes | None:
         """Returns the beginning of a file; see `Host.read`."""
         try:
-            with open(path, "rb") as file:  # noqa: PTH123
+            with Path(path).open("rb") as file:
                 return file.read(limit)
         except FileNotFoundError:
             return None

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import paramiko
 
 from clouddeploy.errors import (
+    DeployError,
+    HostKeyChanged,
     HostUnreachable,
     Interrupted,
     RemoteCommandFailed,
@@ -36,6 +38,14 @@ BANNER_S = 10.0
 KEEPALIVE_S = 15
 RETRY_S = 0.1
 CHUNK_BYTES = 32 * 1024
+LOST_LINK_S = 45
+"""A peer that acknowledges nothing for so long is gone. TCP alone would go on for a quarter of an hour."""
+KEY_TYPES = (
+    ("ssh-ed25519",),
+    ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
+    ("rsa-sha2-512", "rsa-sha2-256"),
+)
+"""One kind of host key after the other: a pin may be of any key that the host holds, not of the one it likes best."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,10 @@ def connect(target: Target, host_keys: HostKeys, *, timeout_s: float, cancel: Ev
         Interrupted: cancelled.
     """
     deadline = time.monotonic() + timeout_s
+    key = _load_key(target)
     while True:
         try:
-            return SshHost(target, _log_in(target, host_keys, min(BANNER_S, timeout_s)))
+            return SshHost(target, _log_in(target, key, host_keys, deadline))
         except (OSError, EOFError, paramiko.SSHException) as error:
             if time.monotonic() + RETRY_S > deadline:
                 raise HostUnreachable(
@@ -79,30 +90,56 @@ def connect(target: Target, host_keys: HostKeys, *, timeout_s: float, cancel: Ev
             raise Interrupted(f"waiting for {target.name} was stopped", hint="run the same command again")
 
 
-def _log_in(target: Target, host_keys: HostKeys, timeout_s: float) -> paramiko.Transport:
+def _load_key(target: Target) -> paramiko.PKey:
     try:
-        key = paramiko.Ed25519Key.from_private_key_file(str(target.identity_file))
-    except paramiko.SSHException:
-        key = paramiko.PKey.from_path(str(target.identity_file))  # type: ignore[assignment]
-    except FileNotFoundError as error:
+        return paramiko.PKey.from_path(str(target.identity_file))
+    except (OSError, ValueError, TypeError, paramiko.SSHException) as error:
         raise HostUnreachable(
-            f"the key {target.identity_file} does not exist", hint="name your SSH key: identity_file"
+            f"the SSH key {target.identity_file} for {target.name} cannot be used",
+            why=str(error) or type(error).__name__,
+            hint="name an existing private key without a passphrase: identity_file",
         ) from error
-    sock = socket.create_connection((target.address, target.port), timeout=timeout_s)
+
+
+def _log_in(target: Target, key: paramiko.PKey, host_keys: HostKeys, deadline: float) -> paramiko.Transport:
+    changed: HostKeyChanged | None = None
+    for kinds in KEY_TYPES:
+        try:
+            return _log_in_by(kinds, target, key, host_keys, deadline)
+        except HostKeyChanged as error:
+            changed = changed or error
+        except paramiko.ssh_exception.IncompatiblePeer:
+            continue  # it holds no key of this kind
+    raise changed or paramiko.SSHException("it shows no kind of host key that is known here")
+
+
+def _log_in_by(
+    kinds: Sequence[str], target: Target, key: paramiko.PKey, host_keys: HostKeys, deadline: float
+) -> paramiko.Transport:
+    sock = socket.create_connection((target.address, target.port), timeout=_rest(deadline))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_LINK_S * 1000)
     transport = paramiko.Transport(sock)
     try:
-        transport.banner_timeout = transport.auth_timeout = timeout_s
-        available = transport.get_security_options().ciphers
-        transport.get_security_options().ciphers = [cipher for cipher in CIPHERS if cipher in available]
-        transport.start_client(timeout=timeout_s)
+        options = transport.get_security_options()
+        options.ciphers = [cipher for cipher in CIPHERS if cipher in options.ciphers]
+        options.key_types = [kind for kind in kinds if kind in options.key_types]
+        transport.banner_timeout = _rest(deadline)
+        transport.start_client(timeout=_rest(deadline))
+        if not transport.initial_kex_done:  # start_client returns silently at its timeout
+            raise TimeoutError("it accepted the connection but did not answer")
         shown = transport.get_remote_server_key()
         host_keys.check(target.name, f"{shown.get_name()} {shown.get_base64()}")
+        transport.auth_timeout = _rest(deadline)
         transport.auth_publickey(target.user, key)
         transport.set_keepalive(KEEPALIVE_S)
     except BaseException:
         transport.close()
         raise
     return transport
+
+
+def _rest(deadline: float) -> float:
+    return max(0.1, min(BANNER_S, deadline - time.monotonic()))
 
 
 class SshHost:
@@ -126,27 +163,29 @@ class SshHost:
     ) -> Completed:
         """Runs a command to its end; see `Host.run`."""
         deadline = time.monotonic() + timeout_s
+        channel: paramiko.Channel | None = None
+        watchdog: threading.Timer | None = None
         try:
             channel = self._transport.open_session(timeout=timeout_s)
+            # Some of paramiko's waits know no timeout; a closed channel ends all of them.
+            watchdog = threading.Timer(max(0.0, deadline - time.monotonic()), channel.close)
+            watchdog.daemon = True
+            watchdog.start()
             channel.set_combine_stderr(True)  # one stream: reading two after each other deadlocks on large outputs
-            channel.settimeout(timeout_s)
             channel.exec_command(shlex.join(commands.with_sudo(argv) if sudo else list(argv)))
-            feeder = threading.Thread(target=_feed, args=(channel, input), daemon=True)
-            feeder.start()
+            threading.Thread(target=_feed, args=(channel, input), daemon=True).start()
             tail = self._drain(channel, deadline)
-            if not channel.status_event.wait(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
-            status = channel.recv_exit_status()
-            channel.close()
-        except TimeoutError as error:
-            raise RemoteTimeout(
-                f"{argv[0]} on {self.name} did not end within {timeout_s:.0f} s",
-                hint="look at the machine, then repeat",
-            ) from error
+            channel.status_event.wait(max(0.0, deadline - time.monotonic()))
+            status = channel.exit_status
         except (OSError, EOFError, paramiko.SSHException) as error:
-            raise HostUnreachable(
-                f"the connection to {self.name} broke", why=str(error), hint="run the same command again"
-            ) from error
+            raise self._broken(argv[0], timeout_s, deadline, str(error)) from error
+        finally:
+            if watchdog is not None:
+                watchdog.cancel()
+            if channel is not None:
+                channel.close()
+        if status < 0 and (time.monotonic() >= deadline or not self._transport.is_active()):
+            raise self._broken(argv[0], timeout_s, deadline, "it ended before the command did")
         if check and status != 0:
             raise RemoteCommandFailed(f"{argv[0]} failed on {self.name}", status=status, tail=tail)
         return Completed(status=status, output=tail)
@@ -188,6 +227,14 @@ class SshHost:
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise HostUnreachable(f"cannot read {path} on {self.name}", why=str(error)) from error
 
+    def _broken(self, command: str, timeout_s: float, deadline: float, why: str) -> DeployError:
+        if time.monotonic() >= deadline:
+            return RemoteTimeout(
+                f"{command} on {self.name} did not end within {timeout_s:.0f} s",
+                hint="look at the machine, then repeat",
+            )
+        return HostUnreachable(f"the connection to {self.name} broke", why=why, hint="run the same command again")
+
     def close(self) -> None:
         """Ends the connection."""
         self._transport.close()
@@ -218,5 +265,5 @@ def _feed(channel: paramiko.Channel, content: bytes) -> None:
     try:
         channel.sendall(content)
         channel.shutdown_write()
-    except OSError:
-        return  # the command ended without reading all of it; its status says how
+    except (OSError, EOFError, paramiko.SSHException):
+        return  # the command or the connection ended before all was read; the reader of its output says how
