@@ -77,6 +77,8 @@ while true; do
         child=""
         if [ -e "$workspace/shutdown.fl" ]; then continue; fi
         if [ -e "$workspace/restart.fl" ]; then continue; fi
+        # Status 0 is the answer to being asked: by shutdown.fl, which the child takes away, or by an admin.
+        if [ "$status" -eq 0 ]; then leave 0; fi
         echo "The @kind@ ended with status $status; starting it again"
         sleep 1
         start_child

@@ -134,3 +134,12 @@ def test_restart_and_termination_of_the_supervisor(site, tmp_path):
         shell.send_signal(signal.SIGTERM)
         assert shell.wait(timeout=DEADLINE_S) == 0
     assert not (workspace / "daemon_pid.fl").exists()
+
+
+def test_a_client_that_was_asked_to_stop_and_did_is_not_started_again(site, tmp_path):
+    """The runtime takes `shutdown.fl` away and ends with 0, often before the supervisor has looked."""
+    child = f'touch "{site}/shutdown.fl"; rm "{site}/shutdown.fl"; exit 0'
+    done = run(site / "startup/start.sh", "--foreground", python=stand_in(tmp_path / "python", child))
+    assert done.returncode == 0
+    assert len(lines(tmp_path / "python.calls")) == 1
+    assert not (site / "daemon_pid.fl").exists()
