@@ -6,6 +6,7 @@
     ├── LockedError           another run holds the deployment                        exit 7
     ├── PreflightFailed       something would not work; nothing was created
     ├── PartialFailure        some sites failed, the others are fine                  exit 6
+    ├── JobFailed             a job that was waited for did not complete
     ├── Interrupted           stopped by the user; resumable                          exit 130
     ├── HostUnreachable       no SSH connection                                       exit 2
     ├── HostKeyUnknown        no key is pinned for the host                           exit 2
@@ -58,6 +59,12 @@ class PartialFailure(DeployError):
 
     exit_code = ExitCode.PARTIAL
     error_code = "PARTIAL_FAILURE"
+
+
+class JobFailed(DeployError):
+    """A job that was waited for did not complete."""
+
+    error_code = "JOB_FAILED"
 
 
 class Interrupted(DeployError):

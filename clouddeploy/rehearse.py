@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -16,6 +15,7 @@ from clouddeploy_providers.endpoints import REAL
 from clouddeploy import config, wheelhouse
 from clouddeploy.deployment import Deployment
 from clouddeploy.errors import ConfigError
+from clouddeploy.outcome import require_completed
 from clouddeploy.remote.wheels import PythonTarget
 from clouddeploy.secrets import Secret
 
@@ -116,17 +116,16 @@ def rehearse(
             cache=cache,
             cancel=cancel,
         )
-        try:
-            applied = deployment.apply(Secret(secrets.token_urlsafe()), on_event=on_event)
-            addresses = {status.name: status.address for status in deployment.status()}
-            created = len(world.resources())
-            info = None
-            if job is not None:
-                on_phase(f"job {job.name}")
-                info = run_job(deployment, job)
-        finally:
-            on_phase("destroy")
-            deployment.destroy(on_event=on_event)
+        # A failure needs no destroy of its own, whose error could hide the first: the world ends with this block.
+        applied = deployment.apply(Secret(secrets.token_urlsafe()), on_event=on_event)
+        addresses = {status.name: status.address for status in deployment.status()}
+        created = len(world.resources())
+        info = None
+        if job is not None:
+            on_phase(f"job {job.name}")
+            info = run_job(deployment, job)
+        on_phase("destroy")
+        deployment.destroy(on_event=on_event)
         left = tuple(world.resources())
     order = sorted(loaded.sites, key=lambda site: (site.name != deployment.server, site.name))
     return Rehearsed(
@@ -179,7 +178,7 @@ def run_job(deployment: Deployment, job: Path) -> JobInfo:
     admin = deployment.project.admins[0].name
     with AdminSession(kit.load(deployment.kit(admin))) as session:
         job_id = session.submit(job)
-        return session.wait(job_id, timeout_s=JOB_TIMEOUT_S)
+        return require_completed(session.wait(job_id, timeout_s=JOB_TIMEOUT_S))
 
 
 def load_endpoints(file: Path | None) -> Endpoints:
@@ -211,7 +210,7 @@ def as_json(result: Rehearsed) -> Mapping[str, object]:
             "id": job.job_id,
             "status": job.status,
             "rounds": job.rounds,
-            "metrics": json.loads(json.dumps(job.metrics)),
+            "metrics": dict(job.metrics),
         },
         "resources": {"created": result.created, "left": list(result.left)},
         "seconds": result.seconds,

@@ -13,6 +13,7 @@ from clouddeploy_runtime.admin.session import AdminSession
 from clouddeploy.cli.main import Session, command_options
 from clouddeploy.cli.output import table
 from clouddeploy.errors import ConfigError
+from clouddeploy.outcome import require_completed
 
 if TYPE_CHECKING:
     from clouddeploy_runtime.jobs import JobInfo
@@ -40,7 +41,7 @@ def submit(session: Session, startup_kit: Path | None, folder: Path, wait_s: flo
         if wait_s is None:
             session.output.result({"job_id": job_id}, job_id)
         else:
-            _show(session, admin.wait(job_id, timeout_s=wait_s))
+            _show(session, require_completed(admin.wait(job_id, timeout_s=wait_s)))
 
 
 @job.command("list")

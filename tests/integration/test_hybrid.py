@@ -158,3 +158,18 @@ def test_rehearse_prints_one_envelope_and_leaves_nothing():
     assert data["job"]["rounds"] == 5
     assert data["resources"]["created"] > 0
     assert data["resources"]["left"] == []
+
+
+def test_a_rehearsal_whose_job_fails_is_a_failed_rehearsal(tmp_path):
+    job = tmp_path / "job"
+    shutil.copytree(EXAMPLES / "jobs" / "breast-cancer", job)
+    (job / "app" / "custom" / "train.py").write_text("raise RuntimeError('no data today')\n")
+    done = subprocess.run(
+        [*CLI, "rehearse", str(EXAMPLES / "hybrid" / "deploy.yml"), "--job", str(job), "--output", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == ExitCode.FAILED, done.stdout + done.stderr
+    assert "no data today" in envelope(done)["message"]
