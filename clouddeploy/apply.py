@@ -108,7 +108,14 @@ class Applier:
         settle(self._journal, self._state)
         steps: list[Step] = []
         doomed = [change.node for change in changes if change.action in {Action.REPLACE, Action.DELETE}]
-        steps += delete_steps(doomed, state=self._state, journal=self._journal, providers=old, cancel=self._cancel)
+        steps += delete_steps(
+            doomed,
+            state=self._state,
+            journal=self._journal,
+            providers=old,
+            cancel=self._cancel,
+            machine_gone=self._keyring.forget_bootstrap,
+        )
         wanted = [change for change in changes if change.wanted is not None]
         for change in wanted:
             if change.action is not Action.KEEP:

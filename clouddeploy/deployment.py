@@ -165,6 +165,7 @@ class Deployment:
                 state=recorded,
                 journal=journal,
                 uninstall=self._uninstall,
+                machine_gone=self._keyring.forget_bootstrap,
                 cancel=self.cancel,
                 on_event=on_event,
             )

@@ -53,6 +53,7 @@ def destroy(
     state: State,
     journal: Journal,
     uninstall: Callable[[str, ResourceRef], None],
+    machine_gone: Callable[[str], None],
     cancel: threading.Event,
     on_event: Callable[[Event], None],
 ) -> Destroyed:
@@ -63,6 +64,7 @@ def destroy(
         state: loses what is gone.
         journal: takes intents and results.
         uninstall: removes the runtime from a machine that stays, because we did not make it.
+        machine_gone: called with the site of each machine that is gone.
         cancel: set by the first Ctrl-C.
         on_event: called as things happen.
     """
@@ -76,21 +78,23 @@ def destroy(
             step = _uninstall_step(record, uninstall)
             steps.append(step)
             needs[record.site] = (step.name,)
-    names = [record.ref.name for record in state.resources.values()]
+    nodes = {node: record.ref.name for node, record in state.resources.items()}
     steps += delete_steps(
-        list(state.resources), state=state, journal=journal, providers=providers, cancel=cancel, needs=needs
+        list(nodes),
+        state=state,
+        journal=journal,
+        providers=providers,
+        cancel=cancel,
+        machine_gone=machine_gone,
+        needs=needs,
     )
     report = scheduler.run(steps, cancel=cancel, on_event=on_event)
     left = [ref.name for place in places for ref in place.provider.find(state.deployment)]
     left += [record.ref.name for node, record in state.resources.items() if record.ref.name not in left]
     if not left:
         close_all(journal)
-    deleted = sum(
-        1 for name, outcome in report.outcomes.items() if name.startswith("delete ") and outcome is Outcome.DONE
-    )
-    return Destroyed(
-        report=report, deleted=tuple(name for name in names if name not in left)[:deleted], left=tuple(left)
-    )
+    deleted = tuple(name for node, name in nodes.items() if report.outcomes.get(f"delete {node}") is Outcome.DONE)
+    return Destroyed(report=report, deleted=deleted, left=tuple(left))
 
 
 def _adopt_found(places: Sequence[Place], state: State, journal: Journal) -> None:

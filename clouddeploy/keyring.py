@@ -32,6 +32,11 @@ class Keyring:
         """Returns the host key that the site's machine is born with; it is replaced on first contact."""
         return self._key(f"{site}.bootstrap")
 
+    def forget_bootstrap(self, site: str) -> None:
+        """Deletes the host key of a machine that is gone; the next one is born with another."""
+        for name in (f"{site}.bootstrap", f"{site}.bootstrap.pub"):
+            (self._directory / name).unlink(missing_ok=True)
+
     def forget(self) -> None:
         """Deletes every key; called when nothing is left that they open."""
         if self._directory.is_dir():

@@ -10,7 +10,7 @@ from clouddeploy.scheduler import Step
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from clouddeploy_providers.base import ComputeProvider
 
@@ -25,6 +25,7 @@ def delete_steps(
     journal: Journal,
     providers: Mapping[str, ComputeProvider],
     cancel: threading.Event,
+    machine_gone: Callable[[str], None],
     needs: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[Step]:
     """Returns one step per node, named `delete <node>`; within a site they follow each other in reverse creation order.
@@ -35,6 +36,7 @@ def delete_steps(
         journal: takes intents and results.
         providers: by node, the provider that made it.
         cancel: ends long waits.
+        machine_gone: called with the site, before the state forgets its machine.
         needs: by site, steps that must have succeeded before the first deletion there.
     """
     order = list(Kind)
@@ -47,7 +49,14 @@ def delete_steps(
         for node in mine:
             steps.append(
                 _step(
-                    node, records[node], before, state=state, journal=journal, provider=providers[node], cancel=cancel
+                    node,
+                    records[node],
+                    before,
+                    state=state,
+                    journal=journal,
+                    provider=providers[node],
+                    cancel=cancel,
+                    machine_gone=machine_gone,
                 )
             )
             before = (steps[-1].name,)
@@ -63,6 +72,7 @@ def _step(
     journal: Journal,
     provider: ComputeProvider,
     cancel: threading.Event,
+    machine_gone: Callable[[str], None],
 ) -> Step:
     def after(_: object) -> None:
         state.resources.pop(node, None)
@@ -70,6 +80,7 @@ def _step(
         state.attempts[node] = state.attempts.get(node, 0) + 1
         if record.ref.kind is Kind.MACHINE:
             state.sites.pop(record.site, None)
+            machine_gone(record.site)
         state.save()
         journal.done("delete", node=node, name=record.ref.name)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,10 @@ class World:
         )
         return diff(wanted, state.resources)
 
+    def resize(self, size):
+        sites = tuple(replace(site, size=size) for site in self.config.sites)
+        self.config = replace(self.config, sites=sites)
+
     def apply(self, killer=None):
         state = State.load(self.directory)
         if not (self.directory / "state.json").exists():
@@ -109,7 +114,8 @@ class World:
             ),
             cancel=threading.Event(),
         )
-        return applier.run(self.changes(state), old={}, on_event=lambda _event: None)
+        old = dict.fromkeys(state.resources, provider)
+        return applier.run(self.changes(state), old=old, on_event=lambda _event: None)
 
     def destroy(self):
         state = State.load(self.directory)
@@ -120,6 +126,7 @@ class World:
             state=state,
             journal=journal,
             uninstall=lambda _site, _ref: None,
+            machine_gone=Keyring(self.directory / "keys").forget_bootstrap,
             cancel=threading.Event(),
             on_event=lambda _event: None,
         )
@@ -186,3 +193,19 @@ def test_applying_twice_changes_nothing_and_destroying_twice_is_fine(tmp_path):
     assert world.found() == before
     assert world.destroy().left == ()
     assert world.destroy().left == ()
+
+
+def test_a_replaced_machine_is_born_with_another_host_key(tmp_path):
+    """Who could read the first one's user data knows the first key, and must not be able to stand in for the second."""
+    world = World(tmp_path)
+    world.apply()
+    before = {ref.name: ref.id for ref in world.found()}
+    keys = {site: Keyring(tmp_path / "keys").bootstrap(site).public for site in SITES}
+    world.resize("large")
+    assert not world.apply().report.errors
+    after = {ref.name: ref.id for ref in world.found()}
+    changed = [name for name in before if before[name] != after[name]]
+    assert len(changed) == len(SITES)
+    assert all("-machine-" in name for name in changed)
+    for site in SITES:
+        assert Keyring(tmp_path / "keys").bootstrap(site).public != keys[site]
