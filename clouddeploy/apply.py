@@ -50,6 +50,8 @@ class SiteWork:
     wait_ready: Callable[[str, Host, Release, str], None]
     """Takes the machine's address last: the server answers with our certificate, or a client is registered."""
     user_data: Callable[[Wanted], str]
+    machine_gone: Callable[[str], None]
+    """Forgets the keys of a site's machine that was deleted."""
 
 
 @dataclass
@@ -114,7 +116,7 @@ class Applier:
             journal=self._journal,
             providers=old,
             cancel=self._cancel,
-            machine_gone=self._keyring.forget_bootstrap,
+            machine_gone=self._work.machine_gone,
         )
         wanted = [change for change in changes if change.wanted is not None]
         for change in wanted:

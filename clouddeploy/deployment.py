@@ -165,7 +165,7 @@ class Deployment:
                 state=recorded,
                 journal=journal,
                 uninstall=self._uninstall,
-                machine_gone=self._keyring.forget_bootstrap,
+                machine_gone=self._machine_gone,
                 cancel=self.cancel,
                 on_event=on_event,
             )
@@ -276,6 +276,7 @@ class Deployment:
             start=lambda _site, host, release: bootstrap.start(host, release),
             wait_ready=wait_ready,
             user_data=self._user_data,
+            machine_gone=self._machine_gone,
         )
 
     def kit(self, participant: str) -> Path:
@@ -300,6 +301,11 @@ class Deployment:
         keys = HostKeys(self.directory / "known_hosts")
         access = Access(self._keyring, keys) if timeout_s is None else Access(self._keyring, keys, timeout_s=timeout_s)
         return access.open(site, machine, self.cancel)
+
+    def _machine_gone(self, site: str) -> None:
+        """Forgets both host keys of a machine: the next one makes its own, and some clouds give it the same id."""
+        self._keyring.forget_bootstrap(site)
+        HostKeys(self.directory / "known_hosts").forget(f"{site}/")
 
     def _status(self, recorded: state.State, site: str, provider: str) -> SiteStatus:
         record = recorded.resources.get(f"{site}/{Kind.MACHINE.value}")

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from clouddeploy.errors import HostKeyChanged, HostKeyUnknown, StateError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+Pins = dict[str, list[str]]
 
 
 def fingerprint(public_key: str) -> str:
@@ -42,6 +45,10 @@ class HostKeys:
         """Accepts this key too, until `pin` decides."""
         self._accept(name, fingerprint(public_key), beside=True)
 
+    def forget(self, prefix: str) -> None:
+        """Drops the pins of every host whose name begins so: their machines are gone, and their names may come back."""
+        self._change(lambda pins: {name: keys for name, keys in pins.items() if not name.startswith(prefix)})
+
     def lookup(self, name: str) -> tuple[str, ...]:
         """Returns the accepted fingerprints of a host, none when it is unknown."""
         return tuple(self._read().get(name, ()))
@@ -66,9 +73,9 @@ class HostKeys:
                 hint="find out who changed it; someone may be in between. Then correct host_key or replace the machine",
             )
 
-    def _read(self) -> dict[str, list[str]]:
+    def _read(self) -> Pins:
         try:
-            pins: dict[str, list[str]] = json.loads(self._path.read_text(encoding="utf-8"))
+            pins: Pins = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -78,11 +85,16 @@ class HostKeys:
         return pins
 
     def _accept(self, name: str, fingerprint: str, *, beside: bool) -> None:
+        def changed(pins: Pins) -> Pins:
+            return {**pins, name: list(dict.fromkeys([*(pins.get(name, []) if beside else []), fingerprint]))}
+
+        self._change(changed)
+
+    def _change(self, change: Callable[[Pins], Pins]) -> None:
         """Reads, changes and replaces the file under a lock on it: sites connect at once, each with its own object."""
         with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            pins = self._read()
-            pins[name] = list(dict.fromkeys([*(pins.get(name, []) if beside else []), fingerprint]))
+            pins = change(self._read())
             aside = self._path.with_name(f"{self._path.name}.new")
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -114,6 +114,20 @@ def test_apply_killed_once_the_servers_machine_exists_then_applied_again_makes_n
     assert run("destroy", "--yes").returncode == 0
 
 
+def test_machines_of_another_size_replace_the_old_ones_under_keys_of_their_own(run):
+    """Azure gives the new machine the id of the old one; its host key is another all the same."""
+    assert run("apply", "--yes").returncode == 0
+    before = json.loads((run.state / "state.json").read_text())["resources"]
+    text = run.file.read_text().replace("Standard_B2ms", "Standard_B4ms").replace("t3.small", "t3.medium")
+    run.file.write_text(text)
+    done = run("apply", "--yes", "--output", "json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = json.loads((run.state / "state.json").read_text())["resources"]
+    assert after["site-1/machine"]["ref"]["id"] != before["site-1/machine"]["ref"]["id"]
+    assert after["server1/machine"]["ref"]["outputs"]["size"] == "Standard_B4ms"
+    assert after["server1/address"] == before["server1/address"]
+
+
 def test_wrong_credentials_are_refused_before_anything_is_created(run, served, tmp_path):
     _, endpoints = served
     wrong = tmp_path / "endpoints.json"

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clouddeploy_rehearsal.hosts import arp
 from clouddeploy_rehearsal.isolation import BRIDGE
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class NamespaceHost:
         self._ip("addr", "add", f"{address}/32", "dev", "eth0")
         self._ip("route", "replace", "default", "dev", "eth0", "src", address)
         self.addresses.insert(0, address)
+        arp.announce(address, _hardware(self.process))
 
     def remove_address(self, address: str) -> None:
         """Takes an address away."""
@@ -135,6 +137,11 @@ def boot(
     return host
 
 
+def _hardware(process: subprocess.Popen[bytes]) -> str:
+    """Returns the machine's own locally administered hardware address."""
+    return ":".join(f"{byte:02x}" for byte in (2, 0, *process.pid.to_bytes(4, "big")))
+
+
 def _connect_network(process: subprocess.Popen[bytes], link: str) -> None:
     mine = Path("/proc/self/ns/net").readlink()
     deadline = time.monotonic() + BOOT_S
@@ -142,8 +149,9 @@ def _connect_network(process: subprocess.Popen[bytes], link: str) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the host's network namespace did not come up")
         time.sleep(POLL_S / 10)
+    pid = str(process.pid)
     for words in (
-        ["link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(process.pid)],
+        ["link", "add", link, "type", "veth", "peer", "name", "eth0", "address", _hardware(process), "netns", pid],
         ["link", "set", link, "master", BRIDGE, "up"],
     ):
         subprocess.run(["ip", *words], check=True, capture_output=True)

@@ -66,3 +66,12 @@ def test_sites_that_connect_at_the_same_time_lose_no_pin(path, key):
     for thread in threads:
         thread.join()
     assert [name for name in names if not HostKeys(path).lookup(name)] == []
+
+
+def test_the_pins_of_a_machine_that_is_gone_are_forgotten_and_no_others(path, key):
+    keys = HostKeys(path)
+    for name in ("site-1/vm", "site-10/vm"):
+        keys.pin(name, key)
+    keys.forget("site-1/")
+    assert keys.lookup("site-1/vm") == ()
+    assert keys.lookup("site-10/vm") == (fingerprint(key),)
