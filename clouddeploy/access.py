@@ -25,7 +25,7 @@ CONNECT_TIMEOUT_S = 300.0
 class Access:
     """Opens hosts of one deployment; every host key is pinned before the first byte."""
 
-    def __init__(self, keyring: Keyring, host_keys: HostKeys, *, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    def __init__(self, keyring: Keyring, host_keys: HostKeys, *, timeout_s: float) -> None:
         self._keyring = keyring
         self._host_keys = host_keys
         self._timeout_s = timeout_s

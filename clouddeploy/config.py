@@ -49,6 +49,8 @@ class DeployConfig:
     """CIDR blocks that may reach port 22 of the machines; empty: the address this machine is seen from."""
     smoke_job: Path | None = None
     """A job that proves the federation works; `rehearse` runs it."""
+    lines: Mapping[tuple[str, ...], int] = field(default_factory=dict, repr=False, compare=False)
+    """Path of keys → line in the file, for problems that are found later."""
 
     def site(self, name: str) -> SiteConfig:
         """Returns the site of that name, which must exist."""
@@ -99,6 +101,7 @@ def load(file: Path) -> DeployConfig:
         sites=sites,
         ssh_sources=_sources(document.get("ssh_sources", []), problems),
         smoke_job=_path(document, "smoke_job", problems, base=base, default=None),
+        lines=lines,
     )
     problems.raise_if_any()
     return config
@@ -110,8 +113,7 @@ def check_sites(config: DeployConfig, *, servers: tuple[str, ...], clients: tupl
     Raises:
         ConfigError: names every such site.
     """
-    _, lines = _parse(config.file)
-    problems = _Problems(config.file, lines)
+    problems = _Problems(config.file, config.lines)
     known = (*servers, *clients)
     for site in config.sites:
         if site.name not in known:
@@ -134,8 +136,7 @@ def check_settings(config: DeployConfig, known: Mapping[str, frozenset[str]]) ->
     Raises:
         ConfigError: names every such key.
     """
-    _, lines = _parse(config.file)
-    problems = _Problems(config.file, lines)
+    problems = _Problems(config.file, config.lines)
     for site in config.sites:
         allowed = known[site.provider]
         for key in sorted(set(site.settings) - allowed):

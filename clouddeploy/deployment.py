@@ -16,7 +16,7 @@ from clouddeploy_provision.provisioner import Endpoint, provision
 from clouddeploy_runtime.errors import ClouddeployError
 
 from clouddeploy import caller_address, config, readiness, state, wheelhouse
-from clouddeploy.access import Access
+from clouddeploy.access import CONNECT_TIMEOUT_S, Access
 from clouddeploy.apply import Applied, Applier, SiteWork
 from clouddeploy.destroy import Destroyed, Place, destroy
 from clouddeploy.errors import Interrupted, PartialFailure, PreflightFailed
@@ -100,6 +100,7 @@ class Deployment:
         self._cache = cache or wheelhouse.default_cache()
         self._endpoints = endpoints
         self._keyring = Keyring(self.directory / "keys")
+        self._host_keys = HostKeys(self.directory / "known_hosts")
         self._providers: dict[str, ComputeProvider] = {
             site.name: types[site.provider](site.settings, endpoints) for site in self.config.sites
         }
@@ -125,7 +126,7 @@ class Deployment:
         with state.locked(self.directory, "apply"):
             recorded = state.State.load(self.directory)
             recorded.project = self.project.name
-            self._preflight()
+            self._preflight(recorded)
             changes = self._diff(recorded, ssh_sources=self._ssh_sources())
             recorded.save()  # the deployment's id must be on disk before anything is tagged with it
             journal = Journal(self.directory / "journal.jsonl")
@@ -164,7 +165,7 @@ class Deployment:
                 self._places(recorded, journal),
                 state=recorded,
                 journal=journal,
-                uninstall=self._uninstall,
+                uninstall=partial(self._uninstall, recorded),
                 machine_gone=self._machine_gone,
                 cancel=self.cancel,
                 on_event=on_event,
@@ -214,20 +215,27 @@ class Deployment:
             return ("127.0.0.1/32",)  # no firewall of ours will ever carry it
         return (f"{self._endpoints.caller_address or caller_address.detect()}/32",)
 
-    def _preflight(self) -> None:
+    def _preflight(self, recorded: state.State) -> None:
         problems = []
-        for site in self.config.sites:
-            provider = self._providers[site.name]
-            spec = MachineSpec(site.size, site.image, site.disk_gib, site.user, public_key="", user_data="")
-            problems += [f"{site.name}: {c.name}: {c.problem}. {c.hint}" for c in provider.check([spec]) if not c.ok]
+        for sites in self._by_place().values():
+            specs = [MachineSpec(s.size, s.image, s.disk_gib, s.user, public_key="", user_data="") for s in sites]
+            names = ", ".join(site.name for site in sites)
+            checks = self._providers[sites[0].name].check(specs)
+            problems += [f"{names}: {check.name}: {check.problem}. {check.hint}" for check in checks if not check.ok]
         if problems:
             raise PreflightFailed(
                 "the clouds are not ready for this deployment", why="; ".join(problems), hint="nothing was created"
             )
-        recorded = state.State.load(self.directory)
         for wanted in self._diff(recorded, ssh_sources=("127.0.0.1/32",)):
             if wanted.wanted and self._providers[wanted.wanted.site.name].creates_nothing:
                 self._probe(wanted.wanted, recorded)
+
+    def _by_place(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[config.SiteConfig]]:
+        """Returns the sites that share a provider and its settings; one question to the cloud serves them all."""
+        places: dict[tuple[str, tuple[tuple[str, str], ...]], list[config.SiteConfig]] = {}
+        for site in self.config.sites:
+            places.setdefault(_place_of(site.provider, site.settings), []).append(site)
+        return places
 
     def _probe(self, wanted: Wanted, recorded: state.State) -> None:
         """Reaches a machine that exists already, before money is spent on those that do not."""
@@ -263,8 +271,8 @@ class Deployment:
             return report.kits
 
         def wait_ready(site: str, host: Host, release: bootstrap.Release, address: str) -> None:
-            kit = self.kit(self.server)
             if site == self.server:
+                kit = self.kit(self.server)
                 readiness.wait_tls(address, self.project.port, kit=kit, timeout_s=READY_TIMEOUT_S, cancel=self.cancel)
             else:
                 readiness.wait_registered(site, host, release, timeout_s=READY_TIMEOUT_S, cancel=self.cancel)
@@ -297,15 +305,13 @@ class Deployment:
             hostname=wanted.name,
         )
 
-    def _open(self, site: str, machine: ResourceRef, *, timeout_s: float | None = None) -> Host:
-        keys = HostKeys(self.directory / "known_hosts")
-        access = Access(self._keyring, keys) if timeout_s is None else Access(self._keyring, keys, timeout_s=timeout_s)
-        return access.open(site, machine, self.cancel)
+    def _open(self, site: str, machine: ResourceRef, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Host:
+        return Access(self._keyring, self._host_keys, timeout_s=timeout_s).open(site, machine, self.cancel)
 
     def _machine_gone(self, site: str) -> None:
         """Forgets both host keys of a machine: the next one makes its own, and some clouds give it the same id."""
         self._keyring.forget_bootstrap(site)
-        HostKeys(self.directory / "known_hosts").forget(f"{site}/")
+        self._host_keys.forget(f"{site}/")
 
     def _status(self, recorded: state.State, site: str, provider: str) -> SiteStatus:
         record = recorded.resources.get(f"{site}/{Kind.MACHINE.value}")
@@ -318,21 +324,20 @@ class Deployment:
         except ClouddeployError as error:
             return SiteStatus(site, provider, address, state="unreachable", detail=str(error))
         try:
-            release = bootstrap.Release(installed["release"], installed["root"], installed["python"])
-            said = bootstrap.status(host, release) or {}
+            said = bootstrap.status(host, _release(installed)) or {}
         finally:
             host.close()
         return SiteStatus(
             site, provider, address, state=str(said.get("state", "stopped")), detail=str(said.get("detail") or "")
         )
 
-    def _uninstall(self, site: str, machine: ResourceRef) -> None:
-        installed = state.State.load(self.directory).sites.get(site)
+    def _uninstall(self, recorded: state.State, site: str, machine: ResourceRef) -> None:
+        installed = recorded.sites.get(site)
         if installed is None:
             return
         host = self._open(site, machine, timeout_s=PROBE_TIMEOUT_S)
         try:
-            bootstrap.uninstall(host, bootstrap.Release(installed["release"], installed["root"], installed["python"]))
+            bootstrap.uninstall(host, _release(installed))
         finally:
             host.close()
 
@@ -345,7 +350,7 @@ class Deployment:
         used += [(intent.provider, intent.settings) for intent in journal.open_intents() if intent.provider]
         places: dict[tuple[str, tuple[tuple[str, str], ...]], Place] = {}
         for name, settings in used:
-            key = (name, tuple(sorted(settings.items())))
+            key = _place_of(name, settings)
             if key not in places:
                 places[key] = Place(name, settings, registry.load(name)(settings, self._endpoints))
         return list(places.values())
@@ -372,6 +377,15 @@ class Deployment:
             why="; ".join(f"{site}: {error}" for site, error in sorted(failed.items())),
             hint=f"the other sites are fine and were left alone; mend this and run {command} again",
         ) from first
+
+
+def _place_of(provider: str, settings: Mapping[str, str]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Returns what tells one place from another."""
+    return provider, tuple(sorted(settings.items()))
+
+
+def _release(installed: Mapping[str, str]) -> bootstrap.Release:
+    return bootstrap.Release(installed["release"], installed["root"], installed["python"])
 
 
 def pending(changes: list[Change]) -> list[Change]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from clouddeploy_providers.cloud_init import HostKey, generate_host_key
 
+from clouddeploy import durable
 from clouddeploy.errors import StateError
 
 if TYPE_CHECKING:
@@ -54,20 +54,10 @@ class Keyring:
             key = generate_host_key()
         try:
             # The public half first: a kill between the two leaves no private key without its public one.
-            _write(public, key.public + "\n")
-            _write(private, key.private)
+            durable.replace(public, key.public + "\n")
+            durable.replace(private, key.private)
         except OSError as error:
             raise StateError(
                 f"cannot write the key {private}", why=str(error), hint="make room or fix the permissions"
             ) from error
         return key
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".new")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

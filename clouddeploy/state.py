@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.resources import Kind, ResourceRef
 
+from clouddeploy import durable
 from clouddeploy.errors import LockedError, StateError
 
 if TYPE_CHECKING:
@@ -97,20 +98,8 @@ class State:
             "sites": dict(sorted(self.sites.items())),
         }
         path = self.directory / "state.json"
-        aside = self.directory / "state.json.new"
         try:
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(body, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-            folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            durable.replace(path, json.dumps(body, indent=2) + "\n")
         except OSError as error:
             raise StateError(f"cannot write the state {path}", why=str(error), hint="make room, then repeat") from error
 

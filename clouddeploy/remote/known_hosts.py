@@ -6,9 +6,9 @@ import base64
 import fcntl
 import hashlib
 import json
-import os
 from typing import TYPE_CHECKING
 
+from clouddeploy import durable
 from clouddeploy.errors import HostKeyChanged, HostKeyUnknown, StateError
 
 if TYPE_CHECKING:
@@ -94,11 +94,4 @@ class HostKeys:
         """Reads, changes and replaces the file under a lock on it: sites connect at once, each with its own object."""
         with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            pins = change(self._read())
-            aside = self._path.with_name(f"{self._path.name}.new")
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(pins, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self._path)
+            durable.replace(self._path, json.dumps(change(self._read()), indent=2) + "\n")
