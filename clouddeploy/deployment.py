@@ -45,6 +45,9 @@ PROBE_TIMEOUT_S = 10.0
 INSTALL_TIMEOUT_S = 600.0
 READY_TIMEOUT_S = 120.0
 
+PlaceKey = tuple[str, tuple[tuple[str, str], ...]]
+"""A provider's name and its settings, sorted."""
+
 
 def _ignore(_event: Event) -> None:
     """Takes events nobody asked for."""
@@ -230,9 +233,9 @@ class Deployment:
             if wanted.wanted and self._providers[wanted.wanted.site.name].creates_nothing:
                 self._probe(wanted.wanted, recorded)
 
-    def _by_place(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[config.SiteConfig]]:
+    def _by_place(self) -> dict[PlaceKey, list[config.SiteConfig]]:
         """Returns the sites that share a provider and its settings; one question to the cloud serves them all."""
-        places: dict[tuple[str, tuple[tuple[str, str], ...]], list[config.SiteConfig]] = {}
+        places: dict[PlaceKey, list[config.SiteConfig]] = {}
         for site in self.config.sites:
             places.setdefault(_place_of(site.provider, site.settings), []).append(site)
         return places
@@ -348,7 +351,7 @@ class Deployment:
         used = [(site.provider, site.settings) for site in self.config.sites]
         used += [(record.provider, record.settings) for record in recorded.resources.values()]
         used += [(intent.provider, intent.settings) for intent in journal.open_intents() if intent.provider]
-        places: dict[tuple[str, tuple[tuple[str, str], ...]], Place] = {}
+        places: dict[PlaceKey, Place] = {}
         for name, settings in used:
             key = _place_of(name, settings)
             if key not in places:
@@ -379,7 +382,7 @@ class Deployment:
         ) from first
 
 
-def _place_of(provider: str, settings: Mapping[str, str]) -> tuple[str, tuple[tuple[str, str], ...]]:
+def _place_of(provider: str, settings: Mapping[str, str]) -> PlaceKey:
     """Returns what tells one place from another."""
     return provider, tuple(sorted(settings.items()))
 

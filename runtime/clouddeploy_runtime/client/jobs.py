@@ -12,7 +12,7 @@ import msgspec
 
 from clouddeploy_runtime import jobs
 from clouddeploy_runtime.errors import RuntimeFault
-from clouddeploy_runtime.job.messages import Abort, Done, Result, Task
+from clouddeploy_runtime.job.messages import Done, Result, Task
 from clouddeploy_runtime.launchers.process import JobLaunch, JobProcess, launch
 
 if TYPE_CHECKING:
@@ -157,11 +157,5 @@ class SiteJob:
     async def stop(self, reason: str) -> None:
         """End the trainer: ask, then insist."""
         self._is_stopping = True
-        if self._process is None:
-            return
-        with contextlib.suppress(OSError):  # it has ended already
-            await self._process.send(Abort(reason=reason))
-        try:
-            await asyncio.wait_for(asyncio.shield(self._process.wait()), _STOP_S)
-        except TimeoutError:
-            self._process.kill()
+        if self._process is not None:
+            await self._process.stop(reason, grace_s=_STOP_S)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from clouddeploy_runtime.job.messages import Frame
+
 PAGE = mmap.PAGESIZE
 WASTE = 4
 """A free buffer up to so many times too large is reused; beyond that a small one would pin a large one's memory."""
@@ -133,9 +135,13 @@ class Mappings:
         self._memory: dict[int, mmap.mmap] = {}
         self._on_release = on_release
 
-    def open(self, key: int, capacity: int, size: int, descriptors: list[int]) -> Buffer:
-        """Returns the buffer of a frame; a descriptor comes with its first use."""
+    def buffer_of(self, frame: Frame, descriptors: list[int]) -> Buffer | None:
+        """Returns the buffer that belongs to a frame's message, if any; a descriptor comes with its first use."""
+        if frame.key is None:
+            return None
+        key = frame.key
         if descriptors:
-            self._memory[key] = mmap.mmap(descriptors[0], capacity)
+            self._memory[key] = mmap.mmap(descriptors[0], frame.capacity)
             os.close(descriptors[0])
+        size = getattr(frame.message, "size", 0)
         return Buffer(key, -1, self._memory[key], size=size, on_release=lambda one: self._on_release(one.key))

@@ -50,7 +50,4 @@ class Channel:
             if isinstance(frame.message, Release):
                 self.pool.release(frame.message.key)
                 continue
-            if frame.key is None:
-                return frame.message, None
-            size = getattr(frame.message, "size", 0)
-            return frame.message, self._mappings.open(frame.key, frame.capacity, size, descriptors)
+            return frame.message, self._mappings.buffer_of(frame, descriptors)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from clouddeploy_runtime.job.buffers import Mappings
-from clouddeploy_runtime.job.messages import MAX_FRAME, Frame, Message, Release, decode, encode
+from clouddeploy_runtime.job.messages import MAX_FRAME, Abort, Frame, Message, Release, decode, encode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,10 +102,7 @@ class JobProcess:
             if isinstance(frame.message, Release):
                 self._pool.release(frame.message.key)
                 continue
-            if frame.key is None:
-                return frame.message, None
-            size = getattr(frame.message, "size", 0)
-            return frame.message, self._mappings.open(frame.key, frame.capacity, size, descriptors)
+            return frame.message, self._mappings.buffer_of(frame, descriptors)
 
     async def wait(self) -> int:
         """Returns the exit status once the process has ended; negative for a signal."""
@@ -118,6 +115,15 @@ class JobProcess:
     def kill(self) -> None:
         """Ends the process; harmless when it has ended."""
         self._signal(signal.SIGKILL)
+
+    async def stop(self, reason: str, *, grace_s: float) -> None:
+        """Asks the job to end, and ends it when it has not after `grace_s`; harmless when it has ended."""
+        with contextlib.suppress(OSError):  # it has ended already
+            await self.send(Abort(reason=reason))
+        try:
+            await asyncio.wait_for(asyncio.shield(self._process.wait()), grace_s)
+        except TimeoutError:
+            self.kill()
 
     def _signal(self, number: signal.Signals) -> None:
         # The whole group: a script's own workers end with it.

@@ -12,7 +12,7 @@ import msgspec
 
 from clouddeploy_runtime import jobs
 from clouddeploy_runtime.errors import RuntimeFault
-from clouddeploy_runtime.job.messages import Abort, Done, Progress, Result, SiteFailed, Task
+from clouddeploy_runtime.job.messages import Done, Progress, Result, SiteFailed, Task
 from clouddeploy_runtime.jobs import JobStatus
 from clouddeploy_runtime.launchers.process import JobLaunch, JobProcess, launch
 from clouddeploy_runtime.wire import blobs
@@ -282,14 +282,8 @@ class RunningJob:
     async def abort(self, reason: str) -> None:
         """End the job: ask the controller, then insist."""
         self._abort_reason = self._abort_reason or reason
-        if self._process is None:
-            return
-        with contextlib.suppress(OSError):  # it has ended already
-            await self._process.send(Abort(reason=reason))
-        try:
-            await asyncio.wait_for(asyncio.shield(self._process.wait()), _STOP_S)
-        except TimeoutError:
-            self._process.kill()
+        if self._process is not None:
+            await self._process.stop(reason, grace_s=_STOP_S)
 
     def _close(self) -> None:
         reason = self._abort_reason or ""

@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 from clouddeploy_runtime.job.buffers import BufferPool, Mappings
+from clouddeploy_runtime.job.messages import Frame, Task
 
 MIB = 1 << 20
 
@@ -67,11 +68,12 @@ def test_the_receiver_sees_the_senders_bytes_and_tells_it_when_done(pool):
     mappings = Mappings(told.append)
     sent = pool.acquire(MIB)
     sent.view[:4] = b"once"
-    received = mappings.open(sent.key, sent.capacity, MIB, [os.dup(sent.fd)])
+    frame = Frame(Task("t", "train", 0, 1, [], {}, MIB), key=sent.key, capacity=sent.capacity)
+    received = mappings.buffer_of(frame, [os.dup(sent.fd)])
     assert bytes(received.view[:4]) == b"once"
     received.release()
     received.release()
     assert told == [sent.key]
     sent.view[:4] = b"more"
-    again = mappings.open(sent.key, sent.capacity, MIB, [])
+    again = mappings.buffer_of(frame, [])
     assert bytes(again.view[:4]) == b"more"
