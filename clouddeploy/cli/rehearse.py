@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from clouddeploy.cli.output import table
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), default=Path("deploy.yml"))
 @click.option("--job", type=click.Path(path_type=Path), help="Job folder to run; default: the deploy file's smoke_job.")
+@click.option("--unprivileged", is_flag=True, help="Hosts as for a user without root: processes, no firewall.")
 @command_options
-def rehearse(session: Session, file: Path, job: Path | None) -> None:
+def rehearse(session: Session, file: Path, job: Path | None, unprivileged: bool) -> None:
     """Run a deploy file against emulated clouds and real SSH hosts: nothing is spent, nothing is left."""
     with tempfile.TemporaryDirectory(prefix="clouddeploy-rehearsal-", ignore_cleanup_errors=True) as directory:
         result = rehearsal.rehearse(
@@ -25,6 +27,7 @@ def rehearse(session: Session, file: Path, job: Path | None) -> None:
             directory=Path(directory),
             cache=wheelhouse.default_cache(),
             job=job,
+            as_root=os.geteuid() == 0 and not unprivileged,
             cancel=session.cancel,
             on_event=session.output.event,
             on_phase=lambda line: session.output.say(f"== {line}"),

@@ -20,11 +20,8 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 CLI = [sys.executable, "-m", "clouddeploy.cli"]
 
-pytestmark = [
-    pytest.mark.xdist_group("world"),
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(os.geteuid() != 0, reason="hosts in network namespaces need root; see test_unprivileged.py"),
-]
+pytestmark = [pytest.mark.xdist_group("world"), pytest.mark.timeout(300)]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="hosts in network namespaces need root")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +79,7 @@ def envelope(done):
     return json.loads(done.stdout)
 
 
+@needs_root
 def test_apply_killed_once_the_servers_machine_exists_then_applied_again_makes_no_second_one(run):
     process = run("apply", "--yes", wait=False)
     journal = run.state / "journal.jsonl"
@@ -114,6 +112,7 @@ def test_apply_killed_once_the_servers_machine_exists_then_applied_again_makes_n
     assert run("destroy", "--yes").returncode == 0
 
 
+@needs_root
 def test_machines_of_another_size_replace_the_old_ones_under_keys_of_their_own(run):
     """Azure gives the new machine the id of the old one; its host key is another all the same."""
     assert run("apply", "--yes").returncode == 0
@@ -128,6 +127,7 @@ def test_machines_of_another_size_replace_the_old_ones_under_keys_of_their_own(r
     assert after["server1/address"] == before["server1/address"]
 
 
+@needs_root
 def test_wrong_credentials_are_refused_before_anything_is_created(run, served, tmp_path):
     _, endpoints = served
     wrong = tmp_path / "endpoints.json"
@@ -141,6 +141,7 @@ def test_wrong_credentials_are_refused_before_anything_is_created(run, served, t
     assert not (run.state / "state.json").exists()
 
 
+@needs_root
 def test_an_unreachable_on_premises_host_stops_before_anything_is_created(run):
     key = run.file.parent / "identity"
     key.touch(mode=0o600)
@@ -153,9 +154,12 @@ def test_an_unreachable_on_premises_host_stops_before_anything_is_created(run):
     assert not (run.state / "state.json").exists()
 
 
-def test_rehearse_prints_one_envelope_and_leaves_nothing():
+@pytest.mark.parametrize(
+    "words", [pytest.param([], marks=needs_root), ["--unprivileged"]], ids=["root", "unprivileged"]
+)
+def test_rehearse_prints_one_envelope_and_leaves_nothing(words):
     done = subprocess.run(
-        [*CLI, "rehearse", str(EXAMPLES / "hybrid" / "deploy.yml"), "--output", "json"],
+        [*CLI, "rehearse", str(EXAMPLES / "hybrid" / "deploy.yml"), "--output", "json", *words],
         capture_output=True,
         text=True,
         check=False,
