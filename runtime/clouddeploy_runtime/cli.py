@@ -38,16 +38,15 @@ def _run(command: str, kit_folder: Path, workspace: Path | None) -> None:
     # Late, so that --help answers at once and `verify` needs no grpc.
     from clouddeploy_runtime import kit as kits  # noqa: PLC0415
 
+    kits.verify(kit_folder)  # first: what nobody signed is not parsed either
     kit = kits.load(kit_folder)
     if command == "verify":
-        kits.verify(kit_folder)
         sys.stdout.write(f"The kit of {kit.name} (project {kit.project}) is as it was signed.\n")
         return
     if kit.kind != command:
         raise kits.KitError(
             f"{kit_folder} is the kit of a {kit.kind}", why=f"a {command} was asked for", hint=f"Run `{kit.kind}`."
         )
-    kits.verify(kit_folder)
     folder = workspace if workspace is not None else kit_folder / "workspace"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Job processes are started with vfork and exec; gRPC's fork handlers would only write warnings.

@@ -73,6 +73,16 @@ def test_start_refuses_one_flipped_byte(site):
     assert not (site / "start.log").exists()
 
 
+def test_a_flipped_byte_that_breaks_the_syntax_is_named_as_tampering(site):
+    """What nobody signed is not parsed either."""
+    file = site / "startup/fed_client.json"
+    file.write_bytes(b"x" + file.read_bytes()[1:])
+    done = run(site / "startup/start.sh")
+    assert done.returncode == 4
+    assert "startup/fed_client.json" in done.stderr
+    assert "JSON" not in done.stderr
+
+
 def test_start_refuses_a_kit_without_manifest(site):
     (site / "startup/manifest.json").unlink()
     done = run(site / "startup/start.sh", "--foreground")
