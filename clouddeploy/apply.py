@@ -50,6 +50,8 @@ class SiteWork:
     wait_ready: Callable[[str, Host, Release, str], None]
     """Takes the machine's address last: the server answers with our certificate, or a client is registered."""
     user_data: Callable[[Wanted], str]
+    uninstall: Callable[[str, ResourceRef], None]
+    """Stops and removes a site from a machine that stays."""
     machine_gone: Callable[[str], None]
     """Forgets the keys of a site's machine that was deleted."""
 
@@ -116,6 +118,7 @@ class Applier:
             journal=self._journal,
             providers=old,
             cancel=self._cancel,
+            uninstall=self._work.uninstall,
             machine_gone=self._work.machine_gone,
         )
         wanted = [change for change in changes if change.wanted is not None]

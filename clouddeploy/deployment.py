@@ -27,7 +27,7 @@ from clouddeploy.remote import bootstrap
 from clouddeploy.remote.known_hosts import HostKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from clouddeploy_providers.base import ComputeProvider
@@ -141,7 +141,7 @@ class Deployment:
                 keyring=self._keyring,
                 providers=self._providers,
                 server=self.server,
-                work=self._site_work(passphrase),
+                work=self._site_work(passphrase, recorded),
                 cancel=self.cancel,
             )
             applied = applier.run(changes, old=old, on_event=on_event)
@@ -190,7 +190,7 @@ class Deployment:
             project=self.project.name,
             deployment=recorded.deployment,
             server=self.server,
-            kinds={name: provider.kinds(is_server=name == self.server) for name, provider in self._providers.items()},
+            kinds=self._kinds(),
             places={name: provider.place for name, provider in self._providers.items()},
             rules={
                 name: firewall_rules(
@@ -203,6 +203,9 @@ class Deployment:
         )
         return diff(wanted, recorded.resources)
 
+    def _kinds(self) -> dict[str, Sequence[Kind]]:
+        return {name: provider.kinds(is_server=name == self.server) for name, provider in self._providers.items()}
+
     def _expected_sources(self, recorded: state.State) -> tuple[str, ...]:
         """Returns the address that apply will let in, as far as it can be known without asking anybody."""
         if self._endpoints.caller_address:
@@ -214,7 +217,7 @@ class Deployment:
     def _ssh_sources(self) -> tuple[str, ...]:
         if self.config.ssh_sources:
             return self.config.ssh_sources
-        if all(provider.creates_nothing for provider in self._providers.values()):
+        if not any(Kind.FIREWALL in kinds for kinds in self._kinds().values()):
             return ("127.0.0.1/32",)  # no firewall of ours will ever carry it
         return (f"{self._endpoints.caller_address or caller_address.detect()}/32",)
 
@@ -248,7 +251,7 @@ class Deployment:
         ref = self._providers[wanted.site.name].create(readiness.adoption(wanted), self.cancel)
         self._open(wanted.site.name, ref, timeout_s=PROBE_TIMEOUT_S).close()
 
-    def _site_work(self, passphrase: Secret) -> SiteWork:
+    def _site_work(self, passphrase: Secret, recorded: state.State) -> SiteWork:
         data = {site.name: site.data for site in self.config.sites}
 
         def install(site: str, host: Host, kit: Path) -> bootstrap.Release:
@@ -287,6 +290,7 @@ class Deployment:
             start=lambda _site, host, release: bootstrap.start(host, release),
             wait_ready=wait_ready,
             user_data=self._user_data,
+            uninstall=partial(self._uninstall, recorded),
             machine_gone=self._machine_gone,
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from clouddeploy import scheduler
 from clouddeploy.recovery import close_all, settle
 from clouddeploy.removal import delete_steps
-from clouddeploy.scheduler import Outcome, Step
+from clouddeploy.scheduler import Outcome
 from clouddeploy.state import Record
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def destroy(
         places: everywhere the deployment ever asked for something.
         state: loses what is gone.
         journal: takes intents and results.
-        uninstall: removes the runtime from a machine that stays, because we did not make it.
+        uninstall: stops and removes a site, where deleting its machine does not do that.
         machine_gone: called with the site of each machine that is gone.
         cancel: set by the first Ctrl-C.
         on_event: called as things happen.
@@ -71,22 +71,15 @@ def destroy(
     settle(journal, state)
     _adopt_found(places, state, journal)
     providers = {node: _provider(record, places) for node, record in state.resources.items()}
-    steps = []
-    needs = {}
-    for node, record in state.resources.items():
-        if providers[node].creates_nothing:
-            step = _uninstall_step(record, uninstall)
-            steps.append(step)
-            needs[record.site] = (step.name,)
     nodes = {node: record.ref.name for node, record in state.resources.items()}
-    steps += delete_steps(
+    steps = delete_steps(
         list(nodes),
         state=state,
         journal=journal,
         providers=providers,
         cancel=cancel,
+        uninstall=uninstall,
         machine_gone=machine_gone,
-        needs=needs,
     )
     report = scheduler.run(steps, cancel=cancel, on_event=on_event)
     left = [ref.name for place in places for ref in place.provider.find(state.deployment)]
@@ -115,12 +108,3 @@ def _adopt_found(places: Sequence[Place], state: State, journal: Journal) -> Non
 
 def _provider(record: Record, places: Sequence[Place]) -> ComputeProvider:
     return next(p.provider for p in places if p.name == record.provider and dict(p.settings) == dict(record.settings))
-
-
-def _uninstall_step(record: Record, uninstall: Callable[[str, ResourceRef], None]) -> Step:
-    return Step(
-        name=f"uninstall {record.site}",
-        site=record.site,
-        title="uninstall",
-        work=lambda: uninstall(record.site, record.ref),
-    )

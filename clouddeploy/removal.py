@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from clouddeploy_providers.base import ComputeProvider
+    from clouddeploy_providers.resources import ResourceRef
 
     from clouddeploy.journal import Journal
     from clouddeploy.state import Record, State
@@ -25,8 +26,8 @@ def delete_steps(
     journal: Journal,
     providers: Mapping[str, ComputeProvider],
     cancel: threading.Event,
+    uninstall: Callable[[str, ResourceRef], None],
     machine_gone: Callable[[str], None],
-    needs: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[Step]:
     """Returns one step per node, named `delete <node>`; within a site they follow each other in reverse creation order.
 
@@ -36,8 +37,8 @@ def delete_steps(
         journal: takes intents and results.
         providers: by node, the provider that made it.
         cancel: ends long waits.
+        uninstall: stops and removes a site, where deleting its machine does not do that.
         machine_gone: called with the site, before the state forgets its machine.
-        needs: by site, steps that must have succeeded before the first deletion there.
     """
     order = list(Kind)
     records = {node: state.resources[node] for node in nodes}
@@ -45,7 +46,7 @@ def delete_steps(
     for site in dict.fromkeys(record.site for record in records.values()):
         mine = [node for node, record in records.items() if record.site == site]
         mine.sort(key=lambda node: -order.index(records[node].ref.kind))
-        before = (needs or {}).get(site, ())
+        before: tuple[str, ...] = ()
         for node in mine:
             steps.append(
                 _step(
@@ -56,6 +57,7 @@ def delete_steps(
                     journal=journal,
                     provider=providers[node],
                     cancel=cancel,
+                    uninstall=uninstall,
                     machine_gone=machine_gone,
                 )
             )
@@ -72,8 +74,14 @@ def _step(
     journal: Journal,
     provider: ComputeProvider,
     cancel: threading.Event,
+    uninstall: Callable[[str, ResourceRef], None],
     machine_gone: Callable[[str], None],
 ) -> Step:
+    def work() -> None:
+        if record.ref.kind is Kind.MACHINE and not provider.ends_processes:
+            uninstall(record.site, record.ref)
+        provider.delete(record.ref, cancel)
+
     def after(_: object) -> None:
         state.resources.pop(node, None)
         # A name may be used again; its token must not: clouds remember tokens of what is gone.
@@ -92,6 +100,6 @@ def _step(
         before=lambda: journal.intend(
             "delete", node=node, name=record.ref.name, provider=record.provider, settings=record.settings
         ),
-        work=lambda: provider.delete(record.ref, cancel),
+        work=work,
         after=after,
     )

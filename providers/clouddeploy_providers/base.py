@@ -28,6 +28,8 @@ class ComputeProvider(Protocol):
     """Keys of `deploy.yml` that this provider understands besides the general ones, e.g. `region`."""
     creates_nothing: ClassVar[bool]
     """Whether its machines exist already, so that they can be reached before anything is created elsewhere."""
+    ends_processes: ClassVar[bool]
+    """Whether deleting a machine ends what runs on it; if not, the site is uninstalled first."""
 
     def __init__(self, settings: Mapping[str, str], endpoints: Endpoints) -> None: ...
 

@@ -108,6 +108,7 @@ class FakeProvider:
         {"file", "credentials", "no_capacity", "throttle", "latency_s", "lag_s", "crash_after"}
     )
     creates_nothing: ClassVar[bool] = False
+    ends_processes: ClassVar[bool] = True
 
     def __init__(
         self,

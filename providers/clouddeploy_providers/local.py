@@ -29,6 +29,7 @@ class LocalProvider:
     name: ClassVar[str] = "local"
     setting_names: ClassVar[frozenset[str]] = frozenset({"directory"})
     creates_nothing: ClassVar[bool] = False
+    ends_processes: ClassVar[bool] = False
 
     def __init__(self, settings: Mapping[str, str], endpoints: Endpoints) -> None:  # noqa: ARG002 - no cloud is asked
         self._directory = Path(settings.get("directory", DEFAULT)).expanduser().absolute()

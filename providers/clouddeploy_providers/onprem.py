@@ -28,6 +28,7 @@ class OnPremProvider:
     name: ClassVar[str] = "onprem"
     setting_names: ClassVar[frozenset[str]] = frozenset({*REQUIRED, "port"})
     creates_nothing: ClassVar[bool] = True
+    ends_processes: ClassVar[bool] = False
 
     def __init__(self, settings: Mapping[str, str], endpoints: Endpoints) -> None:
         missing = [key for key in REQUIRED if not settings.get(key)]

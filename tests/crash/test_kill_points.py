@@ -111,6 +111,7 @@ class World:
                 start=lambda _site, _host, _release: None,
                 wait_ready=lambda _site, _host, _release, _address: None,
                 user_data=lambda wanted: f"#cloud-config\nhostname: {wanted.name}\n",
+                uninstall=lambda _site, _ref: None,
                 machine_gone=Keyring(self.directory / "keys").forget_bootstrap,
             ),
             cancel=threading.Event(),

@@ -48,6 +48,7 @@ class AwsProvider:
     name: ClassVar[str] = "aws"
     setting_names: ClassVar[frozenset[str]] = frozenset({"region", "vpc_id", "subnet_id"})
     creates_nothing: ClassVar[bool] = False
+    ends_processes: ClassVar[bool] = True
 
     def __init__(self, settings: Mapping[str, str], endpoints: Endpoints) -> None:
         if not settings.get("region"):

@@ -71,6 +71,7 @@ class AzureProvider:
     name: ClassVar[str] = "azure"
     setting_names: ClassVar[frozenset[str]] = frozenset({"location", "subscription_id", "tenant_id"})
     creates_nothing: ClassVar[bool] = False
+    ends_processes: ClassVar[bool] = True
 
     def __init__(self, settings: Mapping[str, str], endpoints: Endpoints) -> None:
         there = endpoints.azure
