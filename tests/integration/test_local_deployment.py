@@ -1,12 +1,17 @@
 """A whole federation of processes on this machine, through the same engine as any cloud."""
 
+import runpy
 import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from clouddeploy_runtime import kit
+from clouddeploy_runtime.admin.session import AdminSession
 from clouddeploy_runtime.jobs import JobStatus
+from safetensors.numpy import load_file
 
 from clouddeploy.deployment import Deployment, pending
 from clouddeploy.rehearse import run_job
@@ -43,6 +48,19 @@ def write(path, names):
     path.write_text(yaml.safe_dump({"version": 1, "project": "project.yml", "sites": sites}))
 
 
+def federated_average_without_a_network(*, rounds):
+    """The example's rounds as plain loops over the sites' own data."""
+    model = runpy.run_path(str(EXAMPLES / "jobs" / "breast-cancer" / "app" / "custom" / "model.py"))
+    data = [model["load"](EXAMPLES / "hybrid" / "data" / site / "train.csv") for site in ("site-1", "site-2")]
+    params = model["initial"]()
+    total = sum(len(labels) for _, labels in data)
+    for _ in range(rounds):
+        fitted = [model["fit"](params, *one) for one in data]
+        shares = [len(labels) / total for _, labels in data]
+        params = {name: sum(share * one[name] for share, one in zip(shares, fitted, strict=True)) for name in params}
+    return params
+
+
 def runtimes(path):
     """Returns the participants whose runtime is a running process below the deployment's folder."""
     found = set()
@@ -56,7 +74,7 @@ def runtimes(path):
     return found
 
 
-def test_apply_job_a_site_less_and_gone(file):
+def test_apply_job_a_site_less_and_gone(file, tmp_path):
     deployment = Deployment(file)
     deployment.apply(Secret("correct horse"))
     assert {status.name: status.state for status in deployment.status()} == {
@@ -69,6 +87,13 @@ def test_apply_job_a_site_less_and_gone(file):
     info = run_job(deployment, EXAMPLES / "jobs" / "breast-cancer")
     assert info.status is JobStatus.COMPLETED
     assert info.metrics["test_accuracy"] > 0.93
+    with AdminSession(kit.load(deployment.kit("admin@example.com"))) as session:
+        (model,) = session.download(info.job_id, tmp_path / "out").glob("*.safetensors")
+    expected = federated_average_without_a_network(rounds=info.rounds)
+    trained = load_file(model)
+    assert set(trained) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_allclose(trained[name], array, rtol=0, atol=1e-6)
 
     write(file, ("server1", "site-1"))
     Deployment(file).apply(Secret("correct horse"))
