@@ -6,16 +6,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from clouddeploy_runtime import keys
+from clouddeploy_runtime.kit import Kind
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clouddeploy_provision import certificates
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from clouddeploy_runtime.keys import PrivateKey, PublicKey
     from cryptography import x509
 
+    from clouddeploy_provision.ca_records import RevokedLine
     from clouddeploy_provision.project import Participant
 
 
@@ -45,9 +48,15 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
     def issue(
-        self, participant: Participant, public_key: PublicKey, *, hosts: tuple[str, ...] = (), now: datetime
+        self,
+        participant: Participant,
+        public_key: PublicKey,
+        *,
+        hosts: tuple[str, ...] = (),
+        now: datetime,
+        days: int = certificates.LEAF_DAYS,
     ) -> x509.Certificate:
-        """Issue a participant's certificate; `hosts` are a server's names and addresses besides its own name."""
+        """Issue a participant's certificate; `hosts` are its names and addresses besides its own name."""
         return certificates.leaf(
             public_key,
             kind=participant.kind,
@@ -58,7 +67,27 @@ class Authority:
             issuer=self.certificate,
             issuer_key=self.key,
             now=now,
+            days=days,
         )
+
+    def issue_listener(
+        self, participant: Participant, public_key: PublicKey, *, hosts: tuple[str, ...], now: datetime
+    ) -> x509.Certificate:
+        """Issue the second certificate of a client or relay that others connect to: the usage is a server's."""
+        return certificates.leaf(
+            public_key,
+            kind=Kind.SERVER,
+            name=participant.name,
+            org=participant.org,
+            hosts=hosts,
+            issuer=self.certificate,
+            issuer_key=self.key,
+            now=now,
+        )
+
+    def revocation_list(self, revoked: Sequence[RevokedLine], *, now: datetime) -> bytes:
+        """Sign the list of revoked certificates; its number is their count."""
+        return certificates.revocation_list(revoked, issuer=self.certificate, issuer_key=self.key, now=now)
 
     def sign(self, data: bytes) -> bytes:
         """Sign a manifest."""

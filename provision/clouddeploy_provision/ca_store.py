@@ -1,10 +1,16 @@
 """Where the authority is kept: one folder that only its owner may enter, the key encrypted, every write atomic.
 
-state/            0700
-  rootCA.pem      0600  the root certificate; written last, so it exists only when the key does
-  rootCA.key      0600  PKCS#8, encrypted with the passphrase
-  issued.jsonl    0600  one line for each certificate that was issued, never a key
-  lock            0600  held (flock) while kits are made
+state/                     0700
+  rootCA.pem               0600  the root certificate; written last, so it exists only when the key does
+  rootCA.key               0600  PKCS#8, encrypted with the passphrase
+  next_rootCA.pem .key     0600  the root to come, while the root is exchanged (see `rollover`)
+  previous_rootCA.pem      0600  the root that goes, until it is retired
+  ca.json                  0600  what approving a request needs to know of the project
+  issued.jsonl             0600  one line for each certificate that was issued, never a key
+  revoked.jsonl            0600  one line for each certificate that was revoked
+  crl.pem                  0600  the signed list of these
+  kits.json                0600  digests of the last result's files (see `previous`)
+  lock                     0600  held (flock) while kits are made
 """
 
 from __future__ import annotations
@@ -17,31 +23,34 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from clouddeploy_runtime import keys
+from clouddeploy_runtime.enrolment.fingerprint import fingerprint
+from clouddeploy_runtime.enrolment.formats import Profile  # noqa: TC002 - msgspec reads the annotation
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from clouddeploy_provision.ca import Authority
+from clouddeploy_provision.ca_records import Records, write_atomic
 from clouddeploy_provision.certificates import ROOT_DAYS
 from clouddeploy_provision.errors import CaError, PassphraseError, ProvisionLocked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from datetime import datetime
     from pathlib import Path
 
 _FOLDER_MODE = 0o700
 
 
-class Issued(msgspec.Struct, frozen=True):
-    """One line of `issued.jsonl`: what revocation and questions of "who had this" need."""
+class CaFile(msgspec.Struct, frozen=True):
+    """`ca.json`: whose authority this is; nothing secret."""
 
-    serial: str
-    """Hexadecimal."""
-    name: str
-    kind: str
-    org: str
-    role: str
-    not_after: str
+    project: str
+    created_at: str
     """UTC, ISO 8601."""
+    rootCA_fingerprint: str  # noqa: N815 - the reference's name
+    provision_version: str = "00"
+    """Number of the `prod_NN` folder that approved kits are put into, two digits."""
+    project_profile: Profile | None = None
 
 
 class CaStore:
@@ -55,7 +64,8 @@ class CaStore:
         self.folder = folder
         self._certificate = folder / "rootCA.pem"
         self._key = folder / "rootCA.key"
-        self._issued = folder / "issued.jsonl"
+        self._ca_file = folder / "ca.json"
+        self.records = Records(folder)
 
     @property
     def exists(self) -> bool:
@@ -84,21 +94,22 @@ class CaStore:
         finally:
             os.close(handle)
 
-    def open(self, passphrase: bytes) -> Authority:
-        """Read the authority.
+    def open(self, passphrase: bytes, which: str = "") -> Authority:
+        """Read the authority: the present one, or `next_`.
 
         Raises:
             PassphraseError: not the passphrase that it was made with.
             CaError: a file is missing or damaged.
         """
         _check_passphrase(passphrase)
+        certificate = self.certificate(which)
+        key_file = self.folder / f"{which}rootCA.key"
         try:
-            certificate = x509.load_pem_x509_certificate(self._certificate.read_bytes())
-            encrypted = self._key.read_bytes()
-        except (OSError, ValueError) as exc:
-            raise CaError(f"{self.folder} cannot be used", why=str(exc), hint="restore it from your backup") from exc
+            encrypted = key_file.read_bytes()
+        except OSError as exc:
+            raise CaError(f"{key_file} cannot be read", why=str(exc), hint="restore it from your backup") from exc
         try:
-            key = keys.from_pem(encrypted, passphrase=passphrase, name=str(self._key))
+            key = keys.from_pem(encrypted, passphrase=passphrase, name=str(key_file))
         except keys.KeyFault as exc:
             raise PassphraseError(
                 "the certificate authority cannot be opened", why=exc.why, hint=f"give the passphrase of {self.folder}"
@@ -107,7 +118,7 @@ class CaStore:
         if not isinstance(certified, keys.PublicKey) or keys.public_bytes(certified) != keys.public_bytes(
             key.public_key()
         ):
-            raise CaError(f"{self.folder} cannot be used", why="rootCA.key is not the key of rootCA.pem")
+            raise CaError(f"{self.folder} cannot be used", why=f"{key_file.name} is not the key of its certificate")
         return Authority(certificate, key)
 
     def create(
@@ -120,39 +131,75 @@ class CaStore:
         algorithm: keys.KeyAlgorithm = keys.KeyAlgorithm.P256,
     ) -> Authority:
         """Make a new authority and keep it."""
-        _check_passphrase(passphrase)
         authority = Authority.create(project, now=now, days=days or ROOT_DAYS, algorithm=algorithm)
-        write_atomic(self._key, keys.to_pem(authority.key, passphrase=passphrase))
-        write_atomic(self._certificate, authority.pem)
+        self.keep(authority, passphrase)
         return authority
 
-    def record(self, issued: Sequence[Issued]) -> None:
-        """Append to the list of issued certificates; on disk when it returns."""
-        if not issued:
-            return
-        handle = os.open(self._issued, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in issued))
-            file.flush()
-            os.fsync(file.fileno())
+    def keep(self, authority: Authority, passphrase: bytes, which: str = "") -> None:
+        """Write an authority: the key first, so that a certificate is never without it."""
+        _check_passphrase(passphrase)
+        write_atomic(self.folder / f"{which}rootCA.key", keys.to_pem(authority.key, passphrase=passphrase))
+        write_atomic(self.folder / f"{which}rootCA.pem", authority.pem)
 
-    def last_issued(self) -> dict[str, Issued]:
-        """Return the last certificate of each name; a torn last line, from a kill while writing, is passed over."""
-        if not self._issued.exists():
-            return {}
-        lines = self._issued.read_bytes().splitlines(keepends=True)
+    def describe(self, profile: Profile | None, *, version: str = "00", now: datetime) -> CaFile:
+        """Write `ca.json` unless it says the same already; returns what it says."""
+        root = self.certificate()
+        known = self.ca_file() if self._ca_file.exists() else None
+        mark = fingerprint(root)
+        if known is not None and known.rootCA_fingerprint == mark and known.project_profile == profile:
+            return known
+        found = CaFile(
+            project=profile.name if profile else "",
+            created_at=known.created_at if known else now.isoformat(),
+            rootCA_fingerprint=mark,
+            provision_version=known.provision_version if known else version,
+            project_profile=profile,
+        )
+        write_atomic(self._ca_file, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        return found
+
+    def ca_file(self) -> CaFile:
+        """Read `ca.json`.
+
+        Raises:
+            CaError: it is missing or damaged.
+        """
         try:
-            found = [msgspec.json.decode(line, type=Issued) for line in lines if line.endswith(b"\n")]
-        except msgspec.MsgspecError as exc:
-            raise CaError(f"{self._issued} is damaged", why=str(exc), hint="restore it from your backup") from exc
-        return {one.name: one for one in found}
+            return msgspec.json.decode(self._ca_file.read_bytes(), type=CaFile)
+        except (OSError, msgspec.MsgspecError) as exc:
+            raise CaError(
+                f"{self._ca_file} cannot be used",
+                why=str(exc),
+                hint="name a folder made by `clouddeploy cert init` or by `clouddeploy provision`",
+            ) from exc
+
+    def certificate(self, which: str = "") -> x509.Certificate:
+        """Read a root certificate: the present one, `next_` or `previous_`.
+
+        Raises:
+            CaError: it is missing or damaged.
+        """
+        path = self.folder / f"{which}rootCA.pem"
+        try:
+            return x509.load_pem_x509_certificate(path.read_bytes())
+        except (OSError, ValueError) as exc:
+            raise CaError(f"{path} cannot be used", why=str(exc), hint="restore it from your backup") from exc
+
+    def trusted(self) -> list[x509.Certificate]:
+        """Return every root that kits trust: the present one, and the next or the previous while it is exchanged."""
+        others = [which for which in ("next_", "previous_") if (self.folder / f"{which}rootCA.pem").exists()]
+        return [self.certificate(which) for which in ("", *others)]
+
+    def bundle(self) -> bytes:
+        """Return the trusted roots as a kit has them."""
+        return b"".join(root.public_bytes(Encoding.PEM) for root in self.trusted())
 
     def _check_modes(self) -> None:
-        if (self.folder / "cert.json").exists():
+        if (self.folder / "cert.json").exists() and not self.exists:
             raise CaError(
-                f"{self.folder} cannot be used",
-                why="cert.json is the reference's state, which is not yet supported",
-                hint="use another workspace; clouddeploy makes its own authority there",
+                f"{self.folder} cannot be used yet",
+                why="cert.json is the reference's state, with every key in plain text",
+                hint=f"import it first: clouddeploy cert import {self.folder / 'cert.json'}",
             )
         for path in (self.folder, *sorted(self.folder.iterdir())):
             mode = stat.S_IMODE(path.lstat().st_mode)
@@ -161,19 +208,6 @@ class CaStore:
                 raise CaError(
                     f"{path} is refused", why=f"its mode {mode:04o} lets others in", hint=f"chmod {wanted} {path}"
                 )
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file in one step, readable by its owner only, on disk before it has its name."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    keys.write_private(partial, content)
-    handle = os.open(partial, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    partial.rename(path)
 
 
 def _check_passphrase(passphrase: bytes) -> None:

@@ -6,15 +6,19 @@ import ipaddress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from clouddeploy_runtime import revocation
 from clouddeploy_runtime.kit import Kind
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from clouddeploy_runtime.keys import PrivateKey, PublicKey
+
+    from clouddeploy_provision.ca_records import RevokedLine
 
 ROOT_DAYS = 3650
 """The reference's 360 days end a federation within a year, and it cannot roll its root over."""
@@ -29,6 +33,7 @@ _EXTENDED_USAGE = {
     # The reference gives servers both, too; clients and admins only ever connect, so a stolen one cannot play server.
     Kind.SERVER: (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
     Kind.CLIENT: (ExtendedKeyUsageOID.CLIENT_AUTH,),
+    Kind.RELAY: (ExtendedKeyUsageOID.CLIENT_AUTH,),
     Kind.ADMIN: (ExtendedKeyUsageOID.CLIENT_AUTH,),
 }
 
@@ -67,6 +72,7 @@ def leaf(
     issuer: x509.Certificate,
     issuer_key: PrivateKey,
     now: datetime,
+    days: int = LEAF_DAYS,
 ) -> x509.Certificate:
     """Issue a participant's certificate.
 
@@ -79,13 +85,13 @@ def leaf(
         hosts: further names and addresses of a server.
         issuer: the root.
         issuer_key: the root's key.
-        now: the time of issue; the end is `LEAF_DAYS` later or the root's, whichever comes first.
+        now: the time of issue.
+        days: how long it is valid; never beyond the root's end.
     """
     subject = [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, org)]
     if role:
         subject.append(x509.NameAttribute(UNSTRUCTURED_NAME, role))
-    issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    end = min(now + timedelta(days=LEAF_DAYS), issuer.not_valid_after_utc)
+    end = min(now + timedelta(days=days), issuer.not_valid_after_utc)
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name(subject))
@@ -98,12 +104,54 @@ def leaf(
         .add_extension(_usage(digital_signature=True), critical=True)  # §4.2.1.3: all that TLS 1.3 needs
         .add_extension(x509.ExtendedKeyUsage(_EXTENDED_USAGE[kind]), critical=False)  # §4.2.1.12
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)  # §4.2.1.2
-        .add_extension(  # §4.2.1.1
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False
-        )
+        .add_extension(_authority_key(issuer), critical=False)  # §4.2.1.1
         .add_extension(x509.SubjectAlternativeName(alternative_names(kind, name, hosts)), critical=False)  # §4.2.1.6
         .sign(issuer_key, hashes.SHA256())
     )
+
+
+REASONS = {
+    "unspecified": x509.ReasonFlags.unspecified,
+    "key_compromise": x509.ReasonFlags.key_compromise,
+    "affiliation_changed": x509.ReasonFlags.affiliation_changed,
+    "superseded": x509.ReasonFlags.superseded,
+    "cessation_of_operation": x509.ReasonFlags.cessation_of_operation,
+    "privilege_withdrawn": x509.ReasonFlags.privilege_withdrawn,
+}
+"""RFC 5280 §5.3.1; what a person may give as the reason of a revocation."""
+
+
+def revocation_list(
+    revoked: Sequence[RevokedLine], *, issuer: x509.Certificate, issuer_key: PrivateKey, now: datetime
+) -> bytes:
+    """Sign a list of revoked certificates (RFC 5280 §5), PEM; its number is their count, so it only ever grows."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(max(now - CLOCK_SKEW, issuer.not_valid_before_utc))
+        .next_update(issuer.not_valid_after_utc)  # §5.1.2.5 demands one; the offline authority promises no next list
+        .add_extension(x509.CRLNumber(len(revoked)), critical=False)  # §5.2.3
+        .add_extension(_authority_key(issuer), critical=False)  # §5.2.1
+    )
+    for one in revoked:
+        entry = (
+            x509.RevokedCertificateBuilder()
+            .serial_number(int(one.serial, 16))
+            .revocation_date(datetime.fromisoformat(one.revoked_at))
+        )
+        if one.reason != "unspecified":  # §5.3.1: should be absent then
+            entry = entry.add_extension(x509.CRLReason(REASONS[one.reason]), critical=False)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(issuer_key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def is_crl_of(pem: bytes, issuer: x509.Certificate, *, number: int) -> bool:
+    """Tell whether this is a root's list of this number."""
+    try:
+        crl = revocation.parse(pem, [issuer])
+    except revocation.RevocationFault:
+        return False
+    return crl.number == number
 
 
 def alternative_names(kind: Kind, name: str, hosts: Iterable[str] = ()) -> list[x509.GeneralName]:
@@ -129,10 +177,18 @@ def names_of(cert: x509.Certificate) -> set[x509.GeneralName]:
         return set()
 
 
-def is_worn(cert: x509.Certificate, now: datetime) -> bool:
-    """Tell whether less than a third of a certificate's time is left, which is when it is renewed."""
-    life = cert.not_valid_after_utc - cert.not_valid_before_utc
-    return cert.not_valid_after_utc - now < life / 3
+def text_of(name: x509.GeneralName) -> str:
+    """Write an alternative name, for example `DNS:fl.example.com`."""
+    label = {x509.DNSName: "DNS", x509.IPAddress: "IP", x509.RFC822Name: "email"}.get(type(name), "other")
+    return f"{label}:{name.value}"
+
+
+def _authority_key(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    try:
+        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:  # an imported root
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
 def _usage(*, digital_signature: bool, certificates: bool = False) -> x509.KeyUsage:

@@ -5,6 +5,8 @@
     ├── CaError               the authority's folder is missing, damaged or too open          exit 4
     ├── PassphraseError       no passphrase, or not the one the authority was made with       exit 4
     ├── ResultError           no further result can be written, or a result is damaged        exit 4
+    ├── BuilderFailed         a builder of the project file failed                            exit 1
+    ├── ArchiveError          a request or an approval cannot be used                         exit 4
     └── ProvisionLocked       another run holds the project                                   exit 7
 
 OSError, yaml's, pydantic's and cryptography's errors become one of these at the module that calls the library. A failed
@@ -92,3 +94,9 @@ class ProvisionLocked(ProvisionError):
 
     exit_code = ExitCode.LOCKED
     error_code = "PROVISION_LOCKED"
+
+
+class BuilderFailed(ProvisionError):
+    """A builder could not do its work; the kits of this run are gone, those of earlier runs stand."""
+
+    error_code = "BUILDER_FAILED"

@@ -1,41 +1,39 @@
-"""Reads a project file and says everything that is wrong with it at once."""
+"""A federation as its project file describes it: who takes part, who connects to whom, what their kits hold."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.kit import Kind
+from cryptography import x509
 from pydantic import ValidationError
 
-from clouddeploy_provision import builders, schema, yaml_source
+from clouddeploy_provision import schema, topology, validation, yaml_source
+from clouddeploy_provision.builders import catalogue
 from clouddeploy_provision.errors import Problem, ProjectFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from clouddeploy_provision.yaml_source import Key, Source
+    from clouddeploy_provision.yaml_source import Source
 
 log = logging.getLogger(__name__)
 
-_PATTERNS = {
-    schema.HOST: "must be a host name or an IPv4 address: letters, digits, hyphens, dots",
-    schema.SITE: "must have letters, digits, hyphens and underscores only",
-    schema.SIMPLE: "must have letters, digits and underscores only",
-    schema.EMAIL: "must be an e-mail address",
-    schema.PROJECT: "must have letters, digits, dots, hyphens and underscores only, no dot or hyphen first",
-}
 
-_UNSUPPORTED = {
-    "server": ("listening_host", "custom_ca_cert", "auth_identity", "cc_config"),
-    "client": ("listening_host", "parent", "custom_ca_cert", "auth_identity", "edge_service_port", "cc_config"),
-    "admin": (),
-    "": ("packager", "studies", "edge", "custom_ca_cert", "include"),
-}
-"""Type of participant ("" is the project) → keys of the reference that are known but not carried out; saying so beats
-a kit without them."""
+@dataclass(frozen=True)
+class Listening:
+    """Where a participant itself is reached by those behind it."""
+
+    scheme: str = "tcp"
+    host: str = "localhost"
+    hosts: tuple[str, ...] = ()
+    """Further names and addresses, for its certificate."""
+    port: int = 0
+    """0: any free one."""
+    connection_security: str = "clear"
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,31 @@ class Participant:
     gib_per_gpu: float = 0
     """Memory of each GPU that the site offers to jobs, GiB."""
     allow_log_streaming: bool = True
+    relay: str = ""
+    """The relay that it connects to; empty: the server itself."""
+    parent: str = ""
+    """The client above this one."""
+    fqsn: str = ""
+    """Fully qualified site name: the names from the top of its hierarchy down to its own, joined by dots."""
+    is_leaf: bool = True
+    """No client has it as its parent."""
+    listening: Listening | None = None
+    connection_security: str = "mtls"
+    custom_ca_cert: bytes | None = field(default=None, repr=False)
+    """PEM of a further authority, of a proxy before the server."""
+    auth_identity: str = ""
+    """The name that its peers see when that is not its own, behind a proxy that ends TLS."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Who takes part in one study."""
+
+    sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Organisation → its sites."""
+    admins: tuple[str, ...] = ()
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """Admin → role in this study, where the project file gives one."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +93,13 @@ class Project:
     """What the file demands for the root certificate; `None`: no demand."""
     require_signed_jobs: bool | None = None
     download_job_url: str = ""
+    api_version: int = 3
+    connection_security: str = "mtls"
+    studies: Mapping[str, Study] = field(default_factory=dict)
+    builders: tuple[catalogue.Step, ...] = ()
+    packager: catalogue.Step | None = None
+    warnings: tuple[str, ...] = ()
+    """What is allowed but probably not meant."""
 
     @property
     def server(self) -> Participant:
@@ -87,6 +117,11 @@ class Project:
         return self._of(Kind.CLIENT)
 
     @property
+    def relays(self) -> tuple[Participant, ...]:
+        """The relays, in the order of the file."""
+        return self._of(Kind.RELAY)
+
+    @property
     def admins(self) -> tuple[Participant, ...]:
         """The admins, in the order of the file."""
         return self._of(Kind.ADMIN)
@@ -96,187 +131,222 @@ class Project:
         """The one port that the server listens on."""
         return self.server.port
 
+    def participant(self, name: str) -> Participant:
+        """Return the participant of this name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for one in self.participants:
+            if one.name == name:
+                return one
+        raise KeyError(name)
+
+    def relay_chain(self, name: str) -> list[str]:
+        """Return the relays from the server down to this one."""
+        relays = {one.name: one.relay for one in self.relays}
+        return topology.chain(name, lambda one: relays.get(one, ""))
+
     def _of(self, kind: Kind) -> tuple[Participant, ...]:
         return tuple(one for one in self.participants if one.kind is kind)
 
 
-def load(path: Path) -> Project:
+def load(path: Path, *, custom: catalogue.Custom | None = None) -> Project:
     """Read and check a project file.
+
+    Args:
+        path: the file.
+        custom: where builders that are not bundled come from; `None`: nowhere, they are refused.
 
     Raises:
         ProjectFileError: with every problem that the file has.
     """
     source = yaml_source.parse(path)
-    problems = list(source.problems)
     if not isinstance(source.data, dict):
-        problems.append(Problem(source.name, 1, rule="must be a mapping", example="name: my_project"))
-        raise ProjectFileError(source.name, problems)
+        problem = Problem(source.name, 1, rule="must be a mapping", example="name: my_project")
+        raise ProjectFileError(source.name, [*source.problems, problem])
+    return check(source, custom=custom)
+
+
+def check(source: Source, *, custom: catalogue.Custom | None = None) -> Project:
+    """Check parsed data as a whole project.
+
+    Raises:
+        ProjectFileError: with every problem.
+    """
+    problems = list(source.problems)
     parsed: schema.ProjectFile | None = None
     try:
         parsed = schema.ProjectFile.model_validate(source.data)
     except ValidationError as exc:
-        problems += [_problem(source, error) for error in exc.errors(include_url=False)]
-    problems += _crosswise(source)
-    if problems or parsed is None:
+        problems += [validation.explain(source, error) for error in exc.errors(include_url=False)]
+    problems += validation.crosswise(source, custom or catalogue.Custom())
+    reader = _Reader(source)
+    project = reader.project(parsed) if parsed is not None and not problems else None
+    problems += reader.problems
+    if project is None or problems:
         raise ProjectFileError(source.name, list(dict.fromkeys(problems)))
-    return _project(parsed)
+    for warning in project.warnings:
+        log.warning("%s: %s", source.name, warning)
+    return project
 
 
-def _problem(source: Source, error: Any) -> Problem:
-    """Translate one of pydantic's errors."""
-    key = _real_key(source.data, error["loc"])
-    value = error.get("input")
-    context = error.get("ctx", {})
-    last = str(key[-1]) if key else ""
-    match error["type"]:
-        case "missing":
-            rule = "is missing"
-        case "extra_forbidden":
-            rule = "unknown key"
-        case "string_pattern_mismatch":
-            rule = f"{_PATTERNS[context['pattern']]}, not {value!r}"
-        case "string_too_long":
-            rule = f"must have {context['max_length']} characters at most, not {len(value)}"
-        case "literal_error":
-            rule = f"must be {context['expected']}, not {value!r}"
-        case "union_tag_invalid" | "union_tag_not_found":
-            key = (*key, "type")
-            last = "type"
-            tag = value.get("type") if isinstance(value, dict) else value
-            rule = f"must be one of {', '.join(schema.TYPES)}, not {tag!r}" if tag else "is missing"
-        case "greater_than_equal" | "less_than_equal":
-            rule = "must be 1 to 65535" if "port" in last else f"is out of range: {error['msg']}"
-            rule += f", not {value!r}"
-        case "string_type":
-            rule = f"must be text, not {value!r}; a number or a word like `yes` needs quotes"
-        case _:
-            rule = f"{error['msg']}, not {value!r}"
-    return _at(source, key, rule)
+class _Reader:
+    """Turns the checked mappings into a `Project`, with every default resolved."""
 
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._warnings: list[str] = []
+        self._authorities: dict[str, bytes] = {}
+        self.problems: list[Problem] = []
 
-def _at(source: Source, key: Key, rule: str) -> Problem:
-    """Make a problem of a rule that is broken at a key."""
-    participant = ""
-    participants = source.data.get("participants")
-    if len(key) > 1 and key[0] == "participants" and isinstance(participants, list) and isinstance(key[1], int):
-        entry = participants[key[1]]
-        participant = str(entry.get("name", "")) if isinstance(entry, dict) else ""
-        participant = participant or f"participant {key[1] + 1}"
-    shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
-    last = next((str(part) for part in reversed(key) if isinstance(part, str)), "")
-    example = "" if rule == "unknown key" else schema.EXAMPLES.get(last, "")
-    return Problem(source.name, source.line(key), shown, participant, rule, example)
-
-
-def _real_key(data: Any, loc: tuple[str | int, ...]) -> Key:
-    """Drop what pydantic adds to a location (tags of unions); keep a last key that is missing from the file."""
-    key: list[str | int] = []
-    for index, part in enumerate(loc):
-        inside = (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
+    def project(self, parsed: schema.ProjectFile) -> Project:
+        steps = tuple(catalogue.Step(step.path, step.args or {}) for step in parsed.builders)
+        entries = [one for one in parsed.participants if not isinstance(one, schema.Overseer)]
+        if len(entries) < len(parsed.participants):
+            self._warnings.append("an overseer is obsolete and ignored")
+        name = parsed.name
+        if len(name) > schema.MAX_PROJECT:
+            name = name[: schema.MAX_PROJECT]
+            self._warnings.append(f"the project's name is cut to {schema.MAX_PROJECT} characters: {name}")
+        return Project(
+            name=name,
+            description=parsed.description or "",
+            participants=self._participants(parsed, entries),
+            root_valid_days=catalogue.argument(steps, "CertBuilder", "root_valid_days"),
+            require_signed_jobs=catalogue.argument(steps, "StaticFileBuilder", "require_signed_jobs"),
+            download_job_url=catalogue.argument(steps, "StaticFileBuilder", "download_job_url") or "",
+            api_version=parsed.api_version,
+            connection_security=parsed.connection_security or "mtls",
+            studies=_studies(parsed),
+            builders=steps,
+            packager=None
+            if parsed.packager is None
+            else catalogue.Step(parsed.packager.path, parsed.packager.args or {}),
+            warnings=tuple(self._warnings),
         )
-        if inside:
-            key.append(part)
-            data = data[part]
-        elif index == len(loc) - 1 and isinstance(data, dict):
-            key.append(part)
-    return tuple(key)
+
+    def _participants(self, parsed: schema.ProjectFile, entries: list[Any]) -> tuple[Participant, ...]:
+        server = self._server(next(one for one in entries if isinstance(one, schema.Server)))
+        relays = {one.name: _listening(one.listening_host, server) for one in entries if isinstance(one, schema.Relay)}
+        parents = {one.name: one.parent or "" for one in entries if isinstance(one, schema.Client)}
+        found = []
+        for one in entries:
+            plain = server if isinstance(one, schema.Server) else self._below(one, server, relays)
+            above = parents.get(plain.name, "")
+            authority = getattr(one, "custom_ca_cert", None) or parsed.custom_ca_cert
+            found.append(
+                replace(
+                    plain,
+                    parent=above,
+                    fqsn=".".join(topology.chain(plain.name, lambda name: parents.get(name, ""))),
+                    is_leaf=plain.name not in parents.values(),
+                    listening=_listening(getattr(one, "listening_host", None), server),
+                    connection_security=self._security(one, parsed),
+                    custom_ca_cert=self._authority(authority) if authority else None,
+                    auth_identity=getattr(one, "auth_identity", None) or "",
+                )
+            )
+        return tuple(found)
+
+    def _server(self, one: schema.Server) -> Participant:
+        if one.admin_port not in {None, one.fed_learn_port}:
+            self._warnings.append("admin_port is ignored, everything goes through fed_learn_port")
+        name = one.name
+        if len(name) > schema.MAX_NAME:
+            name = name[: schema.MAX_NAME].rstrip("-.")
+            self._warnings.append(f"the server's name is cut to {name} in its certificate")
+        host = one.default_host or one.name
+        hosts = tuple(dict.fromkeys([host, *_hosts(one.host_names), *([one.name] if name != one.name else [])]))
+        return Participant(Kind.SERVER, name, one.org, hosts=hosts, host=host, port=one.fed_learn_port)
+
+    def _below(self, one: Any, server: Participant, relays: Mapping[str, Listening | None]) -> Participant:
+        """Resolve a participant that connects to the server or to a relay."""
+        given = one.connect_to
+        relay = topology.upstream_name(one.model_dump()) if given is not None else ""
+        listening = relays.get(relay)
+        if listening is None:
+            relay = ""
+            host, port, known = server.host, server.port, {server.name, *server.hosts}
+        else:
+            host, port, known = listening.host, listening.port, {listening.host, *listening.hosts}
+        if isinstance(given, schema.ConnectTo):
+            host, port = given.host or host, given.port or port
+        elif given and not isinstance(one, schema.Relay):
+            host = given
+        if host not in known:
+            target = "the server's names" if not relay else f"the names of {relay}"
+            self._warnings.append(f"{one.name} connects to {host}, which is none of {target}")
+        plain = Participant(Kind.ADMIN, one.name, one.org, host=host, port=port, relay=relay)
+        if isinstance(one, schema.Admin):
+            return replace(plain, role=one.role)
+        if isinstance(one, schema.Relay):
+            return replace(plain, kind=Kind.RELAY)
+        capacity = one.capacity or schema.Capacity()
+        return replace(
+            plain,
+            kind=Kind.CLIENT,
+            gpus=capacity.num_of_gpus,
+            gib_per_gpu=capacity.mem_per_gpu_in_GiB,
+            allow_log_streaming=one.allow_log_streaming,
+        )
+
+    def _security(self, one: Any, parsed: schema.ProjectFile) -> str:
+        given = getattr(one, "connect_to", None)
+        upward = given.connection_security if isinstance(given, schema.ConnectTo) else None
+        found: str = upward or one.connection_security or parsed.connection_security or "mtls"
+        if found != "mtls":
+            self._warnings.append(
+                f"{one.name} has connection_security {found}; the runtime of this version speaks mtls only"
+            )
+        return found
+
+    def _authority(self, name: str) -> bytes:
+        """Read a further authority's certificate; the path starts at the project file's folder."""
+        if name not in self._authorities:
+            self._authorities[name] = b""
+            try:
+                pem = (self._source.folder / name).read_bytes()
+                x509.load_pem_x509_certificates(pem)
+                self._authorities[name] = pem
+            except (OSError, ValueError) as exc:
+                why = exc.strerror if isinstance(exc, OSError) and exc.strerror else "it holds no PEM certificate"
+                rule = f"{name} cannot be used: {why}"
+                key = next((key for key in self._source.places if key and key[-1] == "custom_ca_cert"), ())
+                self.problems.append(validation.at(self._source, key, rule))
+        return self._authorities[name]
 
 
-def _crosswise(source: Source) -> Iterator[Problem]:
-    """Check what no single key can tell; works on the raw data, so that it reports beside the schema's problems."""
-    data = source.data
-    yield from _unsupported(source, data, "", ())
-    if data.get("connection_security") in {"tls", "clear"}:
-        yield _at(source, ("connection_security",), "only mtls is supported")
-    entries = data.get("participants")
-    if isinstance(entries, list):
-        yield from _participants(source, entries)
-    for index, entry in enumerate(data.get("builders") or []) if isinstance(data.get("builders"), list) else ():
-        args = entry.get("args") if isinstance(entry, dict) else None
-        if isinstance(entry, dict) and isinstance(entry.get("path"), str) and isinstance(args or {}, dict):
-            for key, rule in builders.problems(entry["path"], args or {}):
-                yield _at(source, ("builders", index, *key.split(".")), rule)
+def _hosts(names: list[str] | str | None) -> list[str]:
+    return [names] if isinstance(names, str) else names or []
 
 
-def _participants(source: Source, entries: list[Any]) -> Iterator[Problem]:  # noqa: C901 - one loop, one check a line
-    first: dict[str, int] = {}
-    servers = []
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            continue
-        at: Key = ("participants", index)
-        kind = entry.get("type")
-        if kind == "overseer":
-            log.warning("%s: an overseer is obsolete and ignored", source.name)
-            continue
-        name = entry.get("name")
-        if isinstance(name, str) and name in first:
-            line = source.line(("participants", first[name], "name"))
-            yield _at(source, (*at, "name"), f"duplicate participant, {name} stands in line {line} already")
-        elif isinstance(name, str):
-            first[name] = index
-        if kind == "server":
-            servers.append(index)
-        elif kind == "relay":
-            yield _at(source, (*at, "type"), "relays are not yet supported")
-        yield from _unsupported(source, entry, str(kind), at)
-        if entry.get("connection_security") in {"tls", "clear"}:
-            yield _at(source, (*at, "connection_security"), "only mtls is supported")
-        if kind == "server" and entry.get("admin_port", entry.get("fed_learn_port", 8002)) != entry.get(
-            "fed_learn_port", 8002
-        ):
-            log.warning("%s: admin_port is ignored, everything goes through fed_learn_port", source.name)
-    if not servers:
-        yield _at(source, ("participants",), "missing server: exactly one participant must be of type server")
-    for index in servers[1:]:
-        yield _at(source, ("participants", index, "type"), "exactly one participant may be of type server")
-
-
-def _unsupported(source: Source, entry: dict[str, Any], kind: str, at: Key) -> Iterator[Problem]:
-    for key in _UNSUPPORTED.get(kind, ()):
-        if entry.get(key) not in (None, "", [], {}):
-            yield _at(source, (*at, key), "is not yet supported")
-
-
-def _project(parsed: schema.ProjectFile) -> Project:
-    steps = [(step.path, step.args or {}) for step in parsed.builders]
-    server = next(one for one in parsed.participants if isinstance(one, schema.Server))
-    days = builders.argument(steps, "CertBuilder", "root_valid_days")
-    return Project(
-        name=parsed.name,
-        description=parsed.description or "",
-        participants=tuple(
-            _participant(one, server) for one in parsed.participants if not isinstance(one, schema.Overseer)
-        ),
-        root_valid_days=days,
-        require_signed_jobs=builders.argument(steps, "StaticFileBuilder", "require_signed_jobs"),
-        download_job_url=builders.argument(steps, "StaticFileBuilder", "download_job_url") or "",
-    )
-
-
-def _participant(one: Any, server: schema.Server) -> Participant:
-    names = server.host_names or []
-    hosts = tuple(dict.fromkeys([server.default_host or server.name, *([names] if isinstance(names, str) else names)]))
-    host, port = server.default_host or server.name, server.fed_learn_port
-    if isinstance(one, schema.Server):
-        return Participant(Kind.SERVER, one.name, one.org, hosts=hosts, host=host, port=port)
-    if isinstance(one.connect_to, schema.ConnectTo):
-        host, port = one.connect_to.host or host, one.connect_to.port or port
-    elif one.connect_to:
-        host = one.connect_to
-    if host not in {server.name, *hosts}:
-        log.warning("%s connects to %s, which is none of the server's names", one.name, host)
-    if isinstance(one, schema.Admin):
-        return Participant(Kind.ADMIN, one.name, one.org, role=one.role, host=host, port=port)
-    capacity = one.capacity or schema.Capacity()
-    return Participant(
-        Kind.CLIENT,
-        one.name,
-        one.org,
+def _listening(given: schema.ListeningHost | str | None, server: Participant) -> Listening | None:
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return Listening(host=given)
+    host = given.default_host or next(iter(_hosts(given.host_names)), "") or server.host or "localhost"
+    return Listening(
+        scheme=given.scheme,
         host=host,
-        port=port,
-        gpus=capacity.num_of_gpus,
-        gib_per_gpu=capacity.mem_per_gpu_in_GiB,
-        allow_log_streaming=one.allow_log_streaming,
+        hosts=tuple(dict.fromkeys(_hosts(given.host_names))),
+        port=given.port,
+        connection_security=given.connection_security,
     )
+
+
+def _studies(parsed: schema.ProjectFile) -> dict[str, Study]:
+    """Bring both forms of a study into one."""
+    orgs = {one.name: one.org for one in parsed.participants if isinstance(one, schema.Client)}
+    found = {}
+    for name, given in (parsed.studies or {}).items():
+        if given is None:
+            found[name] = Study()
+            continue
+        sites: dict[str, list[str]] = {org: list(names) for org, names in (given.site_orgs or {}).items()}
+        for site in given.sites or []:
+            sites.setdefault(orgs[site], []).append(site)
+        roles = given.admins if isinstance(given.admins, dict) else {}
+        found[name] = Study({org: tuple(names) for org, names in sites.items()}, tuple(given.admins or ()), dict(roles))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clouddeploy_runtime.kit.config import FedAdmin, FedClient, FedServer
-from clouddeploy_runtime.kit.errors import KitError, KitExpired, KitTampered
+from clouddeploy_runtime.kit.errors import KitError, KitExpired, KitRevoked, KitTampered
 from clouddeploy_runtime.kit.kit import Kind, Kit, load
 from clouddeploy_runtime.kit.manifest import Manifest
 from clouddeploy_runtime.kit.verify import verify
@@ -16,6 +16,7 @@ __all__ = [
     "Kit",
     "KitError",
     "KitExpired",
+    "KitRevoked",
     "KitTampered",
     "Manifest",
     "load",

@@ -1,4 +1,4 @@
-"""The signed configuration files of a kit: `fed_server.json`, `fed_client.json`, `fed_admin.json`.
+"""The signed configuration files of a kit: `fed_server.json`, `fed_client.json`, `fed_relay.json`, `fed_admin.json`.
 
 The formats are the reference's (NVFLARE, format_version 2 for sites and 1 for admins), so its tools read our kits.
 Unknown members are ignored on reading, because kits of the reference carry settings that nothing here uses.
@@ -34,6 +34,10 @@ class ServerSettings(msgspec.Struct, frozen=True):
     ssl_cert: str = "server.crt"
     ssl_root_cert: str = "rootCA.pem"
     connection_security: str = "mtls"
+    auth_identity: str | msgspec.UnsetType = msgspec.UNSET
+    """Only when it is not the server's name."""
+    auth_identity_map: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    """Fully qualified name → identity, of the participants whose identity is not their name."""
 
 
 class FedServer(msgspec.Struct, frozen=True, omit_defaults=False):
@@ -75,6 +79,28 @@ class FedClient(msgspec.Struct, frozen=True):
     require_signed_jobs: bool | msgspec.UnsetType = msgspec.UNSET
 
 
+class RelayTarget(msgspec.Struct, frozen=True):
+    """What a relay connects to: the server or another relay."""
+
+    identity: str
+    address: str
+    """`host:port`."""
+    fqcn: str
+    """Fully qualified name of the target."""
+    scheme: str = SCHEME
+    connection_security: str = "mtls"
+
+
+class FedRelay(msgspec.Struct, frozen=True):
+    """`startup/fed_relay.json`."""
+
+    project_name: str
+    identity: str
+    server_identity: str
+    connect_to: RelayTarget
+    format_version: int = 1
+
+
 class AdminSettings(msgspec.Struct, frozen=True):
     """The `admin` member of an admin's file."""
 
@@ -111,8 +137,8 @@ class EndpointOverlay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     port: int | None = None
 
 
-Config = FedServer | FedClient | FedAdmin
-T = TypeVar("T", FedServer, FedClient, FedAdmin, EndpointOverlay)
+Config = FedServer | FedClient | FedRelay | FedAdmin
+T = TypeVar("T", FedServer, FedClient, FedRelay, FedAdmin, EndpointOverlay)
 
 
 def encode(config: msgspec.Struct) -> bytes:

@@ -2,7 +2,8 @@
 
     KitError          missing, malformed or of a kind that cannot be used     exit 4
     ├── KitTampered   a file is not the one that the project signed           exit 4
-    └── KitExpired    the certificate's time has not come or is over          exit 4
+    ├── KitExpired    the certificate's time has not come or is over          exit 4
+    └── KitRevoked    the certificate was revoked or replaced by a newer one  exit 4
 
 OSError and the errors of cryptography and msgspec become one of these inside the package.
 """
@@ -43,3 +44,9 @@ class KitExpired(KitError):
     """The participant's certificate is not valid now."""
 
     error_code = "KIT_EXPIRED"
+
+
+class KitRevoked(KitError):
+    """The participant's certificate was revoked, or a newer one has been in use on this machine."""
+
+    error_code = "KIT_REVOKED"

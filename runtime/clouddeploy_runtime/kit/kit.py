@@ -58,6 +58,8 @@ class Kit:
     startup: Path
     local: Path
     transfer: Path
+    connection_security: str
+    """`mtls`; `tls` and `clear` are read, but nothing that speaks them is here yet."""
     settings: Mapping[str, Any]
     """The whole signed file, parsed."""
 
@@ -73,11 +75,9 @@ def load(root: Path) -> Kit:
     for name, reader in _READERS.items():
         if (startup / name).is_file():
             return _with_overlay(reader(root, _read(startup / name)))
-    if (startup / "fed_relay.json").is_file():
-        raise KitError(f"{root} is a relay's kit", why="relays are not yet supported")
     raise KitError(
         f"{root} is not a startup kit",
-        why="startup/ has none of fed_server.json, fed_client.json, fed_admin.json",
+        why=f"startup/ has none of {', '.join(_READERS)}",
         hint="name the folder that holds startup/ and local/, for example <workspace>/<project>/prod_00/site-1",
     )
 
@@ -97,6 +97,21 @@ def certificate(path: Path) -> x509.Certificate:
         raise KitError(f"{path} cannot be used", why="it is not a PEM certificate") from exc
 
 
+def authorities(path: Path) -> list[x509.Certificate]:
+    """Read a file of root certificates: one, or several while the root is being exchanged, the present one first.
+
+    Raises:
+        KitError: missing, or it holds no certificate.
+    """
+    try:
+        certs = x509.load_pem_x509_certificates(_read(path))
+        for cert in certs:
+            cert.public_key(), cert.subject, cert.not_valid_before_utc, cert.not_valid_after_utc
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise KitError(f"{path} cannot be used", why="it is not a PEM certificate") from exc
+    return certs
+
+
 def attribute(cert: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
     """Return the first attribute of the subject with this identifier, or an empty string."""
     found = cert.subject.get_attributes_for_oid(oid)
@@ -110,6 +125,11 @@ def is_host(text: str) -> bool:
     except ValueError:
         return _HOST.fullmatch(text) is not None
     return True
+
+
+def join(host: str, port: int) -> str:
+    """Return `host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _read(path: Path) -> bytes:
@@ -134,7 +154,16 @@ def _server(root: Path, data: bytes) -> Kit:
     entry = config.servers[0]
     port = _target(file, entry.service.target)[1]
     files = (entry.ssl_private_key, entry.ssl_cert, entry.ssl_root_cert)
-    return _kit(root, Kind.SERVER, data, project=entry.name, server_name=None, address=(ANY_ADDRESS, port), files=files)
+    return _kit(
+        root,
+        Kind.SERVER,
+        data,
+        project=entry.name,
+        server_name=None,
+        address=(ANY_ADDRESS, port),
+        files=files,
+        security=entry.connection_security,
+    )
 
 
 def _client(root: Path, data: bytes) -> Kit:
@@ -145,20 +174,59 @@ def _client(root: Path, data: bytes) -> Kit:
     entry, own = config.servers[0], config.client
     address = _target(file, entry.service.target)
     files = (own.ssl_private_key, own.ssl_cert, own.ssl_root_cert)
-    return _kit(root, Kind.CLIENT, data, project=entry.name, server_name=entry.identity, address=address, files=files)
+    return _kit(
+        root,
+        Kind.CLIENT,
+        data,
+        project=entry.name,
+        server_name=entry.identity,
+        address=address,
+        files=files,
+        security=own.connection_security,
+    )
 
 
 def _admin(root: Path, data: bytes) -> Kit:
     file = root / "startup" / "fed_admin.json"
     own = _decode(file, data, formats.FedAdmin).admin
-    address = _target(file, f"{own.host}:{own.port}")
+    address = _target(file, join(own.host, own.port))
     files = (own.client_key, own.client_cert, own.ca_cert)
     return _kit(
-        root, Kind.ADMIN, data, project=own.project_name, server_name=own.server_identity, address=address, files=files
+        root,
+        Kind.ADMIN,
+        data,
+        project=own.project_name,
+        server_name=own.server_identity,
+        address=address,
+        files=files,
+        security=own.connection_security,
     )
 
 
-_READERS = {"fed_server.json": _server, "fed_client.json": _client, "fed_admin.json": _admin}
+def _relay(root: Path, data: bytes) -> Kit:
+    file = root / "startup" / "fed_relay.json"
+    config = _decode(file, data, formats.FedRelay)
+    address = _target(file, config.connect_to.address)
+    files = ("client.key", "client.crt", "rootCA.pem")
+    security = config.connect_to.connection_security
+    return _kit(
+        root,
+        Kind.RELAY,
+        data,
+        project=config.project_name,
+        server_name=config.connect_to.identity,
+        address=address,
+        files=files,
+        security=security,
+    )
+
+
+_READERS = {
+    "fed_server.json": _server,
+    "fed_client.json": _client,
+    "fed_relay.json": _relay,
+    "fed_admin.json": _admin,
+}
 
 
 def _kit(
@@ -170,6 +238,7 @@ def _kit(
     server_name: str | None,
     address: tuple[str, int],
     files: tuple[str, str, str],
+    security: str,
 ) -> Kit:
     startup = root / "startup"
     for name in files:
@@ -199,6 +268,7 @@ def _kit(
         startup=startup,
         local=root / "local",
         transfer=root / "transfer",
+        connection_security=security,
         settings=msgspec.json.decode(data),
     )
 

@@ -18,6 +18,10 @@ SIGNATURE_PATH = "startup/manifest.json.sig"
 """The signature over the manifest's bytes, DER for ECDSA and plain for RSA-PSS, so `openssl dgst -verify` checks it."""
 
 
+OUTSIDE = frozenset({MANIFEST_PATH, SIGNATURE_PATH})
+"""What the manifest cannot cover."""
+
+
 class ManifestEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One signed file."""
 
@@ -43,6 +47,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """UTC, ISO 8601."""
     files: tuple[ManifestEntry, ...]
     """Sorted by path."""
+    key_at_site: str = ""
+    """Path of a private key that was made at the site and never left it: nobody could sign its digest, the certificate
+    binds it. Empty: the key is among the files."""
+    crl_number: int = 0
+    """The kit needs a `local/crl.pem` of this number or a higher one; 0: nothing had been revoked when it was made."""
     format_version: int = 1
 
 
@@ -71,9 +80,13 @@ def differences(root: Path, manifest: Manifest) -> dict[str, str]:
     problems: dict[str, str] = {}
     seen: set[str] = set()
     for path, status in _walk(root, "startup"):
-        if path in {MANIFEST_PATH, SIGNATURE_PATH}:
+        if path in OUTSIDE:
             continue
         seen.add(path)
+        if path == manifest.key_at_site:
+            if not stat.S_ISREG(status.st_mode):
+                problems[path] = "is not a regular file"
+            continue
         signed = expected.get(path)
         if signed is None:
             if not stat.S_ISDIR(status.st_mode) or not any(name.startswith(f"{path}/") for name in expected):
@@ -82,7 +95,8 @@ def differences(root: Path, manifest: Manifest) -> dict[str, str]:
         problem = _compare(root / path, status, signed)
         if problem:
             problems[path] = problem
-    problems.update({path: "is missing" for path in expected if path not in seen})
+    demanded = [*expected, *([manifest.key_at_site] if manifest.key_at_site else [])]
+    problems.update({path: "is missing" for path in demanded if path not in seen})
     return problems
 
 

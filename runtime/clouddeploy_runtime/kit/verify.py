@@ -9,12 +9,13 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
-from clouddeploy_runtime import keys
+from clouddeploy_runtime import keys, revocation
 from clouddeploy_runtime.kit import manifest as formats
-from clouddeploy_runtime.kit.errors import KitError, KitExpired, KitTampered
-from clouddeploy_runtime.kit.kit import attribute, certificate, load
+from clouddeploy_runtime.kit.errors import KitError, KitExpired, KitRevoked, KitTampered
+from clouddeploy_runtime.kit.kit import attribute, authorities, certificate, load
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cryptography import x509
@@ -29,7 +30,7 @@ def verify(root: Path, *, now: datetime | None = None) -> Manifest:
 
     The order matters: nothing that the manifest covers is parsed before the signature over the manifest holds, except
     the root certificate, which is compared with its signed digest right after. What a site may edit (`local/`) is not
-    covered.
+    covered, but for the list of revoked certificates, which carries a signature of its own.
 
     Args:
         root: the kit's folder.
@@ -42,23 +43,26 @@ def verify(root: Path, *, now: datetime | None = None) -> Manifest:
         KitTampered: names each path that was changed, added, removed, swapped or given another mode; a missing
             manifest or signature is a refusal like any other.
         KitExpired: the certificate or the root is not valid at `now`.
+        KitRevoked: the certificate was revoked.
         KitError: not a kit at all.
     """
     root = root.resolve()
+    moment = now or datetime.now(UTC)
     if not (root / "startup").is_dir():
         raise KitError(f"{root} is not a startup kit", why="it has no folder startup/", hint="name the kit's folder")
     try:
-        authority = certificate(root / _ROOT_CERTIFICATE)
+        trusted = authorities(root / _ROOT_CERTIFICATE)
     except KitError as exc:
         raise KitTampered({_ROOT_CERTIFICATE: exc.why}) from exc
-    manifest = _signed_manifest(root, authority)
+    manifest = _signed_manifest(root, trusted)
     problems = formats.differences(root, manifest)
     if problems:
         raise KitTampered(problems)
     kit = load(root)
     cert = certificate(kit.cert_file)
     cert_path = f"startup/{kit.cert_file.name}"
-    if not _is_issued_by(cert, authority):
+    authority = issuer_of(cert, trusted)
+    if authority is None:
         raise KitTampered({cert_path: f"was not issued by {_ROOT_CERTIFICATE}"})
     if keys.public_bytes(keys.load_private_key(kit.key_file).public_key()) != _public_bytes(cert):
         raise KitTampered({f"startup/{kit.key_file.name}": f"is not the key of {cert_path}"})
@@ -66,12 +70,24 @@ def verify(root: Path, *, now: datetime | None = None) -> Manifest:
     found = (f"{cert.serial_number:x}", attribute(cert, NameOID.COMMON_NAME), kit.kind.value, kit.project)
     if signed != found:
         raise KitTampered({formats.MANIFEST_PATH: f"is for {signed}, the kit is {found}"})
-    _check_time(cert_path, cert, now or datetime.now(UTC))
-    _check_time(_ROOT_CERTIFICATE, authority, now or datetime.now(UTC))
+    _check_time(cert_path, cert, moment)
+    _check_time(_ROOT_CERTIFICATE, authority, moment)
+    _check_revocation(root, cert, cert_path, manifest, trusted)
     return manifest
 
 
-def _signed_manifest(root: Path, authority: x509.Certificate) -> Manifest:
+def issuer_of(cert: x509.Certificate, trusted: Sequence[x509.Certificate]) -> x509.Certificate | None:
+    """Return the root that issued a certificate; RFC 5280 §6 has no more to check on a path of length one."""
+    for authority in trusted:
+        try:
+            cert.verify_directly_issued_by(authority)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return authority
+    return None
+
+
+def _signed_manifest(root: Path, trusted: Sequence[x509.Certificate]) -> Manifest:
     parts = []
     for path in (formats.MANIFEST_PATH, formats.SIGNATURE_PATH):
         file = root / path
@@ -82,7 +98,7 @@ def _signed_manifest(root: Path, authority: x509.Certificate) -> Manifest:
         except OSError as exc:
             raise KitError(f"{file} cannot be read", why=exc.strerror or type(exc).__name__) from exc
     data, signature = parts
-    if not keys.is_signed_by(authority.public_key(), signature, data):
+    if not any(keys.is_signed_by(authority.public_key(), signature, data) for authority in trusted):
         # Which of the three was exchanged cannot be told from the signature alone; name the manifest, explain the rest.
         raise KitTampered({formats.MANIFEST_PATH: f"its signature was not made with the key of {_ROOT_CERTIFICATE}"})
     try:
@@ -91,13 +107,23 @@ def _signed_manifest(root: Path, authority: x509.Certificate) -> Manifest:
         raise KitError(f"{root / formats.MANIFEST_PATH} cannot be used", why=str(exc)) from exc
 
 
-def _is_issued_by(cert: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Check the one link of the chain; RFC 5280 §6 has no more to check on a path of length one."""
+def _check_revocation(
+    root: Path, cert: x509.Certificate, cert_path: str, manifest: Manifest, trusted: Sequence[x509.Certificate]
+) -> None:
+    """Refuse a revoked certificate, and a list that is older than the kit itself."""
     try:
-        cert.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
+        revoked = revocation.read(root / revocation.LIST_PATH, trusted)
+    except revocation.RevocationFault as exc:
+        raise KitTampered({revocation.LIST_PATH: exc.why}) from exc
+    if revoked.number < manifest.crl_number:
+        state = f"has number {revoked.number}" if revoked.number else "is missing"
+        raise KitTampered({revocation.LIST_PATH: f"{state}, the kit was made with number {manifest.crl_number}"})
+    if cert.serial_number in revoked:
+        raise KitRevoked(
+            f"{cert_path} was revoked",
+            why=f"it stands in {revocation.LIST_PATH}, number {revoked.number}",
+            hint="ask the project admin for a new kit",
+        )
 
 
 def _public_bytes(cert: x509.Certificate) -> bytes:

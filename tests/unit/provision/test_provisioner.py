@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from clouddeploy_provision.ca_records import Records
 from clouddeploy_provision.ca_store import CaStore
 from clouddeploy_provision.certificates import UNSTRUCTURED_NAME
 from clouddeploy_provision.errors import CaError, PassphraseError, ProvisionLocked, ResultError
@@ -271,7 +272,7 @@ def test_failure_while_writing_leaves_no_result(dummy, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(CaStore, "record", fail)
+        patch.setattr(Records, "record", fail)
         with pytest.raises(KeyboardInterrupt):
             provision(dummy, tmp_path, passphrase=PASSPHRASE)
     assert [path.name for path in (tmp_path / "example_project").iterdir()] == ["state"]

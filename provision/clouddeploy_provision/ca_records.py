@@ -1,0 +1,153 @@
+"""What an authority remembers: which certificates it issued, and which of them it revoked."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+from clouddeploy_runtime import keys
+
+from clouddeploy_provision import certificates
+from clouddeploy_provision.errors import CaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from clouddeploy_provision.ca import Authority
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """One line of `issued.jsonl`: what revocation and questions of "who had this" need."""
+
+    serial: str
+    """Hexadecimal."""
+    name: str
+    kind: str
+    org: str
+    role: str
+    not_after: str
+    """UTC, ISO 8601."""
+    not_before: str = ""
+
+
+class RevokedLine(msgspec.Struct, frozen=True):
+    """One line of `revoked.jsonl`."""
+
+    serial: str
+    """Hexadecimal."""
+    name: str
+    reason: str
+    """One of `certificates.REASONS`."""
+    revoked_at: str
+    """UTC, ISO 8601."""
+
+
+T = TypeVar("T", Issued, RevokedLine)
+
+
+class Records:
+    """The lists of one authority.
+
+    Args:
+        folder: the authority's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._issued = folder / "issued.jsonl"
+        self._revoked = folder / "revoked.jsonl"
+        self._crl = folder / "crl.pem"
+
+    def record(self, issued: Sequence[Issued]) -> None:
+        """Append to the list of issued certificates; on disk when it returns."""
+        _append(self._issued, issued)
+
+    def issued(self) -> list[Issued]:
+        """Return every certificate that was issued, oldest first."""
+        return _lines(self._issued, Issued)
+
+    def last_issued(self) -> dict[str, Issued]:
+        """Return the last certificate of each name."""
+        return {one.name: one for one in self.issued()}
+
+    def revoked(self) -> dict[int, RevokedLine]:
+        """Return serial number → why and when it was revoked."""
+        return {int(one.serial, 16): one for one in _lines(self._revoked, RevokedLine)}
+
+    def revoke(self, wanted: Sequence[Issued], *, reason: str, authority: Authority, now: datetime) -> bytes:
+        """Revoke certificates; one that is revoked already stays as it is.
+
+        The decision is on disk before the list is signed, so a kill between the two loses nothing: `crl` makes it up.
+
+        Returns:
+            The signed list, PEM.
+        """
+        known = self.revoked()
+        fresh = [
+            RevokedLine(one.serial, one.name, reason, now.isoformat())
+            for one in wanted
+            if int(one.serial, 16) not in known
+        ]
+        _append(self._revoked, fresh)
+        return self.crl(authority, now=now)
+
+    def crl(self, authority: Authority, *, now: datetime) -> bytes:
+        """Return the signed list, made anew when a revocation is not in it or another root signs; empty: none."""
+        revoked = list(self.revoked().values())
+        if not revoked:
+            return b""
+        present = self._crl.read_bytes() if self._crl.exists() else b""
+        if certificates.is_crl_of(present, authority.certificate, number=len(revoked)):
+            return present
+        made = authority.revocation_list(revoked, now=now)
+        write_atomic(self._crl, made)
+        return made
+
+
+def _append(path: Path, lines: Sequence[msgspec.Struct]) -> None:
+    if not lines:
+        return
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "rb+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        # A torn last line, of a kill while writing, is ended here, or the first new line would be lost with it.
+        is_torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        data = (b"\n" if is_torn else b"") + b"".join(msgspec.json.encode(one) + b"\n" for one in lines)
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) or 0 :]
+        os.fsync(handle)
+
+
+def _lines(path: Path, kind: type[T]) -> list[T]:
+    """Read a list; a torn line, from a kill while writing, is passed over."""
+    if not path.exists():
+        return []
+    found = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(msgspec.json.decode(line, type=kind))
+        except msgspec.MsgspecError as exc:
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            if not line.strip() or (not line.rstrip().endswith(b"}") and line.startswith(b"{")):
+                continue
+            why = f"line {number}: {exc}"
+            raise CaError(f"{path} is damaged", why=why, hint="restore it from your backup") from exc
+    return found
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace a file in one step, readable by its owner only, on disk before it has its name."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    keys.write_private(partial, content)
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    partial.rename(path)

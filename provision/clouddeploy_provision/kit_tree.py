@@ -1,0 +1,152 @@
+"""Kits as files: written with exact modes, linked to an earlier result where nothing changed, told apart by digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
+
+import msgspec
+from clouddeploy_runtime import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+SCRIPT = 0o755
+PLAIN = 0o644
+PRIVATE = 0o600
+FOLDER = 0o755
+STARTUP = "startup/"
+LOCAL = "local/"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a kit."""
+
+    content: bytes
+    mode: int = PLAIN
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hexadecimal; computed once, since most files stand in many kits."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+class Stored(msgspec.Struct, frozen=True, array_like=True):
+    """What is remembered of a file that was written: enough to see later, without reading it, that it is the same."""
+
+    sha256: str
+    size: int
+    mode: int
+    mtime_ns: int
+
+    def is_file(self, file: File) -> bool:
+        """Tell whether this is the file."""
+        return self.mode == file.mode and self.size == len(file.content) and self.sha256 == file.sha256
+
+    def is_untouched(self, status: os.stat_result) -> bool:
+        """Tell whether the file on disk still looks as it was left."""
+        return (self.size, self.mode, self.mtime_ns) == (
+            status.st_size,
+            stat.S_IMODE(status.st_mode),
+            status.st_mtime_ns,
+        )
+
+
+def scan(kit: str, folders: Iterable[str] = ("startup", "local")) -> dict[str, os.stat_result]:
+    """Return path → status of the regular files in some folders of a kit, at any depth, and of its `readme.txt`."""
+    found: dict[str, os.stat_result] = {}
+    for folder in folders:
+        _scan(kit, folder, found)
+    try:
+        status = os.lstat(f"{kit}/readme.txt")
+    except FileNotFoundError:
+        return found
+    if stat.S_ISREG(status.st_mode):
+        found["readme.txt"] = status
+    return found
+
+
+def _scan(kit: str, folder: str, found: dict[str, os.stat_result]) -> None:
+    try:
+        entries = os.scandir(f"{kit}/{folder}")
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            path = f"{folder}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                _scan(kit, path, found)
+            elif entry.is_file(follow_symlinks=False):
+                found[path] = entry.stat(follow_symlinks=False)
+
+
+def read(kit: Path | str, paths: Iterable[str]) -> dict[str, File]:
+    """Read some files of a kit."""
+    found = {}
+    for path in paths:
+        with open(f"{kit}/{path}", "rb") as file:  # noqa: PTH123 - see make_folder
+            found[path] = File(file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+    return found
+
+
+def make_folders(kit: str, paths: Iterable[str]) -> None:
+    """Make a kit's folders, those of the files included."""
+    parents = {path.rpartition("/")[0] for path in paths} | {"transfer"}
+    for parent in tuple(parents):
+        while "/" in parent:
+            parent = parent.rpartition("/")[0]  # noqa: PLW2901 - upwards
+            parents.add(parent)
+    make_folder(kit)
+    for parent in sorted(parents - {""}):
+        make_folder(f"{kit}/{parent}")
+
+
+def make_folder(path: str) -> None:
+    """Make one folder; its mode is exact whatever the umask."""
+    os.mkdir(path, FOLDER)  # noqa: PTH102 - a tenth of a pathlib call, thousands of times
+    if FOLDER & _umask():
+        os.chmod(path, FOLDER)  # noqa: PTH101
+
+
+@cache
+def _umask() -> int:
+    """Return this process's umask; asking the system for it means setting it, which other threads would notice."""
+    with tempfile.TemporaryDirectory() as folder:
+        handle = os.open(f"{folder}/probe", os.O_CREAT | os.O_WRONLY, 0o777)
+        try:
+            return 0o777 & ~os.fstat(handle).st_mode
+        finally:
+            os.close(handle)
+
+
+def write(kit: str, files: Mapping[str, File]) -> dict[str, Stored]:
+    """Write files into a kit's existing folders; private ones are born private, every mode is exact."""
+    stored = {}
+    for path, file in files.items():
+        handle = os.open(f"{kit}/{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, keys.PRIVATE_MODE)
+        try:
+            left = memoryview(file.content)
+            while left:
+                left = left[os.write(handle, left) :]
+            os.fchmod(handle, file.mode)
+            mtime_ns = os.fstat(handle).st_mtime_ns
+        finally:
+            os.close(handle)
+        stored[path] = Stored(file.sha256, len(file.content), file.mode, mtime_ns)
+    return stored
+
+
+def link(source: str, kit: str, paths: Iterable[str]) -> None:
+    """Give files of an earlier kit a second name here, so that nothing is copied.
+
+    Only for files that nobody edits in place: what a site may change is copied.
+    """
+    for path in paths:
+        os.link(f"{source}/{path}", f"{kit}/{path}", follow_symlinks=False)

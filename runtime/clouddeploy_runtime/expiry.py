@@ -1,0 +1,42 @@
+"""When a certificate should be thought of: 30 and 7 days before its end."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+WARN = timedelta(days=30)
+URGENT = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """That a certificate ends soon, or has ended."""
+
+    text: str
+    level: int
+    """As `logging` has it: WARNING, and ERROR from the last week on."""
+
+
+def notice(what: str, not_after: datetime, now: datetime) -> Notice | None:
+    """Return what to say of a certificate's end; None while it is far away.
+
+    Args:
+        what: how the message calls the certificate.
+        not_after: its end.
+        now: the time to judge by.
+    """
+    left = not_after - now
+    if left > WARN:
+        return None
+    level = logging.ERROR if left <= URGENT else logging.WARNING
+    if left <= timedelta(0):
+        return Notice(f"{what} has expired on {not_after:%Y-%m-%d}", level)
+    days = left.days
+    span = f"in {days} days" if days > 1 else "within two days" if days else "within a day"
+    return Notice(f"{what} expires {span}, on {not_after:%Y-%m-%d}; ask the project admin for a new kit", level)
