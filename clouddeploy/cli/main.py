@@ -17,15 +17,19 @@ import click
 from clouddeploy_runtime.errors import ClouddeployError, ExitCode
 
 from clouddeploy.cli.output import Output
+from clouddeploy.cli.schema import print_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 COMMANDS = {
+    "cert": ("cert", "Certificates: list, renew, revoke; requests of sites that keep their own key."),
     "apply": ("deploy", "Make the deploy file true: machines, kits, server, clients."),
     "destroy": ("deploy", "Delete everything a deployment made, and verify it."),
     "job": ("job", "Submit, list, abort and download jobs."),
+    "package": ("cert", "Make the startup kit from what the project admin approved."),
     "plan": ("deploy", "Show what apply would do."),
+    "preflight": ("preflight", "Check a startup kit before it starts."),
     "provision": ("provision", "Make signed startup kits from a project file."),
     "rehearse": ("rehearse", "Run a deploy file against emulated clouds on this machine."),
     "status": ("deploy", "Ask every site how it is."),
@@ -69,10 +73,18 @@ def cli() -> None:
 
 
 def command_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds `--output`, `--no-input` and `-v`, and gives the command a `Session` as its first argument."""
+    """Adds `--output`, `--no-input`, `--schema` and `-v`, and gives the command a `Session` as its first argument."""
 
     @click.option("--output", "form", type=click.Choice(["text", "json"]), default="text", help="Form of the result.")
     @click.option("--no-input", is_flag=True, help="Never ask; fail instead.")
+    @click.option(
+        "--schema",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=print_schema,
+        help="Show what it takes, as JSON.",
+    )
     @click.option("-v", "--verbose", is_flag=True, help="Log more, and show tracebacks.")
     @wraps(function)
     def wrapped(*args: Any, form: str, no_input: bool, verbose: bool, **kwargs: Any) -> None:

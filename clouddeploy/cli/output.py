@@ -36,14 +36,14 @@ class Output:
         else:
             print(text)
 
-    def error(self, error: ClouddeployError) -> None:
-        """Ends a command that failed: what, why, what to do."""
+    def error(self, error: ClouddeployError, *, data: object = None) -> None:
+        """Ends a command that failed: what, why, what to do; `data` is what it found out nevertheless."""
         if self.as_json:
             envelope = {
                 "schema_version": SCHEMA_VERSION,
                 "status": "error",
                 "exit_code": int(error.exit_code),
-                "data": None,
+                "data": data,
                 "error_code": error.error_code,
                 "message": str(error),
                 "hint": error.hint,

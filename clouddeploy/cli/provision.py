@@ -2,44 +2,110 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from clouddeploy_provision import project as project_file
-from clouddeploy_provision.provisioner import provision as make_kits
+from clouddeploy_provision import provisioner
+from clouddeploy_provision.builders.archive import ZipBuilder
+from clouddeploy_provision.builders.catalogue import Custom, argument
+from clouddeploy_provision.kit_settings import packaged
+from clouddeploy_provision.provisioner import Options
 
-from clouddeploy.cli.main import Session, command_options
+from clouddeploy.cli.authority import DEFAULT_WORKSPACE, passphrase, passphrase_options
+from clouddeploy.cli.main import command_options
 from clouddeploy.errors import ConfigError
-from clouddeploy.secrets import ca_passphrase
+
+if TYPE_CHECKING:
+    from clouddeploy_provision.project import Project
+    from clouddeploy_provision.provisioner import Change, ProvisionReport
+
+    from clouddeploy.cli.main import Session
+
+SAMPLE = Path("project.yml")
+_FILE = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option(
-    "-p",
-    "--project-file",
-    "--project_file",
-    "file",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The project file.",
-)
-@click.option("-w", "--workspace", type=click.Path(path_type=Path), default=Path("workspace"), help="Where results go.")
+@click.option("-p", "--project-file", "--project_file", "file", type=_FILE, help="The project file.")
+@click.option("-g", "--generate", is_flag=True, help="Write a sample project.yml here and end; the default without -p.")
+@click.option("-w", "--workspace", type=_FILE, default=DEFAULT_WORKSPACE, help="Where results go.")
+@click.option("-c", "--custom-folder", "--custom_folder", "custom", type=_FILE, default=Path(), help="Own builders.")
+@click.option("--add-user", "--add_user", type=_FILE, help="YAML of one more admin: name, org, role.")
+@click.option("--add-client", "--add_client", type=_FILE, help="YAML of one more client: name, org.")
+@click.option("-s", "--gen-scripts", "--gen_scripts", "start_script", is_flag=True, help="Also write start_all.sh.")
+@click.option("--dry-run", is_flag=True, help="Show what would become of each kit; change nothing.")
 @click.option("--force", is_flag=True, help="Add a new result although the workspace has some already.")
-@click.option(
-    "--passphrase-file", type=click.Path(path_type=Path), help="File with the certificate authority's passphrase."
-)
+@passphrase_options
 @command_options
-def provision(session: Session, file: Path, workspace: Path, force: bool, passphrase_file: Path | None) -> None:
+def provision(session: Session, file: Path | None, generate: bool, **given: Any) -> None:
     """Make signed startup kits from a project file."""
-    project = project_file.load(file)
+    if file is not None and generate:
+        raise ConfigError("-p and -g exclude each other", why="one uses a project file, the other writes one", hint="")
+    if file is None:
+        _generate(session, force=given["force"])
+        return
+    custom = Custom(given.pop("custom"))
+    extra = [
+        (kind, path) for kind, path in (("admin", given.pop("add_user")), ("client", given.pop("add_client"))) if path
+    ]
+    project = project_file.load(file, custom=custom, extra=extra)
+    workspace, is_dry = given.pop("workspace"), given.pop("dry_run")
+    options = Options(custom=custom, start_script=given.pop("start_script"))
+    if is_dry:
+        changes = provisioner.preview(project, workspace, options=options)
+        session.output.result({"changes": [asdict(one) for one in changes]}, _changes(changes))
+        return
     results = workspace / project.name
-    if any(results.glob("prod_*")) and not force:
-        if not session.may_ask:
-            raise ConfigError(f"{results} exists", why="another result would be added to it", hint="add --force")
-        if not click.confirm(f"{results} exists. Add a new result?"):
-            raise ConfigError("not confirmed", hint="nothing was changed")
-    passphrase = ca_passphrase(file=passphrase_file, may_ask=session.may_ask, confirm=not (results / "state").exists())
-    report = make_kits(project, workspace, passphrase=passphrase.reveal().encode())
+    _confirm(session, results, force=given.pop("force"))
+    secret = passphrase(
+        session, given, folder=results / "state", is_new=not (results / "state" / "rootCA.pem").exists()
+    )
+    options = Options(custom=custom, start_script=options.start_script, zip_password=_zip_password(session, project))
+    report = provisioner.provision(project, workspace, passphrase=secret, options=options)
+    _show(session, file, workspace, report)
+
+
+def _generate(session: Session, *, force: bool) -> None:
+    if SAMPLE.exists() and not force:
+        raise ConfigError(f"{SAMPLE} is there already", why="the sample would replace it", hint="use -p, or --force")
+    SAMPLE.write_bytes(packaged("sample_project.yml"))
+    following = f"clouddeploy provision -p {SAMPLE}"
+    data = {
+        "workspace": str(DEFAULT_WORKSPACE),
+        "packages": [],
+        "project_yml": str(SAMPLE.resolve()),
+        "message": "a sample project file was written",
+        "next_step": "edit it: names, organisations, the server's host names",
+        "suggested_command": following,
+    }
+    session.output.result(data, f"{SAMPLE} was written. Edit it, then: {following}")
+
+
+def _confirm(session: Session, results: Path, *, force: bool) -> None:
+    if force or not any(results.glob("prod_*")):
+        return
+    if not session.may_ask:
+        raise ConfigError("workspace exists", why=f"another result would be added to {results}", hint="use --force")
+    if not click.confirm(f"{results} exists. Add a new result?"):
+        raise ConfigError("not confirmed", hint="nothing was changed")
+
+
+def _zip_password(session: Session, project: Project) -> str | None:
+    """Asks for the archives' password when the project file says so."""
+    if argument(project.builders, ZipBuilder.__name__, "password") != "ask" or not session.may_ask:
+        return None
+    import getpass  # noqa: PLC0415 - only then
+
+    value = getpass.getpass("Password of the archives: ")
+    if value != getpass.getpass("Once more: "):
+        raise ConfigError("the passwords differ", hint="start again and type the same twice")
+    return value
+
+
+def _show(session: Session, file: Path, workspace: Path, report: ProvisionReport) -> None:
     data = {
         "workspace": str(workspace),
         "result": str(report.result),
@@ -47,13 +113,23 @@ def provision(session: Session, file: Path, workspace: Path, force: bool, passph
         "created": list(report.created),
         "kept": list(report.kept),
         "reissued": list(report.reissued),
+        "changes": [asdict(one) for one in report.changes],
+        "warnings": list(report.warnings),
     }
-    text = "\n".join(
-        [
-            f"Project yaml file: {file}.",
-            f"Generated results can be found under {report.result}.",
-            f"Kits: {len(report.created)} new, {len(report.kept)} kept, {len(report.reissued)} re-issued.",
-            f"Root CA validity: until {report.root_not_after:%Y-%m-%d}.",
-        ]
-    )
-    session.output.result(data, text)
+    lines = [
+        f"Project yaml file: {file}.",
+        f"Generated results can be found under {report.result}.",
+        f"Kits: {len(report.created)} new, {len(report.kept)} kept, {len(report.reissued)} re-issued.",
+        f"Root CA validity: NotBefore={report.root_not_before:%Y-%m-%d}, NotAfter={report.root_not_after:%Y-%m-%d}.",
+        *(f"  {one.name} was re-issued: {one.reason}" for one in report.changes if one.outcome == "reissued"),
+        *(f"Warning: {warning}" for warning in report.warnings),
+    ]
+    session.output.result(data, "\n".join(lines))
+
+
+def _changes(changes: tuple[Change, ...]) -> str:
+    marks = {"created": "+", "kept": " ", "reissued": "~", "removed": "-"}
+    width = max((len(one.name) for one in changes), default=0)
+    lines = [f"{marks[one.outcome]} {one.name:<{width}}  {one.outcome}  {one.reason}".rstrip() for one in changes]
+    count = {outcome: sum(one.outcome == outcome for one in changes) for outcome in marks}
+    return "\n".join([*lines, ", ".join(f"{number} {outcome}" for outcome, number in count.items())])

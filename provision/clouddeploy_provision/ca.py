@@ -37,10 +37,11 @@ class Authority:
         now: datetime,
         days: int = certificates.ROOT_DAYS,
         algorithm: keys.KeyAlgorithm = keys.KeyAlgorithm.P256,
+        org: str = "",
     ) -> Authority:
         """Make a new root for a project."""
         key = keys.generate(algorithm)
-        return cls(certificates.root(key, project=project, now=now, days=days), key)
+        return cls(certificates.root(key, project=project, now=now, days=days, org=org), key)
 
     @property
     def pem(self) -> bytes:

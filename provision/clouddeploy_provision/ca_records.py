@@ -26,6 +26,7 @@ class Issued(msgspec.Struct, frozen=True):
     """Hexadecimal."""
     name: str
     kind: str
+    """Empty for a site that was imported: the reference's certificates do not tell."""
     org: str
     role: str
     not_after: str

@@ -90,6 +90,7 @@ class CaStore:
                 raise ProvisionLocked(
                     f"{self.folder} is in use", why="another run makes kits for this project", hint="wait for it to end"
                 ) from exc
+            self._complete_switch()
             yield
         finally:
             os.close(handle)
@@ -187,12 +188,34 @@ class CaStore:
 
     def trusted(self) -> list[x509.Certificate]:
         """Return every root that kits trust: the present one, and the next or the previous while it is exchanged."""
-        others = [which for which in ("next_", "previous_") if (self.folder / f"{which}rootCA.pem").exists()]
+        others = [which for which in ("next_", "previous_") if self.has(which)]
         return [self.certificate(which) for which in ("", *others)]
 
     def bundle(self) -> bytes:
         """Return the trusted roots as a kit has them."""
         return b"".join(root.public_bytes(Encoding.PEM) for root in self.trusted())
+
+    def switch(self) -> None:
+        """Make the next root the present one, and the present one the previous one, which kits still trust.
+
+        A kill between two steps is made good by the next run: a next certificate without its key is half a switch.
+        """
+        write_atomic(self.folder / "previous_rootCA.pem", self._certificate.read_bytes())
+        (self.folder / "next_rootCA.key").rename(self._key)
+        self._complete_switch()
+
+    def retire(self) -> None:
+        """Trust the previous root no more."""
+        (self.folder / "previous_rootCA.pem").unlink()
+
+    def has(self, which: str) -> bool:
+        """Tell whether there is a `next_` or a `previous_` root."""
+        return (self.folder / f"{which}rootCA.pem").exists()
+
+    def _complete_switch(self) -> None:
+        coming = self.folder / "next_rootCA.pem"
+        if coming.exists() and not (self.folder / "next_rootCA.key").exists():
+            coming.rename(self._certificate)
 
     def _check_modes(self) -> None:
         if (self.folder / "cert.json").exists() and not self.exists:

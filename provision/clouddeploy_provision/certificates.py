@@ -38,9 +38,12 @@ _EXTENDED_USAGE = {
 }
 
 
-def root(key: PrivateKey, *, project: str, now: datetime, days: int = ROOT_DAYS) -> x509.Certificate:
-    """Make a self-signed root, named after the project."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, project)])
+def root(key: PrivateKey, *, project: str, now: datetime, days: int = ROOT_DAYS, org: str = "") -> x509.Certificate:
+    """Make a self-signed root, named after the project, and after the organisation that runs it when one is given."""
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, project)]
+    if org:
+        attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, org))
+    name = x509.Name(attributes)
     return (
         x509.CertificateBuilder()
         .subject_name(name)

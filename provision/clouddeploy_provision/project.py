@@ -15,7 +15,7 @@ from clouddeploy_provision.builders import catalogue
 from clouddeploy_provision.errors import Problem, ProjectFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from clouddeploy_provision.yaml_source import Source
@@ -151,11 +151,12 @@ class Project:
         return tuple(one for one in self.participants if one.kind is kind)
 
 
-def load(path: Path, *, custom: catalogue.Custom | None = None) -> Project:
+def load(path: Path, *, custom: catalogue.Custom | None = None, extra: Sequence[tuple[str, Path]] = ()) -> Project:
     """Read and check a project file.
 
     Args:
         path: the file.
+        extra: (type, file) of participants that take part in this run without standing in the project file.
         custom: where builders that are not bundled come from; `None`: nowhere, they are refused.
 
     Raises:
@@ -165,7 +166,26 @@ def load(path: Path, *, custom: catalogue.Custom | None = None) -> Project:
     if not isinstance(source.data, dict):
         problem = Problem(source.name, 1, rule="must be a mapping", example="name: my_project")
         raise ProjectFileError(source.name, [*source.problems, problem])
+    for kind, file in extra:
+        _add(source, kind, file)
     return check(source, custom=custom)
+
+
+def _add(source: Source, kind: str, path: Path) -> None:
+    """Add one participant of a file of its own to parsed data."""
+    added = yaml_source.parse(path)
+    source.problems += added.problems
+    if not isinstance(added.data, dict):
+        example = "{name: site-9, org: org_a}" if kind == "client" else "{name: a@b.com, org: org_a, role: lead}"
+        source.problems.append(Problem(added.name, 1, rule=f"must describe one {kind}", example=example))
+        return
+    if added.data.pop("components", None) is not None:
+        log.warning("%s: components is ignored", path)
+    participants = source.data.setdefault("participants", [])
+    if isinstance(participants, list):
+        key = ("participants", len(participants))
+        source.places.update({(*key, *place): at for place, at in added.places.items()})
+        participants.append({"type": kind, **added.data})
 
 
 def check(source: Source, *, custom: catalogue.Custom | None = None) -> Project:

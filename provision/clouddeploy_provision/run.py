@@ -420,7 +420,7 @@ def _check_identity(one: Participant, known: Issued | None) -> None:
     if known is None:
         return
     for label, before, after in (
-        ("type", known.kind, one.kind.value),
+        ("type", known.kind or one.kind.value, one.kind.value),
         ("role", known.role, one.role),
         ("organisation", known.org, one.org),
     ):

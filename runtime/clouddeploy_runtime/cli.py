@@ -1,4 +1,4 @@
-"""The command line of a site: `clouddeploy-runtime server|client KIT`, `clouddeploy-runtime verify KIT`."""
+"""The command line of a site: run it, check its kit, and get a kit without the private key ever leaving it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import ClouddeployError, ExitCode
 
@@ -16,63 +16,171 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_RUN = {
+    "server": "run the federation's server",
+    "client": "run the agent of a site",
+    "relay": "run a relay between the server and some clients",
+}
+# Imports stand in the functions, so that --help answers at once and checking a kit needs no grpc.
+# ruff: noqa: PLC0415
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="clouddeploy-runtime", description="Runs one site of a federation.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command, text in (
-        ("server", "run the federation's server"),
-        ("client", "run the agent of a site"),
-        ("verify", "check that a startup kit is as it was signed"),
-    ):
-        sub = commands.add_parser(command, help=text, description=text)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    def kit(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("kit", type=Path, metavar="KIT", help="the folder that holds startup/ and local/")
-        if command != "verify":
-            sub.add_argument(
-                "--workspace", type=Path, help="folder for jobs, logs and status.json; default: <KIT>/workspace"
-            )
+
+    for name, text in _RUN.items():
+        sub = command(name, text)
+        kit(sub)
+        sub.add_argument("--workspace", type=Path, help="folder for jobs, logs and status; default: <KIT>/workspace")
+    kit(command("verify", "check that a startup kit is as it was signed"))
+    kit(command("preflight", "check a startup kit before it starts, one line for each check"))
+    request = command("request", "make a private key here and a request for its certificate, for the project admin")
+    for name, text in (
+        ("--project", "the project's name"),
+        ("--name", "of the participant"),
+        ("--org", "organisation"),
+    ):
+        request.add_argument(name, required=True, help=text)
+    request.add_argument("--type", choices=("client", "server", "admin"), default="client", help="of the participant")
+    request.add_argument("--role", default="", help="of an admin: org_admin, lead or member")
+    request.add_argument("--host-name", action="append", default=[], help="of a server: further name or address")
+    request.add_argument("--out", type=Path, default=Path(), help="gets the folder <name>; default: here")
+    request.add_argument("--key-algorithm", choices=("ecdsa-p256", "rsa-2048"), default="ecdsa-p256")
+    request.add_argument("--force", action="store_true", help="throw an earlier request and its key away")
+    package = command("package", "make the startup kit from what the project admin approved")
+    package.add_argument("signed_zip", type=Path, metavar="SIGNED.zip")
+    package.add_argument("-w", "--workspace", type=Path, default=Path("workspace"), help="where the kit goes")
+    package.add_argument("--request-dir", type=Path, help="the folder that `request` made; default: ./<name>")
+    package.add_argument(
+        "--fingerprint", "--expected-fingerprint", help="of the project's root certificate, told by another way"
+    )
+    package.add_argument("--trust-on-first-use", action="store_true", help="accept whatever root the archive brings")
+    package.add_argument("--force", action="store_true", help="replace a kit that is there already")
     return parser
 
 
-def _run(command: str, kit_folder: Path, workspace: Path | None) -> None:
-    # Late, so that --help answers at once and `verify` needs no grpc.
-    from clouddeploy_runtime import kit as kits  # noqa: PLC0415
+def _run(given: Any) -> int:
+    if given.command in _RUN:
+        _serve(given.command, given.kit, given.workspace)
+    elif given.command == "verify":
+        _verify(given.kit)
+    elif given.command == "preflight":
+        return _preflight(given.kit)
+    elif given.command == "request":
+        _request(given)
+    else:
+        _package(given)
+    return ExitCode.OK
 
-    kits.verify(kit_folder)  # first: what nobody signed is not parsed either
-    kit = kits.load(kit_folder)
-    if command == "verify":
-        sys.stdout.write(f"The kit of {kit.name} (project {kit.project}) is as it was signed.\n")
-        return
+
+def _verify(folder: Path) -> None:
+    from datetime import UTC, datetime
+
+    from clouddeploy_runtime import expiry
+    from clouddeploy_runtime import kit as kits
+    from clouddeploy_runtime.kit import memory
+    from clouddeploy_runtime.kit.kit import certificate
+
+    kits.verify(folder)  # first: what nobody signed is not parsed either
+    kit = kits.load(folder)
+    memory.check(kit)
+    sys.stdout.write(f"The kit of {kit.name} (project {kit.project}) is as it was signed.\n")
+    notice = expiry.notice("Its certificate", certificate(kit.cert_file).not_valid_after_utc, datetime.now(UTC))
+    if notice is not None:
+        sys.stderr.write(f"Warning: {notice.text}\n")
+
+
+def _preflight(folder: Path) -> int:
+    from clouddeploy_runtime.preflight import kit as checks
+
+    found = checks.check(folder)
+    for one in found:
+        sys.stdout.write(f"{'PROBLEM' if one.is_problem else 'ok':8}{one.check}: {one.text}\n")
+        if one.remedy:
+            sys.stdout.write(f"{'':8}fix: {one.remedy}\n")
+    return ExitCode.BAD_INPUT if any(one.is_problem for one in found) else ExitCode.OK
+
+
+def _serve(command: str, folder: Path, workspace: Path | None) -> None:
+    from clouddeploy_runtime import kit as kits
+
+    kits.verify(folder)
+    kit = kits.load(folder)
     if kit.kind != command:
         raise kits.KitError(
-            f"{kit_folder} is the kit of a {kit.kind}", why=f"a {command} was asked for", hint=f"Run `{kit.kind}`."
+            f"{folder} is the kit of a {kit.kind}", why=f"a {command} was asked for", hint=f"Run `{kit.kind}`."
         )
-    folder = workspace if workspace is not None else kit_folder / "workspace"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if kit.kind is kits.Kind.RELAY:
+        raise kits.KitError(
+            f"The relay {kit.name} does not start",
+            why="this version does not run relays",
+            hint="Let the clients connect to the server.",
+        )
+    place = workspace if workspace is not None else folder / "workspace"
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Job processes are started with vfork and exec; gRPC's fork handlers would only write warnings.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-    import asyncio  # noqa: PLC0415
+    import asyncio
 
-    from clouddeploy_runtime import logging as runtime_logging  # noqa: PLC0415
+    from clouddeploy_runtime import logging as runtime_logging
 
-    runtime_logging.configure(folder)
+    runtime_logging.configure(place)
     if command == "server":
-        from clouddeploy_runtime.server.parent import serve as run_server  # noqa: PLC0415
+        from clouddeploy_runtime.server.parent import serve as run_server
 
-        asyncio.run(run_server(kit, folder.resolve()))
+        asyncio.run(run_server(kit, place.resolve()))
     else:
-        from clouddeploy_runtime.client.agent import serve as run_client  # noqa: PLC0415
+        from clouddeploy_runtime.client.agent import serve as run_client
 
-        asyncio.run(run_client(kit, folder.resolve()))
+        asyncio.run(run_client(kit, place.resolve()))
+
+
+def _request(given: Any) -> None:
+    from clouddeploy_runtime import keys
+    from clouddeploy_runtime.enrolment import formats, request
+
+    site = formats.Site(
+        project=given.project,
+        name=given.name,
+        org=given.org,
+        type=given.type,
+        role=given.role,
+        host_names=tuple(given.host_name),
+    )
+    made = request.make(site, given.out, algorithm=keys.KeyAlgorithm(given.key_algorithm), force=given.force)
+    sys.stdout.write(
+        f"Send {made.archive} to the project admin; keep {made.folder}, the private key in it is yours alone.\n"
+    )
+
+
+def _package(given: Any) -> None:
+    from clouddeploy_runtime.enrolment import packaging
+
+    made = packaging.package(
+        given.signed_zip,
+        given.workspace,
+        request_dir=given.request_dir,
+        expected_fingerprint=given.fingerprint,
+        trust_on_first_use=given.trust_on_first_use,
+        force=given.force,
+    )
+    sys.stdout.write(f"The kit of {made.name} is in {made.kit}; its root certificate has {made.rootca_fingerprint}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the one place that turns errors into a message and an exit code."""
     given = _parser().parse_args(arguments)
     try:
-        _run(given.command, given.kit, getattr(given, "workspace", None))
+        return _run(given)
     except ClouddeployError as exc:
         for part in (f"Error: {exc.what}", f"  Why: {exc.why}", f"  Hint: {exc.hint}"):
             if not part.endswith(": "):
@@ -85,4 +193,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"Error: {type(exc).__name__}: {exc}\n  Why: a defect of this program\n")
         sys.stderr.write("  Hint: please report it, with log.txt\n")
         return ExitCode.INTERNAL
-    return ExitCode.OK

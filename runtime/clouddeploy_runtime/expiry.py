@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 WARN = timedelta(days=30)
 URGENT = timedelta(days=7)
@@ -40,3 +36,27 @@ def notice(what: str, not_after: datetime, now: datetime) -> Notice | None:
     days = left.days
     span = f"in {days} days" if days > 1 else "within two days" if days else "within a day"
     return Notice(f"{what} expires {span}, on {not_after:%Y-%m-%d}; ask the project admin for a new kit", level)
+
+
+class Reminder:
+    """Says once a day that a certificate ends soon.
+
+    Args:
+        what: how the message calls the certificate.
+        not_after: its end.
+    """
+
+    def __init__(self, what: str, not_after: datetime) -> None:
+        self._what = what
+        self._not_after = not_after
+        self._said: datetime | None = None
+
+    def remind(self, log: logging.Logger, now: datetime | None = None) -> None:
+        """Log the notice when it is due and was not logged within the last day."""
+        moment = now or datetime.now(UTC)
+        if self._said is not None and moment - self._said < timedelta(days=1):
+            return
+        found = notice(self._what, self._not_after, moment)
+        if found is not None:
+            self._said = moment
+            log.log(found.level, "%s", found.text)

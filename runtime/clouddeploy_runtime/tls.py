@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,6 +11,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from clouddeploy_runtime.errors import ConnectionFailed
+from clouddeploy_runtime.kit.errors import KitError
+from clouddeploy_runtime.kit.kit import join
 from clouddeploy_runtime.wire.rpc import CLIENT_OPTIONS
 
 if TYPE_CHECKING:
@@ -30,9 +33,18 @@ class Peer:
     org: str
     role: str
     """Empty for a site."""
+    serial: int = 0
+    """Of the certificate."""
 
 
 def _material(kit: Kit) -> tuple[bytes, bytes, bytes]:
+    if kit.connection_security != "mtls":
+        raise KitError(
+            f"The kit of {kit.name} cannot be used",
+            why=f"it has connection_security {kit.connection_security}, this version speaks mtls only",
+            hint="Change the project file and provision again.",
+        )
+
     def read(path: Path) -> bytes:
         try:
             return path.read_bytes()
@@ -66,8 +78,7 @@ def channel_options(kit: Kit) -> list[tuple[str, int | str]]:
 
 def target(kit: Kit) -> str:
     """Return the address to connect to, IPv6 in brackets."""
-    host = f"[{kit.host}]" if ":" in kit.host else kit.host
-    return f"{host}:{kit.port}"
+    return join(kit.host, kit.port)
 
 
 def peer_of(auth_context: Mapping[str, list[bytes]]) -> Peer | None:
@@ -76,9 +87,11 @@ def peer_of(auth_context: Mapping[str, list[bytes]]) -> Peer | None:
     return peer_from_pem(pems[0]) if pems else None
 
 
+@lru_cache(maxsize=4096)
 def peer_from_pem(pem: bytes) -> Peer | None:
     """Read the identity from a certificate; None when it has no single common name."""
-    subject = x509.load_pem_x509_certificate(pem).subject
+    cert = x509.load_pem_x509_certificate(pem)
+    subject = cert.subject
 
     def only(oid: x509.ObjectIdentifier) -> str:
         values = subject.get_attributes_for_oid(oid)
@@ -87,7 +100,7 @@ def peer_from_pem(pem: bytes) -> Peer | None:
     name = only(NameOID.COMMON_NAME)
     if not name:
         return None
-    return Peer(name=name, org=only(NameOID.ORGANIZATION_NAME), role=only(_ROLE_OID))
+    return Peer(name=name, org=only(NameOID.ORGANIZATION_NAME), role=only(_ROLE_OID), serial=cert.serial_number)
 
 
 def address_of(peer: str) -> str:

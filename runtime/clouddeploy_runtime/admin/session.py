@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 import msgspec
 
-from clouddeploy_runtime import jobs, tls
+from clouddeploy_runtime import jobs, revocation, server_proof, tls
 from clouddeploy_runtime.errors import (
     AuthorizationRefused,
     ConnectionFailed,
@@ -22,6 +22,7 @@ from clouddeploy_runtime.errors import (
     Timeout,
 )
 from clouddeploy_runtime.jobs import JobInfo, JobStatus
+from clouddeploy_runtime.kit.kit import authorities, certificate
 from clouddeploy_runtime.wire import blobs, rpc
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _POLL_S = 0.1
 _TRANSFER_S = 600.0
 """A job archive is at most half a GiB; slower than 1 MiB/s is a broken line."""
 _ERRORS: Mapping[str, type[RuntimeFault]] = {
-    error.error_code: error for error in (AuthorizationRefused, InvalidJob, JobNotFound)
+    error.error_code: error for error in (AuthorizationRefused, InvalidJob, JobNotFound, revocation.RevocationFault)
 }
 
 
@@ -88,7 +89,30 @@ class AdminSession:
                 why=f"no secure connection within {self._timeout_s:g} s",
                 hint="Check that the server runs, that its port is reachable and that the kit is of its project.",
             ) from exc
+        try:
+            self._know()
+        except BaseException:
+            self._channel.close()
+            raise
         return self
+
+    def _know(self) -> None:
+        """Make sure that the server's certificate was not revoked."""
+        roots, number = authorities(self._kit.root_cert_file), server_proof.nonce()
+        try:
+            reply = self._channel.unary_unary(rpc.PROVE_TO_ADMIN)(number, timeout=self._timeout_s)
+        except grpc.RpcError as exc:
+            raise self._translated(exc) from exc
+        proof, server = server_proof.check(
+            reply,
+            nonce=number,
+            own=certificate(self._kit.cert_file),
+            server_name=self._kit.server_name,
+            trusted=roots,
+        )
+        known = revocation.read(self._kit.root / revocation.LIST_PATH, roots)
+        sent = revocation.parse(proof.crl, roots) if proof.crl else revocation.Revoked()
+        server_proof.refuse_revoked(server, known.serials | sent.serials, self._kit.server_name)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -136,6 +160,14 @@ class AdminSession:
         document = self._command("system_status")
         clients = tuple(ClientInfo(**{**client, "jobs": tuple(client["jobs"])}) for client in document["clients"])
         return SystemStatus(server=document["server"], clients=clients)
+
+    def update_crl(self, pem: bytes) -> bool:
+        """Bring the server a list of revoked certificates; returns whether it was newer than the one it had.
+
+        Raises:
+            RevocationFault: the project's authority did not sign it.
+        """
+        return bool(self._command("update_crl", crl=pem.decode("ascii", "replace"))["is_newer"])
 
     def shutdown(self) -> None:
         """Stop the server; its supervisor may start it again."""

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from clouddeploy_runtime import _version, authorization, tls
+from clouddeploy_runtime import _version, authorization, expiry, revocation, server_proof, tls
 from clouddeploy_runtime import kit as kits
 from clouddeploy_runtime.audit import AuditLog
 from clouddeploy_runtime.client.jobs import SiteJob
 from clouddeploy_runtime.client.transfer import Transfer
+from clouddeploy_runtime.errors import ConnectionFailed
 from clouddeploy_runtime.job.buffers import BufferPool
+from clouddeploy_runtime.kit import memory
+from clouddeploy_runtime.kit.kit import authorities, certificate
 from clouddeploy_runtime.lifecycle import StatusFile, StopSignal
+from clouddeploy_runtime.revocation import RevocationFault, RevocationList
 from clouddeploy_runtime.server.sessions import fingerprint
 from clouddeploy_runtime.wire import federation_pb2 as pb
 from clouddeploy_runtime.wire import rpc
@@ -52,6 +56,13 @@ class ClientAgent:
         self._status = StatusFile(workspace, name=kit.name)
         self._audit = AuditLog(workspace / "audit.jsonl")
         self._transfer = Transfer()
+        self._certificate = certificate(kit.cert_file)
+        self._roots = authorities(kit.root_cert_file)
+        self._revocations = RevocationList(
+            self._roots, sources=[kit.root / revocation.LIST_PATH], memory=workspace / "crl.pem"
+        )
+        self._server_serial = 0
+        self._reminder = expiry.Reminder("this site's certificate", self._certificate.not_valid_after_utc)
         self._jobs: dict[str, tuple[SiteJob, asyncio.Task[None]]] = {}
         self._outbox: asyncio.Queue[pb.ClientEvent] = asyncio.Queue()
         self._background: set[asyncio.Task[None]] = set()
@@ -74,14 +85,51 @@ class ClientAgent:
             tls.target(self._kit), tls.channel_credentials(self._kit), options=tls.channel_options(self._kit)
         ) as channel:
             try:
+                await self._know(channel)
                 reply = await self._register(channel)
+                memory.remember(self._kit, self._workspace)
                 registered = True
                 await self._listen(channel, reply)
             except grpc.aio.AioRpcError as exc:
                 self._explain(exc, registered=registered)
+            except ConnectionFailed as exc:
+                log.error("%s", exc)  # noqa: TRY400 - the message says it all
+                self._status.write("connecting", port=self._kit.port, detail=str(exc)[:500])
             except TimeoutError:
                 log.warning("The server was silent for %d s; connecting again", _SILENCE_S)
         return registered
+
+    async def _know(self, channel: Any) -> None:
+        """Make sure that the server's certificate was not revoked.
+
+        Raises:
+            ConnectionFailed: it was, or the server cannot prove that it has one.
+        """
+        self._refresh()
+        number = server_proof.nonce()
+        reply = await channel.unary_unary(rpc.PROVE)(number, timeout=_REGISTER_S)
+        proof, server = server_proof.check(
+            reply, nonce=number, own=self._certificate, server_name=self._kit.server_name, trusted=self._roots
+        )
+        if proof.crl:
+            self._adopt(proof.crl)
+        self._server_serial = server.serial_number
+        server_proof.refuse_revoked(server, self._revocations, self._kit.server_name)
+
+    def _adopt(self, crl: bytes) -> None:
+        """Take a list of revoked certificates from the server."""
+        try:
+            if self._revocations.adopt(crl):
+                log.info("The list of revoked certificates has number %d", self._revocations.current.number)
+        except RevocationFault as exc:
+            log.warning("The server sent a list that is refused: %s", exc)
+
+    def _refresh(self) -> None:
+        """Look whether somebody put a newer list into the kit."""
+        try:
+            self._revocations.refresh()
+        except RevocationFault as exc:
+            log.error("%s", exc)  # noqa: TRY400 - the message says it all
 
     async def _register(self, channel: Any) -> pb.RegisterReply:
         register = channel.unary_unary(
@@ -132,6 +180,10 @@ class ClientAgent:
                     self._status.write("registered", port=self._kit.port)
                     is_first = False
                 self._handle(event)
+                if self._server_serial in self._revocations:
+                    raise ConnectionFailed(
+                        f"The server {self._kit.server_name} is left", why="its certificate was revoked", hint=""
+                    )
             log.info("The server ended the session")
         finally:
             writer.cancel()
@@ -143,6 +195,8 @@ class ClientAgent:
             try:
                 event = await asyncio.wait_for(self._outbox.get(), heartbeat_s)
             except TimeoutError:
+                self._refresh()
+                self._reminder.remind(log)
                 event = pb.ClientEvent(heartbeat=pb.Heartbeat())
             try:
                 await call.write(event)
@@ -163,6 +217,8 @@ class ClientAgent:
             entry = self._jobs.get(event.abort_job.job_id)
             if entry is not None:
                 self._spawn(entry[0].stop(event.abort_job.reason))
+        elif kind == "revocations":
+            self._adopt(event.revocations.crl)
 
     def _start(self, start: pb.StartJob) -> None:
         if start.job_id in self._jobs:
@@ -243,8 +299,10 @@ async def serve(kit: Kit, workspace: Path) -> None:
 
     Raises:
         KitTampered: the kit is not as it was signed.
+        KitRevoked: its certificate was revoked or replaced.
     """
     kits.verify(kit.root)
+    memory.check(kit, workspace)
     stop = StopSignal(workspace)
     agent = ClientAgent(kit, workspace)
     running = asyncio.create_task(agent.run())

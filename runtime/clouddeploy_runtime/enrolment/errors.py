@@ -14,6 +14,9 @@
 | CSR_HASH_MISMATCH             | the certificate request was exchanged                                      |
 | SITE_YAML_HASH_MISMATCH       | `site.yaml` was exchanged                                                  |
 | CSR_INVALID                   | the certificate request is damaged or was not signed with its own key      |
+| PROFILE_INVALID               | the project's profile cannot be used                                       |
+| CA_ALREADY_EXISTS             | the folder has an authority already                                        |
+| CA_VERSION_ALREADY_EXISTS     | the authority to be replaced has the same version                          |
 | PROJECT_MISMATCH              | the request is for another project                                         |
 | SERVER_NAME_HOST_MISMATCH     | a server asks for another name than the project's profile gives it         |
 | IDENTITY_CONFLICT             | the name belongs to somebody else already                                  |

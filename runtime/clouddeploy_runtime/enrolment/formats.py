@@ -15,6 +15,8 @@ class ServerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str
     fed_learn_port: int
     admin_port: int | None = None
+    name: str | None = None
+    """The server's own name, which its certificate has; default: `host`."""
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
-from clouddeploy_runtime import keys
+from clouddeploy_runtime import keys, places
 from clouddeploy_runtime.enrolment import archive, formats
 from clouddeploy_runtime.enrolment.errors import EnrolmentFault
 from clouddeploy_runtime.kit.kit import is_host
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ROLE_OID = x509.ObjectIdentifier("1.2.840.113549.1.9.2")
 """unstructuredName (RFC 2985 §5.4.2): where certificates carry an admin's role."""
@@ -29,8 +31,6 @@ ROLES = ("org_admin", "lead", "member")
 TYPES = ("server", "client", "admin")
 REQUEST_FILE = "request.json"
 SITE_FILE = "site.yaml"
-STATE_VARIABLE = "CLOUDDEPLOY_STATE_DIR"
-"""Where this user's records are; default `~/.local/state/clouddeploy`."""
 _MAX_NAME = 64
 _PATTERNS = {
     "project": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}"),
@@ -193,18 +193,10 @@ def _replace(folder: Path, files: dict[str, bytes]) -> None:
         partial.rename(folder)
 
 
-def state_folder() -> Path:
-    """Return the folder of this user's records."""
-    given = os.environ.get(STATE_VARIABLE)
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "clouddeploy"
-
-
 def _remember(request: formats.Request, folder: Path) -> None:
     """Keep a record of the request; a home that cannot be written to is no reason to fail."""
     try:
-        place = state_folder() / "requests"
+        place = places.state_folder() / "requests"
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         record = {**msgspec.to_builtins(request), "folder": str(folder.resolve())}
         keys.write_private(place / f"{request.request_id}.json", msgspec.json.encode(record) + b"\n")

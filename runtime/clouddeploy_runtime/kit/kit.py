@@ -112,7 +112,7 @@ def authorities(path: Path) -> list[x509.Certificate]:
     return certs
 
 
-def attribute(cert: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
+def attribute(cert: x509.Certificate | x509.CertificateSigningRequest, oid: x509.ObjectIdentifier) -> str:
     """Return the first attribute of the subject with this identifier, or an empty string."""
     found = cert.subject.get_attributes_for_oid(oid)
     return str(found[0].value) if found else ""

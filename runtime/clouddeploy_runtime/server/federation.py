@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from clouddeploy_runtime.kit import Kit
+    from clouddeploy_runtime.server.gate import Gate
     from clouddeploy_runtime.server.scheduler import Scheduler
     from clouddeploy_runtime.server.sessions import Registry, Session
 
@@ -32,8 +33,9 @@ SILENCE_S = 35.0
 class FederationCalls:
     """Handlers of the service `rpc.FEDERATION`."""
 
-    def __init__(self, kit: Kit, registry: Registry, scheduler: Scheduler) -> None:
+    def __init__(self, kit: Kit, registry: Registry, scheduler: Scheduler, gate: Gate) -> None:
         self._kit = kit
+        self._gate = gate
         self._registry = registry
         self._scheduler = scheduler
 
@@ -42,6 +44,7 @@ class FederationCalls:
         return grpc.method_handlers_generic_handler(
             rpc.FEDERATION,
             {
+                **self._gate.handlers(),
                 "Register": grpc.unary_unary_rpc_method_handler(
                     self.register,
                     request_deserializer=pb.RegisterRequest.FromString,
@@ -60,8 +63,10 @@ class FederationCalls:
     async def register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterReply:
         """Give a site its token; only the certificate says who it is."""
         peer = tls.peer_of(context.auth_context())
-        problem = ""
-        if peer is None or peer.name != request.name or peer.name == self._kit.server_name:
+        problem = self._gate.problem(peer)
+        if problem:
+            pass
+        elif peer is None or peer.name != request.name or peer.name == self._kit.server_name:
             problem = f"the certificate is not that of {request.name!r}"
         elif peer.role:
             problem = "an admin's certificate cannot register a site"
@@ -72,13 +77,20 @@ class FederationCalls:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, problem)
             raise AssertionError  # abort always raises
         session = self._registry.register(
-            name=peer.name, address=tls.address_of(context.peer()), active_jobs=set(request.active_jobs)
+            name=peer.name,
+            address=tls.address_of(context.peer()),
+            active_jobs=set(request.active_jobs),
+            serial=peer.serial,
         )
         return pb.RegisterReply(token=session.token, heartbeat_s=HEARTBEAT_S)
 
     async def _authorise(self, context: Any) -> tuple[Session, dict[str, Any]]:
         metadata = dict(context.invocation_metadata() or ())
         peer = tls.peer_of(context.auth_context())
+        problem = self._gate.problem(peer)
+        if problem:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, problem)
+            raise AssertionError  # abort always raises
         token = str(metadata.get(rpc.TOKEN_KEY, ""))
         session = self._registry.authorise(token, name=peer.name) if peer is not None else None
         if session is None:

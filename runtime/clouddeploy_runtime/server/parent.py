@@ -13,8 +13,11 @@ from clouddeploy_runtime import kit as kits
 from clouddeploy_runtime import tls
 from clouddeploy_runtime.audit import AuditLog
 from clouddeploy_runtime.errors import AlreadyRunning
+from clouddeploy_runtime.kit import memory
+from clouddeploy_runtime.kit.kit import join
 from clouddeploy_runtime.lifecycle import StatusFile, StopSignal
 from clouddeploy_runtime.server.federation import FederationCalls
+from clouddeploy_runtime.server.gate import Gate
 from clouddeploy_runtime.server.people import PeopleCalls
 from clouddeploy_runtime.server.scheduler import Scheduler
 from clouddeploy_runtime.server.sessions import Registry
@@ -37,8 +40,7 @@ def _listen_address(kit: Kit) -> str:
     given = os.environ.get(BIND_VARIABLE)
     if given:
         return given
-    host = f"[{kit.host}]" if ":" in kit.host else kit.host
-    return f"{host}:{kit.port}"
+    return join(kit.host, kit.port)
 
 
 async def serve(kit: Kit, workspace: Path) -> None:
@@ -50,14 +52,17 @@ async def serve(kit: Kit, workspace: Path) -> None:
 
     Raises:
         KitTampered: the kit is not as it was signed.
+        KitRevoked: its certificate was revoked or replaced.
         AlreadyRunning: the port is taken.
     """
     kits.verify(kit.root)
+    memory.check(kit, workspace)
     status = StatusFile(workspace, name=kit.name)
     stop = StopSignal(workspace)
     registry = Registry()
     store = JobStore(workspace / "jobs")
     scheduler = Scheduler(store, registry)
+    gate = Gate(kit, registry, workspace)
     server = grpc.aio.server(options=list(rpc.SERVER_OPTIONS))
     people = PeopleCalls(
         kit,
@@ -65,9 +70,10 @@ async def serve(kit: Kit, workspace: Path) -> None:
         scheduler=scheduler,
         registry=registry,
         audit=AuditLog(workspace / "audit.jsonl"),
+        gate=gate,
         shutdown=stop.set,
     )
-    server.add_generic_rpc_handlers((FederationCalls(kit, registry, scheduler).handler(), people.handler()))
+    server.add_generic_rpc_handlers((FederationCalls(kit, registry, scheduler, gate).handler(), people.handler()))
     address = _listen_address(kit)
     status.write("starting", port=kit.port)
     try:
@@ -80,6 +86,8 @@ async def serve(kit: Kit, workspace: Path) -> None:
         ) from exc
     await server.start()
     running = asyncio.create_task(scheduler.run())
+    watching = asyncio.create_task(gate.watch())
+    memory.remember(kit, workspace)
     status.write("serving", port=port)
     log.info("The server %s of project %s listens on port %d", kit.name, kit.project, port)
     try:
@@ -88,6 +96,7 @@ async def serve(kit: Kit, workspace: Path) -> None:
         log.info("The server stops")
         await scheduler.stop()
         running.cancel()
+        watching.cancel()
         registry.end_all()
         await server.stop(_GRACE_S)
         status.write("stopped", port=port)

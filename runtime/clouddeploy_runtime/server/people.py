@@ -13,6 +13,7 @@ import msgspec
 
 from clouddeploy_runtime import authorization, jobs, tls
 from clouddeploy_runtime.errors import AuthorizationRefused, ClouddeployError, InvalidJob, JobNotFound
+from clouddeploy_runtime.revocation import RevocationFault
 from clouddeploy_runtime.wire import blobs, rpc
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from clouddeploy_runtime.audit import AuditLog
     from clouddeploy_runtime.kit import Kit
+    from clouddeploy_runtime.server.gate import Gate
     from clouddeploy_runtime.server.scheduler import Scheduler
     from clouddeploy_runtime.server.sessions import Registry
     from clouddeploy_runtime.server.store import JobStore
@@ -32,6 +34,7 @@ _STATUS: Mapping[type[ClouddeployError], grpc.StatusCode] = {
     AuthorizationRefused: grpc.StatusCode.PERMISSION_DENIED,
     JobNotFound: grpc.StatusCode.NOT_FOUND,
     InvalidJob: grpc.StatusCode.INVALID_ARGUMENT,
+    RevocationFault: grpc.StatusCode.INVALID_ARGUMENT,
 }
 _RIGHTS = {
     "list_jobs": "list_jobs",
@@ -54,6 +57,7 @@ class PeopleCalls:
         scheduler: Scheduler,
         registry: Registry,
         audit: AuditLog,
+        gate: Gate,
         shutdown: Callable[[], None],
     ) -> None:
         self._kit = kit
@@ -61,6 +65,7 @@ class PeopleCalls:
         self._scheduler = scheduler
         self._registry = registry
         self._audit = audit
+        self._gate = gate
         self._shutdown = shutdown
 
     def handler(self) -> Any:
@@ -68,6 +73,7 @@ class PeopleCalls:
         return grpc.method_handlers_generic_handler(
             rpc.ADMIN,
             {
+                **self._gate.handlers(),
                 "Submit": grpc.stream_unary_rpc_method_handler(self.submit),
                 "Command": grpc.unary_unary_rpc_method_handler(self.command),
                 "DownloadJob": grpc.unary_stream_rpc_method_handler(self.download_job),
@@ -89,19 +95,20 @@ class PeopleCalls:
             submitter_name=info.submitter if info else "",
             submitter_org=info.submitter_org if info else "",
         )
-        allowed = bool(peer.role) and policy.permits(request)
+        revoked = self._gate.problem(peer)
+        allowed = not revoked and bool(peer.role) and policy.permits(request)
         self._audit.record(
             user=peer.name,
             role=peer.role,
             action=f"{right} {job_id}".strip(),
             address=tls.address_of(context.peer()),
             allowed=allowed,
-            detail="" if allowed else policy.problem,
+            detail="" if allowed else revoked or policy.problem,
         )
         if not allowed:
             raise AuthorizationRefused(
                 f"{peer.name} may not {right}",
-                why=policy.problem or f"the server's policy does not give the role {peer.role!r} this right",
+                why=revoked or policy.problem or f"the server's policy does not give the role {peer.role!r} this right",
                 hint="The project admin can change local/authorization.json at the server.",
             )
         return peer
@@ -138,6 +145,8 @@ class PeopleCalls:
             raise InvalidJob("The command cannot be read", why=str(exc)) from exc
         name = str(document.get("command", ""))
         job_id = str(document.get("job_id", ""))
+        if name == "update_crl":
+            return self._update_crl(str(document.get("crl", "")), context)
         if name not in _RIGHTS:
             raise InvalidJob(f"There is no command {name!r}", why="this server is of another version, perhaps")
         if name in {"job_meta", "abort_job"}:
@@ -154,6 +163,22 @@ class PeopleCalls:
             self._shutdown()
             return {}
         return self._system_status()
+
+    def _update_crl(self, pem: str, context: Any) -> Any:
+        """Take a list of revoked certificates; any admin may bring it, since the project's authority signed it."""
+        peer = tls.peer_of(context.auth_context()) or tls.Peer(name="", org="", role="")
+        problem = self._gate.problem(peer) or ("" if peer.role else "only an admin may bring one")
+        self._audit.record(
+            user=peer.name,
+            role=peer.role,
+            action="update_crl",
+            address=tls.address_of(context.peer()),
+            allowed=not problem,
+            detail=problem,
+        )
+        if problem:
+            raise AuthorizationRefused(f"{peer.name} may not update_crl", why=problem, hint="Ask a project admin.")
+        return {"is_newer": self._gate.adopt(pem.encode()), "number": self._gate.number}
 
     def _system_status(self) -> dict[str, Any]:
         clients = [

@@ -32,6 +32,8 @@ class Session:
     address: str
     token: str = field(repr=False)
     since: str
+    serial: int = 0
+    """Of the certificate that it registered with."""
     outbox: asyncio.Queue[ServerEvent | None] = field(default_factory=asyncio.Queue, repr=False)
     """Events for the client; None ends the stream."""
     is_streaming: bool = False
@@ -50,7 +52,7 @@ class Registry:
         """Call `callback(session, joined)` when a client's stream opens or is lost."""
         self._watchers.append(callback)
 
-    def register(self, *, name: str, address: str, active_jobs: set[str]) -> Session:
+    def register(self, *, name: str, address: str, active_jobs: set[str], serial: int = 0) -> Session:
         """Give a client a fresh token; a session it had before is ended."""
         old = self._by_name.get(name)
         if old is not None:
@@ -63,6 +65,7 @@ class Registry:
             token=secrets.token_urlsafe(32),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
             jobs=active_jobs,
+            serial=serial,
         )
         self._by_name[name] = session
         self._by_token[session.token] = session
@@ -92,7 +95,7 @@ class Registry:
         session.is_streaming = False
         if self._by_name.get(session.name) is session:
             del self._by_name[session.name]
-            del self._by_token[session.token]
+            self._by_token.pop(session.token, None)
             log.warning("Client %s is gone. Total clients: %d", session.name, len(self._by_name))
             for watcher in self._watchers:
                 watcher(session, False)
@@ -105,6 +108,15 @@ class Registry:
     def connected(self) -> list[Session]:
         """Return every client that listens, by name."""
         return sorted((s for s in self._by_name.values() if s.is_streaming), key=lambda s: s.name)
+
+    def all(self) -> list[Session]:
+        """Return every session, listening or not."""
+        return list(self._by_name.values())
+
+    def end(self, session: Session) -> None:
+        """End a client's stream and take its token away at once."""
+        self._by_token.pop(session.token, None)
+        session.outbox.put_nowait(None)
 
     def end_all(self) -> None:
         """End every stream; the clients come back when a server answers again."""

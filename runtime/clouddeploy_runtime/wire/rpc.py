@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 FEDERATION: Final = "clouddeploy.federation.v1.Federation"
-"""Service of the sites: Register, Session, Download, Upload."""
+"""Service of the sites: Prove, Register, Session, Download, Upload."""
 ADMIN: Final = "clouddeploy.federation.v1.Admin"
-"""Service of the people: Submit, Command, DownloadJob."""
+"""Service of the people: Prove, Submit, Command, DownloadJob."""
 
+PROVE: Final = f"/{FEDERATION}/Prove"
+PROVE_TO_ADMIN: Final = f"/{ADMIN}/Prove"
 REGISTER: Final = f"/{FEDERATION}/Register"
 SESSION: Final = f"/{FEDERATION}/Session"
 DOWNLOAD: Final = f"/{FEDERATION}/Download"

@@ -1,0 +1,1 @@
+"""Checks of a site before it starts; nothing here changes anything."""

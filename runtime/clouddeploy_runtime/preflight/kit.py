@@ -1,0 +1,71 @@
+"""Whether a startup kit may be started: as it was signed, in time, not revoked, not replaced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from clouddeploy_runtime import expiry
+from clouddeploy_runtime.kit import memory
+from clouddeploy_runtime.kit.errors import KitError
+from clouddeploy_runtime.kit.kit import Kind, authorities, certificate, load
+from clouddeploy_runtime.kit.verify import verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clouddeploy_runtime.kit.kit import Kit
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    """What was checked."""
+    is_problem: bool
+    """The kit must not be started."""
+    text: str
+    remedy: str = ""
+    code: str = ""
+    """Stable name of the problem; empty when there is none."""
+
+
+def check(root: Path, *, now: datetime | None = None) -> list[Finding]:
+    """Check a kit; the first problem ends it, since nothing behind it can be believed.
+
+    Args:
+        root: the kit's folder.
+        now: the time to judge certificates by; the clock's when not given.
+    """
+    moment = now or datetime.now(UTC)
+    try:
+        manifest = verify(root, now=moment)
+        kit = load(root)
+        memory.check(kit)
+    except KitError as exc:
+        return [Finding("startup kit", True, str(exc), exc.hint, exc.error_code)]
+    count = len(manifest.files)
+    found = [Finding("startup kit", False, f"{count} files are as {kit.project} signed them for {kit.name}")]
+    found += [_certificate(kit, moment), _root(kit, moment)]
+    if kit.connection_security != "mtls":
+        text = f"connection_security is {kit.connection_security}, this version speaks mtls only"
+        found.append(Finding("connection", True, text, "change the project file and provision again", "UNSUPPORTED"))
+    if kit.kind is Kind.RELAY:
+        text = "this version does not run relays"
+        found.append(Finding("relay", True, text, "let the clients connect to the server", "UNSUPPORTED"))
+    return found
+
+
+def _certificate(kit: Kit, now: datetime) -> Finding:
+    end = certificate(kit.cert_file).not_valid_after_utc
+    notice = expiry.notice("the certificate", end, now)
+    return Finding("certificate", False, notice.text if notice else f"valid until {end:%Y-%m-%d}")
+
+
+def _root(kit: Kit, now: datetime) -> Finding:
+    roots = authorities(kit.root_cert_file)
+    end = max(root.not_valid_after_utc for root in roots)
+    notice = expiry.notice("the root certificate", end, now)
+    return Finding("root certificate", False, notice.text if notice else f"valid until {end:%Y-%m-%d}")
