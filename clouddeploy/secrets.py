@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import getpass
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from clouddeploy.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 KEYRING_SERVICE = "clouddeploy"
 PASSPHRASE_VARIABLE = "CLOUDDEPLOY_CA_PASSPHRASE"  # noqa: S105 - the name of the variable, not its value
+_MAX_LINE_BYTES = 4096
+"""Longer than any passphrase that is accepted; `/dev/zero` has no end of line."""
 
 
 class Secret:
-    """Holds text whose repr, str and format are `[REDACTED]`; `reveal` is the one way to the value."""
+    """Holds text whose repr, str and format are `[REDACTED]`; `reveal` and `reveal_bytes` are the ways to the value."""
 
     __slots__ = ("_value",)
 
@@ -27,26 +31,42 @@ class Secret:
         """Returns the text itself."""
         return self._value
 
+    def reveal_bytes(self) -> bytes:
+        """Returns the bytes that the file, the environment or the terminal had, whatever their encoding was."""
+        return os.fsencode(self._value)
+
     def __repr__(self) -> str:
         return "[REDACTED]"
 
     __str__ = __repr__
 
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
 
-def ca_passphrase(*, file: Path | None, may_ask: bool, confirm: bool, keyring_entry: str | None = None) -> Secret:
+
+def ca_passphrase(
+    *,
+    file: Path | None,
+    may_ask: bool,
+    confirm: bool,
+    keyring_entry: str | None = None,
+    check: Callable[[Secret], object] | None = None,
+) -> Secret:
     """Returns the passphrase of the project's certificate authority.
 
     Taken from `file`, else from the environment, else from the operating system's keyring when that is wanted, else
-    asked for; a command line would show it to all users. What was asked for is kept in a wanted keyring.
+    asked for; a command line would show it to all users. What was asked for is kept in a wanted keyring, once it was
+    checked: a wrong one would be found there again and again.
 
     Args:
-        file: a file whose first line is the passphrase.
+        file: a file whose first line is the passphrase, or a pipe.
         keyring_entry: name of the entry in the keyring; None: the keyring is not used.
         may_ask: whether a person is there to be asked.
         confirm: ask twice, for a new certificate authority.
+        check: raises when it is not the right passphrase; called only before it is kept.
 
     Raises:
-        ConfigError: there is no passphrase, or the two answers differ.
+        ConfigError: there is no passphrase, the two answers differ, or others can read the file.
     """
     value = _from_file(file) if file else os.environ.get(PASSPHRASE_VARIABLE, "")
     if not value and keyring_entry is not None:
@@ -56,6 +76,8 @@ def ca_passphrase(*, file: Path | None, may_ask: bool, confirm: bool, keyring_en
         if confirm and value != getpass.getpass("Once more: "):
             raise ConfigError("the passphrases differ", hint="start again and type the same twice")
         if value and keyring_entry is not None:
+            if check is not None:
+                check(Secret(value))
             _keyring(keyring_entry, keep=value)
     if not value:
         raise ConfigError(
@@ -88,8 +110,16 @@ def _keyring(entry: str, *, keep: str | None = None) -> str | None:
 
 
 def _from_file(file: Path) -> str:
+    what = f"the passphrase file {file} is refused"
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the passphrase file {file}", why=str(error)) from error
-    return lines[0] if lines else ""
+        with file.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            mode = stat.S_IMODE(status.st_mode)
+            if stat.S_ISREG(status.st_mode) and mode & 0o077:
+                raise ConfigError(what, why=f"its mode {mode:04o} lets others read it", hint=f"chmod 600 {file}")
+            line = stream.readline(_MAX_LINE_BYTES).rstrip(b"\r\n")
+    except OSError as error:
+        raise ConfigError(f"cannot read the passphrase file {file}", why=error.strerror or str(error)) from error
+    if not line:
+        raise ConfigError(what, why="its first line is empty", hint="put the passphrase there")
+    return os.fsdecode(line)

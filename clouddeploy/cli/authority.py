@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from clouddeploy_provision.ca_store import CaStore
 
 from clouddeploy.errors import ConfigError
-from clouddeploy.secrets import ca_passphrase
+from clouddeploy.secrets import Secret, ca_passphrase
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +50,18 @@ def passphrase(session: Session, given: dict[str, Any], *, folder: Path, is_new:
     """
     file, use_keyring = given.pop("passphrase_file"), given.pop("keyring")
     entry = str(folder.resolve()) if use_keyring else None
-    secret = ca_passphrase(file=file, may_ask=session.may_ask, confirm=is_new, keyring_entry=entry)
-    return secret.reveal().encode()
+
+    def check(secret: Secret) -> None:
+        CaStore(folder).open(secret.reveal_bytes())
+
+    secret = ca_passphrase(
+        file=file,
+        may_ask=session.may_ask,
+        confirm=is_new,
+        keyring_entry=entry,
+        check=None if is_new else check,
+    )
+    return secret.reveal_bytes()
 
 
 def folder_of(ca: Path | None) -> Path:

@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from clouddeploy_provision import approval, certificate_authority, certificates, site_file
+import msgspec
+from clouddeploy_provision import approval, certificate_authority, certificates, reference_state, site_file
 from clouddeploy_provision import project as project_file
 from clouddeploy_provision.certificate_authority import Phase
 from clouddeploy_provision.drafts import Renewal
 from clouddeploy_provision.provisioner import Options
 from clouddeploy_provision.provisioner import provision as make_kits
 from clouddeploy_runtime import keys
+from clouddeploy_runtime import kit as kits
 from clouddeploy_runtime.enrolment import packaging
 from clouddeploy_runtime.enrolment import request as requests
+from clouddeploy_runtime.errors import ClouddeployError
 
 from clouddeploy.cli.authority import DEFAULT_WORKSPACE, ca_option, folder_of, passphrase, passphrase_options
 from clouddeploy.cli.main import command_options
-from clouddeploy.errors import ConfigError
+from clouddeploy.errors import ConfigError, PartialFailure
 
 if TYPE_CHECKING:
     from clouddeploy_provision.certificate_authority import CertificateStatus
@@ -32,6 +35,15 @@ _ALGORITHM = click.option(
     type=click.Choice([one.value for one in keys.KeyAlgorithm]),
     default="ecdsa-p256",
     help="Of the key.",
+)
+
+_TIMEOUT = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for the running server.",
 )
 
 
@@ -65,6 +77,7 @@ def init(session: Session, profile: Path, out: Path, key_algorithm: str, **given
         "rootca_fingerprint_sha256": made.rootCA_fingerprint,
         "subject_cn": made.project,
         "valid_until": root.not_valid_after_utc.isoformat(),
+        "project_profile": msgspec.to_builtins(made.project_profile),
     }
     text = f"The authority of {made.project} is in {out}.\nFingerprint of its root: {made.rootCA_fingerprint}"
     session.output.result(data, text)
@@ -117,11 +130,14 @@ def approve(session: Session, request_zip: Path, ca: Path | None, profile: Path 
         "role": made.role,
         "serial": made.serial,
         "valid_until": made.not_after.isoformat(),
+        "host_names": list(made.host_names),
         "public_key_sha256": made.public_key_sha256,
         "rootca_fingerprint_sha256": made.rootca_fingerprint,
     }
+    names = f", also {', '.join(made.host_names)}," if made.host_names else ""
     text = (
-        f"Approved {made.kind} {made.name} of {made.org} until {made.not_after:%Y-%m-%d}: send {made.archive}.\n"
+        f"Approved {made.kind} {made.name}{names} of {made.org} until {made.not_after:%Y-%m-%d}: send {made.archive}.\n"
+        f"Its key has SHA-256 {made.public_key_sha256}; the site's request printed the same.\n"
         f"Tell the site this fingerprint by another way: {made.rootca_fingerprint}"
     )
     session.output.result(data, text)
@@ -173,6 +189,7 @@ def renew(  # noqa: PLR0917 - click gives them by name
 @click.option("--reason", type=click.Choice(sorted(certificates.REASONS)), default="unspecified", help="Why.")
 @click.option("--serial", help="Only the certificate with this serial number, of one participant.")
 @click.option("--admin-kit", type=_FILE, help="Tell the running server at once, with this admin's kit.")
+@_TIMEOUT
 @passphrase_options
 @command_options
 def revoke(
@@ -182,9 +199,11 @@ def revoke(
     if serial is not None and len(names) != 1:
         raise ConfigError("--serial goes with one name", why=f"{len(names)} were given", hint="revoke one by one")
     folder = folder_of(ca)
-    secret = passphrase(session, given, folder=folder)
+    if admin_kit is not None:
+        _check_admin(admin_kit)  # before anything is revoked
+    secret, timeout_s = passphrase(session, given, folder=folder), given.pop("timeout_s")
     crl = certificate_authority.revoke(folder, names, passphrase=secret, serial=serial, **given)
-    is_pushed = _push(admin_kit, crl) if admin_kit is not None else False
+    is_pushed = _push_revocation(admin_kit, crl, names, timeout_s) if admin_kit is not None else False
     path = folder / "crl.pem"
     after = (
         "The server has it and tells every site."
@@ -199,17 +218,16 @@ def revoke(
 @cert.command("push-crl")
 @ca_option
 @click.option("--admin-kit", type=_FILE, required=True, help="Kit of an admin.")
+@_TIMEOUT
 @command_options
-def push_crl(session: Session, ca: Path | None, admin_kit: Path) -> None:
+def push_crl(session: Session, ca: Path | None, admin_kit: Path, timeout_s: float) -> None:
     """Bring the running server the list of revoked certificates."""
-    path = folder_of(ca) / "crl.pem"
-    try:
-        crl = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read", why=str(error), hint="nothing was revoked yet, perhaps") from error
-    is_newer = _push(admin_kit, crl)
+    folder = folder_of(ca)
+    crl = certificate_authority.signed_list(folder)
+    _check_admin(admin_kit)
+    is_newer = _push(admin_kit, crl, timeout_s)
     text = "The server has it and tells every site." if is_newer else "The server had it already."
-    session.output.result({"crl": str(path), "pushed": is_newer}, text)
+    session.output.result({"crl": str(folder / "crl.pem"), "pushed": is_newer}, text)
 
 
 @cert.command("rollover")
@@ -235,7 +253,7 @@ def import_(session: Session, file: Path, out: Path | None, **given: Any) -> Non
     """Take over the root certificate of the reference's state/cert.json."""
     folder = out if out is not None else file.parent
     secret = passphrase(session, given, folder=folder, is_new=True)
-    count = certificate_authority.import_reference(file, folder, passphrase=secret)
+    count = reference_state.import_reference(file, folder, passphrase=secret)
     text = (
         f"The root of {file} is in {folder} now, encrypted; {count} certificates are known.\n"
         "The imported file still has every key in plain text: store it safely or delete it."
@@ -265,20 +283,36 @@ def package(session: Session, signed_zip: Path, workspace: Path, fingerprint: st
     session.output.result(data, f"The kit of {made.name} is in {made.kit}; its root has {made.rootca_fingerprint}")
 
 
-def _push(admin_kit: Path, crl: bytes) -> bool:
-    from clouddeploy_runtime import kit as kits  # noqa: PLC0415 - only who pushes needs gRPC
-    from clouddeploy_runtime.admin.session import AdminSession  # noqa: PLC0415
-
+def _check_admin(admin_kit: Path) -> None:
     kits.verify(admin_kit)
-    with AdminSession(kits.load(admin_kit)) as admin:
+    kind = kits.load(admin_kit).kind
+    if kind is not kits.Kind.ADMIN:
+        raise ConfigError(f"{admin_kit} cannot be used", why=f"it is the kit of a {kind}", hint="name an admin's kit")
+
+
+def _push_revocation(admin_kit: Path, crl: bytes, names: tuple[str, ...], timeout_s: float) -> bool:
+    """Brings the server a list that was just made; when that fails, says what is done already and what is not."""
+    try:
+        return _push(admin_kit, crl, timeout_s)
+    except ClouddeployError as error:
+        raise PartialFailure(
+            f"{', '.join(names)} revoked, but the running server does not know of it",
+            why=str(error),
+            hint="bring it the list: clouddeploy cert push-crl",
+        ) from error
+
+
+def _push(admin_kit: Path, crl: bytes, timeout_s: float) -> bool:
+    from clouddeploy_runtime.admin.session import AdminSession  # noqa: PLC0415 - only who pushes needs gRPC
+
+    with AdminSession(kits.load(admin_kit), timeout_s=timeout_s) as admin:
         return admin.update_crl(crl)
 
 
 def _table(found: list[CertificateStatus]) -> str:
     rows = [("NAME", "KIND", "ORG", "ROLE", "STATE", "UNTIL", "SERIAL")]
     rows += [
-        (one.name, one.kind, one.org, one.role, one.state, f"{one.not_after:%Y-%m-%d}", one.serial[:16])
-        for one in found
+        (one.name, one.kind, one.org, one.role, one.state, f"{one.not_after:%Y-%m-%d}", one.serial) for one in found
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(

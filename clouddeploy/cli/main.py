@@ -20,7 +20,7 @@ from clouddeploy.cli.output import Output
 from clouddeploy.cli.schema import print_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 COMMANDS = {
     "cert": ("cert", "Certificates: list, renew, revoke; requests of sites that keep their own key."),
@@ -125,13 +125,14 @@ def _cancel_on_interrupt() -> threading.Event:
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line; the only place that ends the process."""
+    arguments = sys.argv[1:] if argv is None else argv
     try:
         cli.main(args=argv, prog_name="clouddeploy", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         sys.exit(ExitCode.BAD_INPUT)
     except click.ClickException as error:
-        _usage_error(error)
+        _usage_error(error, arguments)
     except (Interruption, click.Abort, KeyboardInterrupt):
         print("\nInterrupted; the same command again resumes.", file=sys.stderr, flush=True)
         # Workers may be inside a cloud call; the journal knows of it, and waiting for them is what was just refused.
@@ -139,7 +140,6 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         os._exit(ExitCode.OK)
     except Exception as error:  # noqa: BLE001 - the process's edge
-        arguments = sys.argv[1:] if argv is None else argv
         if {"-v", "--verbose"} & set(arguments):
             traceback.print_exc()
         defect = ClouddeployError(
@@ -152,8 +152,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(ExitCode.INTERNAL)
 
 
-def _usage_error(error: click.ClickException) -> None:
+def _usage_error(error: click.ClickException, arguments: Sequence[str]) -> None:
     wrong = ClouddeployError(error.format_message().rstrip("."), hint="see --help")
     wrong.exit_code, wrong.error_code = ExitCode.BAD_INPUT, "INVALID_ARGS"
-    Output(as_json="json" in sys.argv, verbose=False).error(wrong)
+    Output(as_json="json" in arguments, verbose=False).error(wrong)
     sys.exit(ExitCode.BAD_INPUT)

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy_runtime.errors import ClouddeployError, ExitCode
+from clouddeploy_runtime.errors import ClouddeployError, ExitCode, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +50,11 @@ class Output:
             }
             print(json.dumps(envelope))
             return
-        print(f"Error: {error.what}.", file=sys.stderr)
+        print(f"Error: {printable(error.what)}.", file=sys.stderr)
         if error.why:
-            print(f"  Why: {error.why}", file=sys.stderr)
+            print(f"  Why: {printable(error.why)}", file=sys.stderr)
         if error.hint:
-            print(f"  Do:  {error.hint}", file=sys.stderr)
+            print(f"  Do:  {printable(error.hint)}", file=sys.stderr)
 
     def say(self, line: str) -> None:
         """Tells a person what is going on."""
@@ -69,7 +69,7 @@ class Output:
             line += f" {event.seconds:6.2f} s"
         if event.error is not None:
             line += f"  {event.error}"
-        self.say(line)
+        self.say(printable(line))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("kit", type=click.Path(path_type=Path))
+@click.option("-w", "--workspace", type=click.Path(path_type=Path), help="Where it works, if not in the kit itself.")
 @command_options
-def preflight(session: Session, kit: Path) -> None:
-    """Check a startup kit before it starts: as it was signed, in time, not revoked."""
-    found = checks.check(kit)
+def preflight(session: Session, kit: Path, workspace: Path | None) -> None:
+    """Check a startup kit before it starts: as it was signed, in time, not revoked, not replaced by a newer one."""
+    found = checks.check(kit, workspace=workspace)
     problems = [one for one in found if one.is_problem]
     lines = []
     for one in found:

@@ -6,23 +6,20 @@ import base64
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-import yaml
-from clouddeploy_runtime import keys, revocation
+from clouddeploy_runtime import revocation
 from clouddeploy_runtime.enrolment import archive, formats, request
 from clouddeploy_runtime.enrolment.errors import EnrolmentFault
 from clouddeploy_runtime.enrolment.fingerprint import fingerprint
-from clouddeploy_runtime.enrolment.packaging import KIT_PREFIX, ROOT_FILE, SIGNATURE_FILE, SIGNED_FILE
+from clouddeploy_runtime.enrolment.signed import KIT_PREFIX, ROOT_FILE, SIGNATURE_FILE, SIGNED_FILE, stem
 from clouddeploy_runtime.kit import Kind, manifest
-from clouddeploy_runtime.kit.kit import attribute, is_host
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from clouddeploy_runtime.kit.kit import MAX_PORT, is_host
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
+from clouddeploy_provision import asked as requests
+from clouddeploy_provision import site_file
 from clouddeploy_provision.ca_records import Issued, write_atomic
 from clouddeploy_provision.ca_store import CaStore
 from clouddeploy_provision.errors import CaError, ProvisionError
@@ -34,12 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from cryptography import x509
+
+    from clouddeploy_provision.asked import Asked
     from clouddeploy_provision.ca import Authority
 
 APPROVED_DAYS = 1095
 """As the reference: three years, since every renewal takes two people."""
-_MIN_RSA_BITS = 2048
-_MAX_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -57,17 +55,9 @@ class Approval:
     rootca_fingerprint: str
     """Tell it to the site by another way than the archive."""
     public_key_sha256: str
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A request, verified."""
-
-    metadata: formats.Request
-    site: formats.Site
-    csr: x509.CertificateSigningRequest
-    public_key: keys.PublicKey
-    site_yaml: bytes
+    """Of the key that was certified; the site sees the same when it asks."""
+    host_names: tuple[str, ...] = ()
+    """Further names and addresses in the certificate of a server, as it asked for them."""
 
 
 def read_profile(path: Path) -> formats.Profile:
@@ -77,14 +67,13 @@ def read_profile(path: Path) -> formats.Profile:
         EnrolmentFault: PROFILE_INVALID.
     """
     try:
-        document = yaml.safe_load(path.read_text("utf-8"))
-        profile = msgspec.convert(document, formats.Profile)
+        profile = formats.convert(site_file.plain(path.read_bytes()), formats.Profile)
         check_profile(profile)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.MsgspecError, ValueError, RecursionError) as exc:
+    except (OSError, ValueError) as exc:
         raise EnrolmentFault(
             "PROFILE_INVALID",
             f"{path} is not a project's profile",
-            why=str(exc),
+            why=getattr(exc, "strerror", None) or str(exc),
             hint="example: {name: my_project, server: {host: fl.example.com, fed_learn_port: 8002}}",
         ) from exc
     return profile
@@ -96,16 +85,19 @@ def check_profile(profile: formats.Profile) -> None:
     Raises:
         ValueError: says what is wrong.
     """
+    if not request.is_project_name(profile.name):
+        raise ValueError(f"name {profile.name!r} cannot be that of a project")
     server = profile.server
-    if not profile.name:
-        raise ValueError("name is empty")
     if server is not None:
-        for host in (server.host, server.name or server.host):
-            if not is_host(host):
-                raise ValueError(f"{host!r} is neither a host name nor an address")
-        for port in (server.fed_learn_port, server.admin_port or server.fed_learn_port):
-            if not 0 < port <= _MAX_PORT:
-                raise ValueError(f"port {port} is not in 1 to {_MAX_PORT}")
+        if not is_host(server.host):
+            raise ValueError(f"server.host {server.host!r} is neither a host name nor an address")
+        if server.name is None and not request.is_server_name(server.host):
+            raise ValueError("server.name is missing: server.host cannot be its name in a certificate")
+        if server.name is not None and not request.is_server_name(server.name):
+            raise ValueError(f"server.name {server.name!r} cannot be that of a server")
+        for port in (server.fed_learn_port, server.admin_port):
+            if port is not None and not 0 < port <= MAX_PORT:
+                raise ValueError(f"port {port} is not in 1 to {MAX_PORT}")
     if profile.scheme not in {"grpc", "tcp", "http"} or profile.connection_security not in {"mtls", "tls", "clear"}:
         raise ValueError("scheme must be grpc, tcp or http, connection_security mtls, tls or clear")
 
@@ -138,7 +130,7 @@ def approve(
         ProvisionError: the authority cannot be used.
     """
     moment = (now or datetime.now(UTC)).replace(microsecond=0)
-    asked = _read(request_zip)
+    asked = requests.read(request_zip)
     store = CaStore(ca_folder)
     if not store.exists:
         raise CaError(
@@ -146,8 +138,11 @@ def approve(
         )
     target = (out if out is not None else request_zip.parent) / f"{asked.site.name}.signed.zip"
     if target.exists() and not force:
-        raise EnrolmentFault("OUTPUT_DIR_EXISTS", f"{target} is there already", why="", hint="use --force")
+        raise EnrolmentFault(
+            "OUTPUT_DIR_EXISTS", f"{target} is there already", why="it may answer another request", hint="use --force"
+        )
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with store.locked():
             authority = store.open(passphrase)
             return _Approver(store, authority, profile, moment).answer(asked, target, days=days, force=force)
@@ -175,21 +170,24 @@ class _Approver:
                 why=f"the authority is that of {self._ca.project}",
                 hint="use the profile of that project",
             )
-        self._profile, self._server = found, found.server
+        self._profile = found
+        self._server = msgspec.structs.replace(found.server, name=found.server.name or self._server_name(found.server))
+        try:
+            check_profile(msgspec.structs.replace(found, server=self._server))
+        except ValueError as exc:
+            raise EnrolmentFault(
+                "PROFILE_INVALID", f"no kit can be made for {found.name}", why=str(exc), hint="--profile"
+            ) from exc
 
-    def answer(self, asked: _Asked, target: Path, *, days: int, force: bool) -> Approval:
+    def _server_name(self, where: formats.ServerProfile) -> str:
+        """Return the name in the server's certificate: clients refuse any other, whatever address leads there."""
+        issued = [one.name for one in self._store.records.issued() if one.kind == Kind.SERVER.value]
+        return issued[-1] if issued else where.host
+
+    def answer(self, asked: Asked, target: Path, *, days: int, force: bool) -> Approval:
+        """Issue the certificate, make the kit, and write both, signed."""
         site = asked.site
-        if site.project != self._ca.project:
-            raise EnrolmentFault(
-                "PROJECT_MISMATCH",
-                f"{site.name} asks for {site.project}",
-                why=f"the authority is that of {self._ca.project}",
-                hint="the site must ask again, for the right project",
-            )
-        if authority_ends(self._authority) <= self._now:
-            raise EnrolmentFault(
-                "CERT_EXPIRED", "the project's root certificate has expired", why="", hint="a new project"
-            )
+        self._check_project(site)
         self._check_name(site, force=force)
         participant, project = self._project(site)
         hosts = participant.hosts if participant.kind is Kind.SERVER else ()
@@ -207,7 +205,6 @@ class _Approver:
         }
         # Before anybody can have it: a certificate that nobody got is harmless, one that nobody knows of is not.
         self._store.records.record([_issued(participant, cert)])
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, archive.write(members))
         return Approval(
             archive=target,
@@ -219,37 +216,56 @@ class _Approver:
             not_after=cert.not_valid_after_utc,
             rootca_fingerprint=signed.ca_info.rootCA_fingerprint,
             public_key_sha256=asked.metadata.public_key_sha256,
+            host_names=site.host_names,
         )
+
+    def _check_project(self, site: formats.Site) -> None:
+        """Refuse a request for another project, and any once the root has expired."""
+        if site.project != self._ca.project:
+            raise EnrolmentFault(
+                "PROJECT_MISMATCH",
+                f"{site.name} asks for {site.project}",
+                why=f"the authority is that of {self._ca.project}",
+                hint="the site must ask again, for the right project",
+            )
+        end = self._authority.certificate.not_valid_after_utc
+        if end <= self._now:
+            raise EnrolmentFault(
+                "CERT_EXPIRED",
+                "the project's root certificate has expired",
+                why=f"it was valid until {end:%Y-%m-%d}",
+                hint="start a new authority: clouddeploy cert init",
+            )
 
     def _check_name(self, site: formats.Site, *, force: bool) -> None:
         """Refuse a name that is somebody else's, and, unless forced, one that has a valid certificate."""
-        server_name = self._server.name or self._server.host
-        if site.type == "server" and site.name not in {server_name, self._server.host}:
+        server_name = self._server.name
+        if site.type == "server" and site.name != server_name:
             raise EnrolmentFault(
                 "SERVER_NAME_HOST_MISMATCH",
                 f"the server asks to be {site.name}",
-                why=f"the profile says {server_name}",
-                hint="the server's name in site.yaml and profile.server.host must agree",
+                why=f"the project's server is {server_name}",
+                hint="the server must ask with that name, or the profile must say server.name",
             )
+
+        def conflict(what: str, why: str, hint: str) -> EnrolmentFault:
+            return EnrolmentFault("IDENTITY_CONFLICT", f"{site.name} {what}", why=why, hint=hint)
+
+        asks = f"the request is for a {site.type} of {site.org}"
+        if site.type != "server" and site.name == server_name:
+            raise conflict("is the project's server", asks, "choose another name")
         known = self._store.records.last_issued().get(site.name)
         if known is None:
             return
         if (known.kind or site.type, known.org, known.role) != (site.type, site.org, site.role):
-            raise EnrolmentFault(
-                "IDENTITY_CONFLICT",
-                f"{site.name} is a {known.kind} of {known.org} already",
-                why=f"the request is for a {site.type} of {site.org}",
-                hint="choose another name",
-            )
+            role = f", {known.role}" if known.role else ""
+            asks += f", {site.role}" if site.role else ""
+            raise conflict(f"is a {known.kind} of {known.org}{role} already", asks, "choose another name")
         is_revoked = int(known.serial, 16) in self._store.records.revoked()
         if not force and (is_revoked or datetime.fromisoformat(known.not_after) > self._now):
             state = "was revoked" if is_revoked else f"is valid until {known.not_after[:10]}"
-            raise EnrolmentFault(
-                "IDENTITY_CONFLICT",
-                f"{site.name} has a certificate already",
-                why=f"it {state}; whoever sent this request may not be {site.name}",
-                hint="ask them; --force approves it",
-            )
+            why = f"it {state}; whoever sent this request may not be {site.name}"
+            raise conflict("has a certificate already", why, "ask them; --force approves it")
 
     def _project(self, site: formats.Site) -> tuple[Participant, Project]:
         """Return the participant, and a project of it and the server, which is all that its kit depends on."""
@@ -281,10 +297,10 @@ class _Approver:
 
     def _kit(self, project: Project, one: Participant, cert: x509.Certificate) -> Mapping[str, File]:
         """Make every file of the kit but the private key, which the manifest names without a digest."""
-        stem = "server" if one.kind is Kind.SERVER else "client"
+        name = stem(one.kind.value)
         files = KitBuilder(project).files(one)
         files["startup/rootCA.pem"] = File(self._store.bundle())
-        files[f"startup/{stem}.crt"] = File(cert.public_bytes(Encoding.PEM))
+        files[f"startup/{name}.crt"] = File(cert.public_bytes(Encoding.PEM))
         revoked = len(self._store.records.revoked())
         if revoked:
             files[revocation.LIST_PATH] = File(self._store.records.crl(self._authority, now=self._now))
@@ -297,7 +313,7 @@ class _Approver:
                 certificate_serial=f"{cert.serial_number:x}",
                 issued_at=self._now.isoformat(),
                 files=tuple(manifest.entry(path, file.content, file.mode) for path, file in covered),
-                key_at_site=f"startup/{stem}.key",
+                key_at_site=f"startup/{name}.key",
                 crl_number=revoked,
             )
         )
@@ -305,7 +321,7 @@ class _Approver:
         files[manifest.SIGNATURE_PATH] = File(self._authority.sign(data))
         return files
 
-    def _signed(self, asked: _Asked, cert: x509.Certificate, kit: Mapping[str, File]) -> formats.Signed:
+    def _signed(self, asked: Asked, cert: x509.Certificate, kit: Mapping[str, File]) -> formats.Signed:
         site, pem = asked.site, cert.public_bytes(Encoding.PEM)
         return formats.Signed(
             artifact_type=formats.SIGNED,
@@ -334,97 +350,6 @@ class _Approver:
             server=self._server,
             kit={path: formats.SignedFile(file.sha256, f"{file.mode:04o}") for path, file in sorted(kit.items())},
         )
-
-
-def authority_ends(authority: Authority) -> datetime:
-    """Return the end of the root's time."""
-    return authority.certificate.not_valid_after_utc
-
-
-def _read(path: Path) -> _Asked:
-    """Read and verify a request; it comes from elsewhere, so every statement in it is checked against the others."""
-    members = archive.read(
-        path,
-        "REQUEST",
-        is_expected=lambda name: (
-            "/" not in name and (name in {request.REQUEST_FILE, request.SITE_FILE} or name.endswith(".csr"))
-        ),
-    )
-    refused = f"{path} is refused"
-    for name in (request.REQUEST_FILE, request.SITE_FILE):
-        if name not in members:
-            raise EnrolmentFault("INVALID_REQUEST_ZIP", refused, why=f"{name} is missing", hint="ask for it again")
-    try:
-        metadata = msgspec.json.decode(members[request.REQUEST_FILE], type=formats.Request)
-        if (metadata.artifact_type, metadata.schema_version) != (formats.REQUEST, formats.SCHEMA_VERSION):
-            raise msgspec.ValidationError(f"it is a {metadata.artifact_type} of version {metadata.schema_version}")
-    except msgspec.MsgspecError as exc:
-        raise EnrolmentFault("REQUEST_METADATA_INVALID", refused, why=str(exc), hint="ask for it again") from exc
-    csr_pem, site_yaml = members.get(f"{metadata.name}.csr"), members[request.SITE_FILE]
-    if csr_pem is None or len(members) != 3:  # noqa: PLR2004 - request.json, site.yaml, <name>.csr
-        raise EnrolmentFault("INVALID_REQUEST_ZIP", refused, why=f"it is not one of {metadata.name}", hint="ask again")
-    for code, content, wanted in (
-        ("CSR_HASH_MISMATCH", csr_pem, metadata.csr_sha256),
-        ("SITE_YAML_HASH_MISMATCH", site_yaml, metadata.site_yaml_sha256),
-    ):
-        if hashlib.sha256(content).hexdigest() != wanted:
-            raise EnrolmentFault(code, refused, why="request.json has another digest", hint="ask for it again")
-    site = _site(site_yaml, refused)
-    said = (metadata.project, metadata.name, metadata.org, metadata.kind, metadata.cert_type, metadata.cert_role)
-    if said != (site.project, site.name, site.org, site.type, site.type, site.role):
-        raise EnrolmentFault(
-            "REQUEST_METADATA_MISMATCH", refused, why="request.json and site.yaml disagree", hint="ask for it again"
-        )
-    request.check(site)
-    csr, public_key = _csr(csr_pem, refused)
-    subject = tuple(attribute(csr, oid) for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME, request.ROLE_OID))
-    digest = hashlib.sha256(keys.public_bytes(public_key)).hexdigest()
-    if subject != (site.name, site.org, site.role) or digest != metadata.public_key_sha256:
-        raise EnrolmentFault(
-            "REQUEST_METADATA_MISMATCH",
-            refused,
-            why="request.json and the certificate request disagree",
-            hint="ask for it again",
-        )
-    return _Asked(metadata, site, csr, public_key, site_yaml)
-
-
-def _site(data: bytes, refused: str) -> formats.Site:
-    """Read `site.yaml`: a project's name and one participant."""
-
-    def fault(why: str) -> EnrolmentFault:
-        return EnrolmentFault("SITE_FILE", refused, why=f"site.yaml {why}", hint="ask for it again")
-
-    try:
-        document: Any = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise fault("is not YAML") from exc
-    participants = document.get("participants") if isinstance(document, dict) else None
-    if not isinstance(participants, list) or len(participants) != 1 or not isinstance(participants[0], dict):
-        raise fault("must have exactly one participant")
-    try:
-        return msgspec.convert({"project": document.get("name"), **participants[0]}, formats.Site)
-    except (msgspec.MsgspecError, TypeError) as exc:
-        raise fault(str(exc)) from exc
-
-
-def _csr(pem: bytes, refused: str) -> tuple[x509.CertificateSigningRequest, keys.PublicKey]:
-    def fault(why: str) -> EnrolmentFault:
-        return EnrolmentFault("CSR_INVALID", refused, why=f"the certificate request {why}", hint="ask for it again")
-
-    try:
-        csr = x509.load_pem_x509_csr(pem)
-        is_sound = csr.is_signature_valid
-        public_key = csr.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-        raise fault("cannot be read") from exc
-    if not is_sound:
-        raise fault("was not signed with its own key")
-    if isinstance(public_key, ec.EllipticCurvePublicKey) and isinstance(public_key.curve, ec.SECP256R1):
-        return csr, public_key
-    if isinstance(public_key, rsa.RSAPublicKey) and public_key.key_size >= _MIN_RSA_BITS:
-        return csr, public_key
-    raise fault("has a key that is neither ECDSA P-256 nor RSA of 2048 bits or more")
 
 
 def _issued(one: Participant, cert: x509.Certificate) -> Issued:

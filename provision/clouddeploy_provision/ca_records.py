@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from cryptography import x509
+
     from clouddeploy_provision.ca import Authority
 
 
@@ -32,6 +34,8 @@ class Issued(msgspec.Struct, frozen=True):
     not_after: str
     """UTC, ISO 8601."""
     not_before: str = ""
+    listener: bool = False
+    """The second certificate of a client or relay that others connect to."""
 
 
 class RevokedLine(msgspec.Struct, frozen=True):
@@ -70,15 +74,19 @@ class Records:
         return _lines(self._issued, Issued)
 
     def last_issued(self) -> dict[str, Issued]:
-        """Return the last certificate of each name."""
-        return {one.name: one for one in self.issued()}
+        """Return the last certificate of each name, listeners' second ones aside."""
+        return {one.name: one for one in self.issued() if not one.listener}
+
+    def in_use(self) -> dict[tuple[str, bool], Issued]:
+        """Return (name, whether as a listener) → the last certificate, which is the one in the name's last kit."""
+        return {(one.name, one.listener): one for one in self.issued()}
 
     def revoked(self) -> dict[int, RevokedLine]:
         """Return serial number → why and when it was revoked."""
         return {int(one.serial, 16): one for one in _lines(self._revoked, RevokedLine)}
 
     def revoke(self, wanted: Sequence[Issued], *, reason: str, authority: Authority, now: datetime) -> bytes:
-        """Revoke certificates; one that is revoked already stays as it is.
+        """Revoke certificates; one that is revoked already, or named twice, stays as it is.
 
         The decision is on disk before the list is signed, so a kill between the two loses nothing: `crl` makes it up.
 
@@ -86,12 +94,8 @@ class Records:
             The signed list, PEM.
         """
         known = self.revoked()
-        fresh = [
-            RevokedLine(one.serial, one.name, reason, now.isoformat())
-            for one in wanted
-            if int(one.serial, 16) not in known
-        ]
-        _append(self._revoked, fresh)
+        lines = {int(one.serial, 16): RevokedLine(one.serial, one.name, reason, now.isoformat()) for one in wanted}
+        _append(self._revoked, [line for serial, line in lines.items() if serial not in known])
         return self.crl(authority, now=now)
 
     def crl(self, authority: Authority, *, now: datetime) -> bytes:
@@ -99,17 +103,23 @@ class Records:
         revoked = list(self.revoked().values())
         if not revoked:
             return b""
-        present = self._crl.read_bytes() if self._crl.exists() else b""
-        if certificates.is_crl_of(present, authority.certificate, number=len(revoked)):
+        present = self.signed(authority.certificate)
+        if present:
             return present
         made = authority.revocation_list(revoked, now=now)
         write_atomic(self._crl, made)
         return made
 
+    def signed(self, root: x509.Certificate) -> bytes:
+        """Return the signed list when it is this root's and every revocation is in it; empty: there is no such list."""
+        present = self._crl.read_bytes() if self._crl.exists() else b""
+        return present if certificates.is_crl_of(present, root, number=len(self.revoked())) else b""
+
 
 def _append(path: Path, lines: Sequence[msgspec.Struct]) -> None:
     if not lines:
         return
+    is_new = not path.exists()
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "rb+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -120,6 +130,8 @@ def _append(path: Path, lines: Sequence[msgspec.Struct]) -> None:
         while left:
             left = left[file.write(left) or 0 :]
         os.fsync(handle)
+    if is_new:
+        _sync(path.parent)
 
 
 def _lines(path: Path, kind: type[T]) -> list[T]:
@@ -134,7 +146,7 @@ def _lines(path: Path, kind: type[T]) -> list[T]:
         except msgspec.MsgspecError as exc:
             if number == len(lines) and not line.endswith(b"\n"):
                 break
-            if not line.strip() or (not line.rstrip().endswith(b"}") and line.startswith(b"{")):
+            if not line.strip(b" \t\r\n\0") or (not line.rstrip().endswith(b"}") and line.startswith(b"{")):
                 continue
             why = f"line {number}: {exc}"
             raise CaError(f"{path} is damaged", why=why, hint="restore it from your backup") from exc
@@ -142,13 +154,24 @@ def _lines(path: Path, kind: type[T]) -> list[T]:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file in one step, readable by its owner only, on disk before it has its name."""
+    """Replace a file in one step, readable by its owner only; on disk when it returns."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     keys.write_private(partial, content)
-    handle = os.open(partial, os.O_RDONLY)
+    _sync(partial)
+    move(partial, path)
+
+
+def move(old: Path, new: Path) -> None:
+    """Give a file another name, replacing what had it; on disk when it returns."""
+    old.rename(new)
+    _sync(new.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-    partial.rename(path)

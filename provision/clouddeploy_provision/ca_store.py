@@ -11,6 +11,7 @@ state/                     0700
   crl.pem                  0600  the signed list of these
   kits.json                0600  digests of the last result's files (see `previous`)
   lock                     0600  held (flock) while kits are made
+  backup_NN/               0700  an authority that another replaced (see `certificate_authority.init`)
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import msgspec
 from clouddeploy_runtime import keys
 from clouddeploy_runtime.enrolment.fingerprint import fingerprint
 from clouddeploy_runtime.enrolment.formats import Profile  # noqa: TC002 - msgspec reads the annotation
-from cryptography import x509
+from clouddeploy_runtime.kit import KitError
+from clouddeploy_runtime.kit.kit import certificate
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clouddeploy_provision.ca import Authority
-from clouddeploy_provision.ca_records import Records, write_atomic
+from clouddeploy_provision.ca_records import Records, move, write_atomic
 from clouddeploy_provision.certificates import ROOT_DAYS
 from clouddeploy_provision.errors import CaError, PassphraseError, ProvisionLocked
 
@@ -38,7 +40,11 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from cryptography import x509
+
 _FOLDER_MODE = 0o700
+_MAX_PASSPHRASE_BYTES = 1023
+"""OpenSSL takes no more."""
 
 
 class CaFile(msgspec.Struct, frozen=True):
@@ -72,17 +78,34 @@ class CaStore:
         """Whether an authority was made here already."""
         return self._certificate.exists()
 
+    @property
+    def is_described(self) -> bool:
+        """Whether `ca.json` says whose authority this is."""
+        return self._ca_file.exists()
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, is_import: bool = False) -> Iterator[None]:
         """Hold the folder for one run; makes it when it is missing.
+
+        Args:
+            is_import: the run takes the reference's state over, which stops all others.
 
         Raises:
             ProvisionLocked: another run holds it.
-            CaError: the folder or a file in it may be entered or read by others.
+            CaError: the folder or a file in it may be entered or read by others, or the folder cannot be made.
         """
-        self.folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        self._check_modes()
-        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if not is_import:
+            self._check_reference()
+        try:
+            self.folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            self._check_mode(self.folder)
+            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise CaError(
+                f"{self.folder} cannot be used",
+                why=exc.strerror or str(exc),
+                hint="name a folder that can be written to",
+            ) from exc
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,6 +113,8 @@ class CaStore:
                 raise ProvisionLocked(
                     f"{self.folder} is in use", why="another run makes kits for this project", hint="wait for it to end"
                 ) from exc
+            for path in sorted(self.folder.iterdir()):  # not earlier: another run's files come and go
+                self._check_mode(path)
             self._complete_switch()
             yield
         finally:
@@ -102,7 +127,7 @@ class CaStore:
             PassphraseError: not the passphrase that it was made with.
             CaError: a file is missing or damaged.
         """
-        _check_passphrase(passphrase)
+        check_passphrase(passphrase)
         certificate = self.certificate(which)
         key_file = self.folder / f"{which}rootCA.key"
         try:
@@ -130,22 +155,34 @@ class CaStore:
         now: datetime,
         days: int | None = None,
         algorithm: keys.KeyAlgorithm = keys.KeyAlgorithm.P256,
+        org: str = "",
     ) -> Authority:
-        """Make a new authority and keep it."""
-        authority = Authority.create(project, now=now, days=days or ROOT_DAYS, algorithm=algorithm)
+        """Make a new authority and keep it.
+
+        Raises:
+            CaError: there was one here whose root certificate is gone.
+        """
+        if self.records.issued():
+            raise CaError(
+                f"{self.folder} has lost its root certificate",
+                why=f"{self._certificate.name} is missing, issued.jsonl says that it signed certificates",
+                hint="restore the folder from your backup, or use a new one",
+            )
+        check_passphrase(passphrase)
+        authority = Authority.create(project, now=now, days=days or ROOT_DAYS, algorithm=algorithm, org=org)
         self.keep(authority, passphrase)
         return authority
 
     def keep(self, authority: Authority, passphrase: bytes, which: str = "") -> None:
         """Write an authority: the key first, so that a certificate is never without it."""
-        _check_passphrase(passphrase)
+        check_passphrase(passphrase)
         write_atomic(self.folder / f"{which}rootCA.key", keys.to_pem(authority.key, passphrase=passphrase))
         write_atomic(self.folder / f"{which}rootCA.pem", authority.pem)
 
     def describe(self, profile: Profile | None, *, version: str = "00", now: datetime) -> CaFile:
         """Write `ca.json` unless it says the same already; returns what it says."""
         root = self.certificate()
-        known = self.ca_file() if self._ca_file.exists() else None
+        known = self.ca_file() if self.is_described else None
         mark = fingerprint(root)
         if known is not None and known.rootCA_fingerprint == mark and known.project_profile == profile:
             return known
@@ -182,14 +219,15 @@ class CaStore:
         """
         path = self.folder / f"{which}rootCA.pem"
         try:
-            return x509.load_pem_x509_certificate(path.read_bytes())
-        except (OSError, ValueError) as exc:
-            raise CaError(f"{path} cannot be used", why=str(exc), hint="restore it from your backup") from exc
+            return certificate(path)
+        except KitError as exc:
+            raise CaError(exc.what, why=exc.why, hint="restore it from your backup") from exc
 
     def trusted(self) -> list[x509.Certificate]:
         """Return every root that kits trust: the present one, and the next or the previous while it is exchanged."""
         others = [which for which in ("next_", "previous_") if self.has(which)]
-        return [self.certificate(which) for which in ("", *others)]
+        # The previous root is the present one when a switch was killed before it began.
+        return list(dict.fromkeys(self.certificate(which) for which in ("", *others)))
 
     def bundle(self) -> bytes:
         """Return the trusted roots as a kit has them."""
@@ -201,7 +239,7 @@ class CaStore:
         A kill between two steps is made good by the next run: a next certificate without its key is half a switch.
         """
         write_atomic(self.folder / "previous_rootCA.pem", self._certificate.read_bytes())
-        (self.folder / "next_rootCA.key").rename(self._key)
+        move(self.folder / "next_rootCA.key", self._key)
         self._complete_switch()
 
     def retire(self) -> None:
@@ -215,26 +253,37 @@ class CaStore:
     def _complete_switch(self) -> None:
         coming = self.folder / "next_rootCA.pem"
         if coming.exists() and not (self.folder / "next_rootCA.key").exists():
-            coming.rename(self._certificate)
+            move(coming, self._certificate)
 
-    def _check_modes(self) -> None:
+    def _check_reference(self) -> None:
         if (self.folder / "cert.json").exists() and not self.exists:
             raise CaError(
                 f"{self.folder} cannot be used yet",
                 why="cert.json is the reference's state, with every key in plain text",
                 hint=f"import it first: clouddeploy cert import {self.folder / 'cert.json'}",
             )
-        for path in (self.folder, *sorted(self.folder.iterdir())):
-            mode = stat.S_IMODE(path.lstat().st_mode)
-            if mode & 0o077:
-                wanted = "700" if path == self.folder else "600"
-                raise CaError(
-                    f"{path} is refused", why=f"its mode {mode:04o} lets others in", hint=f"chmod {wanted} {path}"
-                )
+
+    @staticmethod
+    def _check_mode(path: Path) -> None:
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            raise CaError(f"{path} is refused", why="it is a symbolic link", hint="put the file itself there")
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & 0o077:
+            wanted = "700" if stat.S_ISDIR(status.st_mode) else "600"
+            raise CaError(
+                f"{path} is refused", why=f"its mode {mode:04o} lets others in", hint=f"chmod {wanted} {path}"
+            )
 
 
-def _check_passphrase(passphrase: bytes) -> None:
+def check_passphrase(passphrase: bytes) -> None:
+    """Refuse a passphrase that no key can be encrypted with.
+
+    Raises:
+        PassphraseError: it is empty or too long.
+    """
+    what = "the certificate authority needs a passphrase"
     if not passphrase:
-        raise PassphraseError(
-            "the certificate authority needs a passphrase", why="it is empty", hint="choose one and keep it safe"
-        )
+        raise PassphraseError(what, why="it is empty", hint="choose one and keep it safe")
+    if len(passphrase) > _MAX_PASSPHRASE_BYTES:
+        raise PassphraseError(what, why=f"it has more than {_MAX_PASSPHRASE_BYTES} bytes", hint="choose a shorter one")

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import re
+import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-import msgspec
 from clouddeploy_runtime import expiry, keys
 from clouddeploy_runtime.enrolment.errors import EnrolmentFault
 from clouddeploy_runtime.enrolment.fingerprint import fingerprint
-from clouddeploy_runtime.kit import Kind
-from clouddeploy_runtime.kit.kit import attribute
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from clouddeploy_runtime.kit.kit import attribute, certificate
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from clouddeploy_provision import certificates
 from clouddeploy_provision.ca import Authority
-from clouddeploy_provision.ca_records import Issued
-from clouddeploy_provision.ca_store import CaFile, CaStore
-from clouddeploy_provision.errors import CaError
+from clouddeploy_provision.ca_records import Issued, move
+from clouddeploy_provision.ca_store import CaFile, CaStore, check_passphrase
+from clouddeploy_provision.errors import CaError, ProvisionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from clouddeploy_runtime.enrolment.formats import Profile
 
 _VERSION = re.compile(r"[0-9]{2}")
-_IMPORTED = "cert.json.imported"
+_BACKUP = "backup_"
+_NAME_LIMIT = 64
+"""RFC 5280, appendix A.1: ub-common-name and ub-organization-name."""
 
 
 class Phase(StrEnum):
@@ -99,7 +100,7 @@ def init(
         days: how long the root is valid.
         version: number of the `prod_NN` folder for kits of this authority, two digits.
         algorithm: of its key.
-        force: replace an authority of another version; its files are moved to `backup_<version>`.
+        force: replace an authority of another version; its files go to `backup_<version>`.
         now: the time of issue; the clock's when not given.
 
     Raises:
@@ -110,17 +111,40 @@ def init(
             "PROFILE_INVALID", f"version {version!r} is refused", why="it must have two digits", hint="00"
         )
     moment = (now or datetime.now(UTC)).replace(microsecond=0)
+    for what, text in (("the project's name", profile.name), ("the organisation", org)):
+        if len(text.encode()) > _NAME_LIMIT:
+            raise EnrolmentFault(
+                "PROFILE_INVALID",
+                f"{text[:20]}… is refused",
+                why=f"{what} is longer than {_NAME_LIMIT} bytes",
+                hint="choose a shorter one",
+            )
+    check_passphrase(passphrase)
     store = CaStore(folder)
-    with store.locked():
-        if store.exists:
+    with changing(store):
+        # One that nothing is known of and that signed nothing was being made here when the run was killed.
+        if store.exists and (store.is_described or store.records.issued()):
             _make_room(store, version, force=force)
-        authority = Authority.create(profile.name, now=moment, days=days, algorithm=algorithm, org=org)
-        store.keep(authority, passphrase)
+        store.create(profile.name, passphrase=passphrase, now=moment, days=days, algorithm=algorithm, org=org)
         return store.describe(profile, version=version, now=moment)
 
 
+@contextmanager
+def changing(store: CaStore, *, is_import: bool = False) -> Iterator[None]:
+    """Hold an authority's folder; what the system refuses becomes an error of ours."""
+    try:
+        with store.locked(is_import=is_import):
+            yield
+    except OSError as exc:
+        raise ProvisionError(
+            f"{store.folder} could not be changed",
+            why=f"{exc.strerror or exc}",
+            hint="remove the cause and run the command again",
+        ) from exc
+
+
 def _make_room(store: CaStore, version: str, *, force: bool) -> None:
-    known = store.ca_file()
+    """Set an authority aside, whole: its folder is copied before anything in it goes."""
     if not force:
         raise EnrolmentFault(
             "CA_ALREADY_EXISTS",
@@ -128,23 +152,40 @@ def _make_room(store: CaStore, version: str, *, force: bool) -> None:
             why="a new root makes every kit of the old one useless",
             hint="use another folder, or --force with another --deploy-version",
         )
-    if known.provision_version == version:
-        raise EnrolmentFault(
-            "CA_VERSION_ALREADY_EXISTS",
-            f"{store.folder} has version {version} already",
-            why="kits of two roots would get into one folder",
-            hint="give a new --deploy-version",
-        )
-    backup = store.folder / f"backup_{known.provision_version}"
-    backup.mkdir(mode=0o700, exist_ok=True)
-    # The certificate last: while it is here, the old authority is the one in force.
-    for name in ("issued.jsonl", "revoked.jsonl", "crl.pem", "ca.json", "rootCA.key", "rootCA.pem"):
-        if (store.folder / name).exists():
-            (store.folder / name).rename(backup / name)
+    root = store.certificate()
+    backups = [path.parent.name for path in store.folder.glob(f"{_BACKUP}*/rootCA.pem")]
+    if not any(certificate(store.folder / name / "rootCA.pem") == root for name in backups):
+        known = store.ca_file()
+        if known.provision_version == version:
+            raise EnrolmentFault(
+                "CA_VERSION_ALREADY_EXISTS",
+                f"{store.folder} has version {version} already",
+                why="kits of two roots would get into one folder",
+                hint="give a new --deploy-version",
+            )
+        name = f"{_BACKUP}{known.provision_version}"
+        _set_aside(store.folder, name if name not in backups else f"{name}_{root.serial_number:x}")
+    # The certificate last: while it is here, a run that was killed is taken up again above.
+    for path in sorted(_files(store.folder), key=lambda path: (path.name == "rootCA.pem", path.name)):
+        path.unlink()
+
+
+def _set_aside(folder: Path, name: str) -> None:
+    """Link every file of an authority into a folder of its own, which has its name only once it is whole."""
+    partial = folder / "setting_aside"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700)
+    for path in _files(folder):
+        (partial / path.name).hardlink_to(path)
+    move(partial, folder / name)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file() and path.name != "lock"]
 
 
 def listing(folder: Path, *, now: datetime | None = None) -> list[CertificateStatus]:
-    """Return the roots and every certificate that is not expired for good, what ends first first.
+    """Return the roots and every certificate but those that expired and were replaced, what ends first first.
 
     Raises:
         CaError: the folder has no authority.
@@ -152,13 +193,13 @@ def listing(folder: Path, *, now: datetime | None = None) -> list[CertificateSta
     moment = now or datetime.now(UTC)
     store = require(folder)
     revoked = store.records.revoked()
-    last = {(one.name, one.kind): one.serial for one in store.records.issued()}
+    in_use = store.records.in_use()
     found = []
     for one in store.records.issued():
         end = datetime.fromisoformat(one.not_after)
         line = revoked.get(int(one.serial, 16))
         state = "revoked" if line else _state(end, moment)
-        if state != "revoked" and last[one.name, one.kind] != one.serial:
+        if state != "revoked" and in_use[one.name, one.listener].serial != one.serial:
             state = "replaced" if end > moment else ""  # an expired one that was replaced is nobody's concern
         if state:
             reason = line.reason if line else ""
@@ -210,11 +251,11 @@ def revoke(
         The signed list, PEM; also kept in the folder, and put into every kit from then on.
 
     Raises:
-        CaError: there is nothing to revoke under a name.
+        CaError: there is nothing to revoke under a name; nothing was revoked.
     """
     moment = (now or datetime.now(UTC)).replace(microsecond=0)
     store = require(folder)
-    with store.locked():
+    with changing(store):
         authority = store.open(passphrase)
         wanted: list[Issued] = []
         issued = store.records.issued()
@@ -229,6 +270,24 @@ def revoke(
                 )
             wanted += live
         return store.records.revoke(wanted, reason=reason, authority=authority, now=moment)
+
+
+def signed_list(folder: Path) -> bytes:
+    """Return the signed list of revoked certificates, PEM.
+
+    Raises:
+        CaError: there is none, or it lacks a revocation.
+    """
+    store = require(folder)
+    made = store.records.signed(store.certificate())
+    if not made:
+        is_lacking = bool(store.records.revoked())
+        raise CaError(
+            f"{folder} has no list to show",
+            why="a run was killed before it signed the list" if is_lacking else "nothing was revoked yet",
+            hint="repeat `clouddeploy cert revoke`" if is_lacking else "see `clouddeploy cert list`",
+        )
+    return made
 
 
 def _same(one: str, other: str) -> bool:
@@ -253,7 +312,7 @@ def rollover(folder: Path, phase: Phase, *, passphrase: bytes, now: datetime | N
     def refuse(why: str, hint: str) -> CaError:
         return CaError(f"the root cannot be exchanged: {phase}", why=why, hint=hint)
 
-    with store.locked():
+    with changing(store):
         authority = store.open(passphrase)
         if phase is Phase.START:
             if store.has("next_") or store.has("previous_"):
@@ -272,11 +331,12 @@ def rollover(folder: Path, phase: Phase, *, passphrase: bytes, now: datetime | N
         elif phase is Phase.SWITCH:
             if not store.has("next_"):
                 raise refuse("there is no next root", "begin with start")
-            store.open(passphrase, "next_")
+            coming = store.open(passphrase, "next_")
             store.switch()
+            store.records.crl(coming, now=moment)
         else:
-            if not store.has("previous_"):
-                raise refuse("no old root is trusted any more", "begin with start, then switch")
+            if store.has("next_") or not store.has("previous_"):
+                raise refuse("the root was not switched", "begin with start, then switch")
             store.retire()
         _describe_again(store, moment)
         return fingerprint(store.certificate())
@@ -288,76 +348,3 @@ def _describe_again(store: CaStore, now: datetime) -> None:
     except CaError:
         return  # an authority of before that file; the next run of provision writes it
     store.describe(known.project_profile, now=now)
-
-
-class _ReferencePair(msgspec.Struct):
-    """A participant's entry in the reference's state."""
-
-    cert: str
-    pri_key: str
-
-
-def import_reference(file: Path, folder: Path, *, passphrase: bytes, now: datetime | None = None) -> int:
-    """Take over the root of the reference's `state/cert.json`, so that its kits stay valid beside ours.
-
-    The root's key is encrypted here. The participants' keys are not taken over: their next kits get new ones, the kits
-    they have stay valid until they expire or are revoked. A `cert.json` in `folder` itself is renamed and made private.
-
-    Args:
-        file: the reference's file.
-        folder: of the new authority, `<workspace>/<project>/state`.
-        passphrase: to encrypt the root's key with.
-        now: the time; the clock's when not given.
-
-    Returns:
-        How many participants' certificates are known now.
-
-    Raises:
-        CaError: not such a file, or the folder has an authority already.
-    """
-    what = f"{file} cannot be imported"
-    try:
-        state = msgspec.json.decode(file.read_bytes(), type=dict[str, str | _ReferencePair])
-        root = x509.load_pem_x509_certificate(str(state["root_cert"]).encode())
-        key = keys.from_pem(str(state["root_pri_key"]).encode(), name=str(file))
-    except (OSError, KeyError, ValueError, msgspec.MsgspecError) as exc:
-        raise CaError(
-            what, why=f"it is not the reference's state: {exc}", hint="name <project>/state/cert.json"
-        ) from exc
-    public_key = root.public_key()
-    if not isinstance(public_key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey) or keys.public_bytes(
-        public_key
-    ) != keys.public_bytes(key.public_key()):
-        raise CaError(what, why="root_pri_key is not the key of root_cert", hint="restore it from your backup")
-    if root.not_valid_after_utc <= (now or datetime.now(UTC)):
-        raise CaError(what, why=f"its root expired on {root.not_valid_after_utc:%Y-%m-%d}", hint="start a new project")
-    issued = [_known(pair) for pair in state.values() if isinstance(pair, _ReferencePair)]
-    if file.parent.resolve() == folder.resolve():
-        file.chmod(0o600)
-        folder.chmod(0o700)
-        file = file.rename(folder / _IMPORTED)
-    store = CaStore(folder)
-    with store.locked():
-        if store.exists:
-            raise CaError(what, why=f"{folder} has an authority already", hint="use a new workspace")
-        store.records.record([one for one in issued if one is not None])
-        store.keep(Authority(root, key), passphrase)
-    return len(issued)
-
-
-def _known(pair: _ReferencePair) -> Issued | None:
-    """Describe a participant of the reference by its certificate."""
-    try:
-        cert = x509.load_pem_x509_certificate(pair.cert.encode())
-    except ValueError:
-        return None
-    name, role = attribute(cert, NameOID.COMMON_NAME), attribute(cert, certificates.UNSTRUCTURED_NAME)
-    return Issued(
-        serial=f"{cert.serial_number:x}",
-        name=name,
-        kind=Kind.ADMIN.value if role else "",  # the certificate of a server looks like that of a client there
-        org=attribute(cert, NameOID.ORGANIZATION_NAME),
-        role=role,
-        not_after=cert.not_valid_after_utc.isoformat(),
-        not_before=cert.not_valid_before_utc.isoformat(),
-    )

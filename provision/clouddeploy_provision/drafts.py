@@ -63,8 +63,13 @@ class Draft:
         """Name of key and certificate in `startup/`."""
         return "server" if self.participant.kind is Kind.SERVER else "client"
 
-    def settle(self, files: Mapping[str, File]) -> None:
-        """Decide the outcome once it is known which files the kit has, identity and manifest aside."""
+    def settle(self, files: Mapping[str, File], *, spare_others: bool = False) -> None:
+        """Decide the outcome once it is known which files the kit has, identity and manifest aside.
+
+        Args:
+            files: path → file.
+            spare_others: signed files of the last kit that are not among these stay.
+        """
         self.files = dict(files)
         startup = {path: file for path, file in files.items() if path.startswith("startup/")}
         rest = {path: file for path, file in files.items() if not path.startswith("startup/")}
@@ -72,9 +77,9 @@ class Draft:
             self.outcome = Outcome.CREATED
         elif self.needs_certificate or self.needs_listener:
             self.outcome = Outcome.REISSUED
-        elif self.previous is None or not self._same(startup):
+        elif self.previous is None or not self._same(startup, spare_others=spare_others):
             self.outcome = Outcome.REISSUED
-            self.reason = self._difference(startup)
+            self.reason = self._difference(startup, spare_others=spare_others)
         else:
             self.outcome = Outcome.KEPT
             self.is_same = self.previous.same_rest(rest)
@@ -89,7 +94,7 @@ class Draft:
         """Whether it has a second certificate, as a server to those behind it."""
         return self.participant.listening is not None and self.participant.kind in {Kind.CLIENT, Kind.RELAY}
 
-    def _same(self, startup: Mapping[str, File]) -> bool:
+    def _same(self, startup: Mapping[str, File], *, spare_others: bool) -> bool:
         if self.previous is None:
             return False
         stored = self.previous.record.files
@@ -97,25 +102,27 @@ class Draft:
         if not identity <= set(stored):
             return False
         given = {path: file for path, file in startup.items() if path not in identity}
-        return self.previous.same_startup(given, but=identity)
+        others = self.previous.startup_paths() - set(startup) if spare_others else set()
+        return self.previous.same_startup(given, but=identity | others)
 
-    def _difference(self, startup: Mapping[str, File]) -> str:
+    def _difference(self, startup: Mapping[str, File], *, spare_others: bool) -> str:
         """Say which signed files differ."""
         if self.previous is None:
             return "there is no kit yet"
         stored = self.previous.record.files
         changed = sorted(path for path, file in startup.items() if path not in stored or not stored[path].is_file(file))
-        gone = sorted(self.previous.startup_paths() - set(startup) - self._identity())
+        gone = sorted(self.previous.startup_paths() - set(startup) - self._identity()) if not spare_others else []
         parts = [f"{', '.join(changed)} changed"] if changed else []
         parts += [f"{', '.join(gone)} is not made any more"] if gone else []
         return "; ".join(parts) or "it lacks a file"
 
 
-def decide_new(participant: Participant, extra_hosts: tuple[str, ...]) -> Draft:
-    """Draft the kit of somebody who has none that can be carried over."""
+def decide_new(participant: Participant, extra_hosts: tuple[str, ...], *, reason: str = "") -> Draft:
+    """Draft the kit of somebody who has none that can be carried over; `reason` says why, if not for being new."""
     given = participant.hosts if participant.kind is Kind.SERVER else ()
     hosts = tuple(dict.fromkeys([*given, *(extra_hosts if participant.kind is Kind.SERVER else ())]))
-    draft = Draft(participant, hosts, given, None, needs_key=True, needs_certificate=True, reason="it is new")
+    draft = Draft(participant, hosts, given, None, needs_key=True, needs_certificate=True, reason="")
+    draft.reason = reason or "it is new"
     draft.needs_listener = draft.listens
     return draft
 

@@ -107,7 +107,7 @@ class KitSettings:
         others = {
             one.fqsn or one.name: one.auth_identity
             for one in self._project.participants
-            if one.auth_identity and one is not server
+            if one.auth_identity not in {"", one.name} and one is not server
         }
         return FedServer(
             require_signed_jobs=self._signed_jobs,
@@ -118,7 +118,7 @@ class KitSettings:
                     admin_server=server.name,
                     admin_port=server.port,
                     connection_security=server.connection_security,
-                    auth_identity=server.auth_identity or msgspec.UNSET,
+                    auth_identity=msgspec.UNSET if server.auth_identity in {"", server.name} else server.auth_identity,
                     auth_identity_map=others or msgspec.UNSET,
                 ),
             ),

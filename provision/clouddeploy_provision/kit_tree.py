@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +23,9 @@ PRIVATE = 0o600
 FOLDER = 0o755
 STARTUP = "startup/"
 LOCAL = "local/"
+_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
+"""How file systems say that a file gets no second name; EPERM is Linux's answer for file systems that know none, and
+that of `fs.protected_hardlinks` for files of somebody else."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def scan(kit: str, folders: Iterable[str] = ("startup", "local")) -> dict[str, o
         _scan(kit, folder, found)
     try:
         status = os.lstat(f"{kit}/readme.txt")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return found
     if stat.S_ISREG(status.st_mode):
         found["readme.txt"] = status
@@ -76,7 +79,7 @@ def scan(kit: str, folders: Iterable[str] = ("startup", "local")) -> dict[str, o
 def _scan(kit: str, folder: str, found: dict[str, os.stat_result]) -> None:
     try:
         entries = os.scandir(f"{kit}/{folder}")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     with entries:
         for entry in entries:
@@ -111,19 +114,7 @@ def make_folders(kit: str, paths: Iterable[str]) -> None:
 def make_folder(path: str) -> None:
     """Make one folder; its mode is exact whatever the umask."""
     os.mkdir(path, FOLDER)  # noqa: PTH102 - a tenth of a pathlib call, thousands of times
-    if FOLDER & _umask():
-        os.chmod(path, FOLDER)  # noqa: PTH101
-
-
-@cache
-def _umask() -> int:
-    """Return this process's umask; asking the system for it means setting it, which other threads would notice."""
-    with tempfile.TemporaryDirectory() as folder:
-        handle = os.open(f"{folder}/probe", os.O_CREAT | os.O_WRONLY, 0o777)
-        try:
-            return 0o777 & ~os.fstat(handle).st_mode
-        finally:
-            os.close(handle)
+    os.chmod(path, FOLDER)  # noqa: PTH101
 
 
 def write(kit: str, files: Mapping[str, File]) -> dict[str, Stored]:
@@ -143,10 +134,21 @@ def write(kit: str, files: Mapping[str, File]) -> dict[str, Stored]:
     return stored
 
 
-def link(source: str, kit: str, paths: Iterable[str]) -> None:
-    """Give files of an earlier kit a second name here, so that nothing is copied.
+def carry(source: str, kit: str, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Give signed files of an earlier kit a second name here, so that nothing is copied.
 
-    Only for files that nobody edits in place: what a site may change is copied.
+    Only for files that nobody edits in place: with what a site may change, the earlier result would change too. Where
+    the file system has no second names, or no more of them for a file, it is copied.
+
+    Returns:
+        What now stands here: as it was stored, but for the time of what was copied.
     """
-    for path in paths:
-        os.link(f"{source}/{path}", f"{kit}/{path}", follow_symlinks=False)
+    found = dict(stored)
+    for path in stored:
+        try:
+            os.link(f"{source}/{path}", f"{kit}/{path}", follow_symlinks=False)
+        except OSError as exc:
+            if exc.errno not in _NO_LINK:
+                raise
+            found |= write(kit, read(source, [path]))
+    return found

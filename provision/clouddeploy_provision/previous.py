@@ -6,7 +6,6 @@ of each file. A kit whose files look as they were left is known; any other is ve
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass, field
 from datetime import datetime  # noqa: TC003 - msgspec reads the annotation
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from clouddeploy_runtime import keys
+from clouddeploy_runtime import keys, revocation
 from clouddeploy_runtime import kit as kits
 from clouddeploy_runtime.enrolment.fingerprint import fingerprint
 from clouddeploy_runtime.kit import manifest
@@ -33,11 +32,13 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-log = logging.getLogger(__name__)
-
 _RESULT = re.compile(r"prod_([0-9]{2})")
 LAST_RESULT = 99
+LISTENER_KEY = "startup/server.key"
 LISTENER_CERT = "startup/server.crt"
+"""Of those who listen without being the server."""
+NEVER_EDITED = frozenset({revocation.LIST_PATH})
+"""Outside `startup/`, but the authority's word all the same."""
 
 
 class CertificateRecord(msgspec.Struct, frozen=True):
@@ -87,6 +88,8 @@ class Index(msgspec.Struct, frozen=True):
     result: str
     """Name of the `prod_NN` folder."""
     kits: dict[str, KitRecord]
+    endpoint: EndpointOverlay | None = None
+    """Where a deployment said that clients connect."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,10 @@ class PreviousKit:
     """Paths under `local/` that provisioning did not write."""
     is_expired: bool = False
     """Only its key can be used again."""
-    touched: frozenset[str] = field(default_factory=frozenset)
-    """Paths under `local/` that differ from what was written."""
+    edited: frozenset[str] = field(default_factory=frozenset)
+    """Paths outside `startup/` that differ from what provisioning wrote."""
+    missing: frozenset[str] = field(default_factory=frozenset)
+    """Paths outside `startup/` that provisioning wrote and somebody removed."""
 
     def startup_paths(self) -> set[str]:
         """Return the signed paths."""
@@ -113,16 +118,18 @@ class PreviousKit:
         )
 
     def same_rest(self, files: Mapping[str, File]) -> bool:
-        """Tell whether the kit has these files outside `startup/`, and none that is not made any more."""
-        stored = {path for path in self.record.files if not path.startswith(STARTUP)}
-        return stored - set(self.added) <= set(files) <= stored - self.touched and all(
-            self.record.files[path].is_file(file) for path, file in files.items()
+        """Tell whether the kit has these files outside `startup/`, edits aside, and none that is not made any more."""
+        written = {path for path in self.record.files if not path.startswith(STARTUP)}
+        return (
+            written - set(self.added) <= set(files) <= written - self.missing
+            and all(self.record.files[path].is_file(file) for path, file in files.items())
+            and not self.edited & NEVER_EDITED
         )
 
-    def stored(self, path: str, file: File) -> Stored | None:
-        """Return what is remembered of a file that stands in the kit exactly like this, to be linked; None else."""
-        found = self.record.files.get(path)
-        return found if found is not None and path not in self.touched and found.is_file(file) else None
+    def carries(self, path: str, file: File) -> bool:
+        """Tell whether an edit stays: by hand, in a file that provisioning would write just as it did before."""
+        stored = self.record.files.get(path)
+        return path in self.edited - NEVER_EDITED and stored is not None and stored.is_file(file)
 
     def read(self, *paths: str) -> list[bytes]:
         """Read files of the kit, after it was verified once more, byte for byte.
@@ -145,9 +152,7 @@ class PreviousKit:
 
 def results(project_folder: Path) -> list[Path]:
     """Return the `prod_NN` folders, oldest first."""
-    if not project_folder.is_dir():
-        return []
-    return sorted(path for path in project_folder.iterdir() if _RESULT.fullmatch(path.name) and path.is_dir())
+    return [path for path in _numbered(project_folder) if path.is_dir()]
 
 
 def next_result(project_folder: Path) -> Path:
@@ -156,7 +161,7 @@ def next_result(project_folder: Path) -> Path:
     Raises:
         ResultError: there is a `prod_99` already.
     """
-    found = results(project_folder)
+    found = _numbered(project_folder)
     number = int(found[-1].name.removeprefix("prod_")) + 1 if found else 0
     if number > LAST_RESULT:
         raise ResultError(
@@ -165,6 +170,12 @@ def next_result(project_folder: Path) -> Path:
             hint="move old prod_NN folders away; the one with the highest number must stay until a newer one is made",
         )
     return project_folder / f"prod_{number:02d}"
+
+
+def _numbered(project_folder: Path) -> list[Path]:
+    if not project_folder.is_dir():
+        return []
+    return sorted(path for path in project_folder.iterdir() if _RESULT.fullmatch(path.name))
 
 
 class Previous:
@@ -184,7 +195,9 @@ class Previous:
         self._project = project
         self._trusted = trusted
         self._now = now
-        self._known = self._index().kits if self.result else {}
+        self._index = self._read_index()
+        self.refused: dict[str, str] = {}
+        """Participant → why its kit cannot be carried over."""
 
     def names(self) -> set[str]:
         """Return the participants that have a kit in the last result."""
@@ -201,7 +214,7 @@ class Previous:
         if self.result is None:
             return None
         folder = f"{self.result}/{name}"
-        record = self._known.get(name)
+        record = self._index.kits.get(name)
         if record is not None:
             found = kit_tree.scan(folder)
             kit = _recognise(folder, record, found, is_expired=record.certificate.not_after < self._now)
@@ -212,9 +225,9 @@ class Previous:
 
     def endpoint(self) -> EndpointOverlay | None:
         """Return where the clients of the last result connect, when a deployment said so."""
-        if self.result is None:
-            return None
-        for name in self._known or sorted(self.names()):
+        if self.result is None or self._index.kits:
+            return self._index.endpoint
+        for name in sorted(self.names()):  # without an index, as the first kit says
             file = self.result / name / "local" / "endpoint.json"
             try:
                 overlay = msgspec.json.decode(file.read_bytes(), type=EndpointOverlay)
@@ -230,7 +243,7 @@ class Previous:
         """Write the index of a new result."""
         write_atomic(self._index_file, msgspec.json.encode(index))
 
-    def _index(self) -> Index:
+    def _read_index(self) -> Index:
         """Read the index; one that is missing, damaged or of another result only costs time."""
         try:
             index = msgspec.json.decode(self._index_file.read_bytes(), type=Index)
@@ -250,13 +263,15 @@ class Previous:
             kit = kits.load(folder)
             cert = certificate(kit.cert_file)
             root = issuer_of(cert, authorities(kit.root_cert_file))
-            if kit.project != self._project or root not in self._trusted:
-                return None
+            if root is None or root not in self._trusted:
+                raise kits.KitError("it is of another authority")
+            if (kit.project, kit.name) != (self._project, folder.name):
+                raise kits.KitError(f"it is the kit of {kit.name} in {kit.project}")
             listener = None
             if kit.kind is not kits.Kind.SERVER and (folder / LISTENER_CERT).is_file():
                 listener = CertificateRecord.of(certificate(folder / LISTENER_CERT), root)
         except (kits.KitError, keys.KeyFault) as exc:
-            log.warning("%s is not carried over, a new key is made: %s", folder, exc)
+            self.refused[folder.name] = str(exc)
             return None
         files = {
             path: Stored(file.sha256, len(file.content), file.mode, 0)
@@ -271,14 +286,16 @@ def _recognise(
     folder: str, record: KitRecord, found: Mapping[str, os.stat_result], *, is_expired: bool
 ) -> PreviousKit | None:
     """Return a kit whose signed files look as they were left; None when one does not."""
-    touched = set()
+    edited: set[str] = set()
+    missing: set[str] = set()
     for path, stored in record.files.items():
         status = found.get(path)
-        if status is None or not stored.is_untouched(status):
-            if path.startswith(STARTUP):
-                return None
-            touched.add(path)
+        if status is not None and stored.is_untouched(status):
+            continue
+        if path.startswith(STARTUP):
+            return None
+        (missing if status is None else edited).add(path)
     added = [path for path in found if path not in record.files]
     if any(path.startswith(STARTUP) for path in added):
         return None
-    return PreviousKit(folder, record, tuple(added), is_expired, frozenset(touched))
+    return PreviousKit(folder, record, tuple(added), is_expired, frozenset(edited), frozenset(missing))

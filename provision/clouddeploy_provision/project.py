@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.kit import Kind
-from cryptography import x509
 from pydantic import ValidationError
 
 from clouddeploy_provision import schema, topology, validation, yaml_source
 from clouddeploy_provision.builders import catalogue
+from clouddeploy_provision.builders.reference_api import ParticipantWords, ProjectWords
 from clouddeploy_provision.errors import Problem, ProjectFileError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Listening:
 
 
 @dataclass(frozen=True)
-class Participant:
+class Participant(ParticipantWords):
     """One of those who take part."""
 
     kind: Kind
@@ -69,6 +69,8 @@ class Participant:
     """PEM of a further authority, of a proxy before the server."""
     auth_identity: str = ""
     """The name that its peers see when that is not its own, behind a proxy that ends TLS."""
+    props: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What the project file says, word for word, for builders of one's own."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Project:
+class Project(ProjectWords[Participant]):
     """A project file, checked."""
 
     name: str
@@ -175,17 +177,18 @@ def _add(source: Source, kind: str, path: Path) -> None:
     """Add one participant of a file of its own to parsed data."""
     added = yaml_source.parse(path)
     source.problems += added.problems
+    example = "{name: site-9, org: org_a}" if kind == "client" else "{name: a@b.com, org: org_a, role: lead}"
     if not isinstance(added.data, dict):
-        example = "{name: site-9, org: org_a}" if kind == "client" else "{name: a@b.com, org: org_a, role: lead}"
         source.problems.append(Problem(added.name, 1, rule=f"must describe one {kind}", example=example))
         return
-    if added.data.pop("components", None) is not None:
-        log.warning("%s: components is ignored", path)
+    if added.data.get("type", kind) != kind:
+        rule = f"must be {kind} or be left out"
+        source.problems.append(added.problem(("type",), rule, example=f"type: {kind}"))
     participants = source.data.setdefault("participants", [])
     if isinstance(participants, list):
         key = ("participants", len(participants))
         source.places.update({(*key, *place): at for place, at in added.places.items()})
-        participants.append({"type": kind, **added.data})
+        participants.append({**added.data, "type": kind})
 
 
 def check(source: Source, *, custom: catalogue.Custom | None = None) -> Project:
@@ -217,12 +220,15 @@ class _Reader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._warnings: list[str] = []
-        self._authorities: dict[str, bytes] = {}
+        self._authorities: dict[str, bytes | str] = {}
         self.problems: list[Problem] = []
 
     def project(self, parsed: schema.ProjectFile) -> Project:
         steps = tuple(catalogue.Step(step.path, step.args or {}) for step in parsed.builders)
-        entries = [one for one in parsed.participants if not isinstance(one, schema.Overseer)]
+        self._warnings += [text for step in steps for text in catalogue.warnings(step)]
+        raw: Sequence[Any] = self._source.data["participants"]
+        pairs = zip(parsed.participants, raw, strict=True)
+        entries = [(one, props) for one, props in pairs if not isinstance(one, schema.Overseer)]
         if len(entries) < len(parsed.participants):
             self._warnings.append("an overseer is obsolete and ignored")
         name = parsed.name
@@ -246,19 +252,23 @@ class _Reader:
             warnings=tuple(self._warnings),
         )
 
-    def _participants(self, parsed: schema.ProjectFile, entries: list[Any]) -> tuple[Participant, ...]:
+    def _participants(self, parsed: schema.ProjectFile, pairs: list[tuple[Any, Any]]) -> tuple[Participant, ...]:
+        entries = [one for one, _ in pairs]
         server = self._server(next(one for one in entries if isinstance(one, schema.Server)))
         relays = {one.name: _listening(one.listening_host, server) for one in entries if isinstance(one, schema.Relay)}
         parents = {one.name: one.parent or "" for one in entries if isinstance(one, schema.Client)}
         found = []
-        for one in entries:
-            plain = server if isinstance(one, schema.Server) else self._below(one, server, relays)
-            above = parents.get(plain.name, "")
+        for one, props in pairs:
+            self._note_ignored(one)
+            above = topology.upstream_name(props)
+            plain = server if isinstance(one, schema.Server) else self._below(one, above, server, relays)
+            parent = parents.get(plain.name, "")
             authority = getattr(one, "custom_ca_cert", None) or parsed.custom_ca_cert
             found.append(
                 replace(
                     plain,
-                    parent=above,
+                    props=props,
+                    parent=parent,
                     fqsn=".".join(topology.chain(plain.name, lambda name: parents.get(name, ""))),
                     is_leaf=plain.name not in parents.values(),
                     listening=_listening(getattr(one, "listening_host", None), server),
@@ -268,6 +278,13 @@ class _Reader:
                 )
             )
         return tuple(found)
+
+    def _note_ignored(self, one: Any) -> None:
+        """Warn of keys that older files have and that neither the reference nor we read any more."""
+        if getattr(one, "components", None) is not None:
+            self._warnings.append(f"{one.name}: components is ignored; what the site offers to jobs is its capacity")
+        if getattr(one, "enable_byoc", None) is not None:
+            self._warnings.append(f"{one.name}: enable_byoc is ignored; local/authorization.json decides about byoc")
 
     def _server(self, one: schema.Server) -> Participant:
         if one.admin_port not in {None, one.fed_learn_port}:
@@ -280,10 +297,9 @@ class _Reader:
         hosts = tuple(dict.fromkeys([host, *_hosts(one.host_names), *([one.name] if name != one.name else [])]))
         return Participant(Kind.SERVER, name, one.org, hosts=hosts, host=host, port=one.fed_learn_port)
 
-    def _below(self, one: Any, server: Participant, relays: Mapping[str, Listening | None]) -> Participant:
+    def _below(self, one: Any, relay: str, server: Participant, relays: Mapping[str, Listening | None]) -> Participant:
         """Resolve a participant that connects to the server or to a relay."""
         given = one.connect_to
-        relay = topology.upstream_name(one.model_dump()) if given is not None else ""
         listening = relays.get(relay)
         if listening is None:
             relay = ""
@@ -321,20 +337,15 @@ class _Reader:
             )
         return found
 
-    def _authority(self, name: str) -> bytes:
-        """Read a further authority's certificate; the path starts at the project file's folder."""
+    def _authority(self, name: str) -> bytes | None:
+        """Read a further authority's certificate; it was checked, so None means that it went just now."""
         if name not in self._authorities:
-            self._authorities[name] = b""
-            try:
-                pem = (self._source.folder / name).read_bytes()
-                x509.load_pem_x509_certificates(pem)
-                self._authorities[name] = pem
-            except (OSError, ValueError) as exc:
-                why = exc.strerror if isinstance(exc, OSError) and exc.strerror else "it holds no PEM certificate"
-                rule = f"{name} cannot be used: {why}"
-                key = next((key for key in self._source.places if key and key[-1] == "custom_ca_cert"), ())
-                self.problems.append(validation.at(self._source, key, rule))
-        return self._authorities[name]
+            self._authorities[name] = validation.authority(self._source.folder, name)
+        found = self._authorities[name]
+        if isinstance(found, str):
+            self.problems.append(validation.at(self._source, ("custom_ca_cert",), f"{name} cannot be used: {found}"))
+            return None
+        return found
 
 
 def _hosts(names: list[str] | str | None) -> list[str]:
@@ -368,5 +379,7 @@ def _studies(parsed: schema.ProjectFile) -> dict[str, Study]:
         for site in given.sites or []:
             sites.setdefault(orgs[site], []).append(site)
         roles = given.admins if isinstance(given.admins, dict) else {}
-        found[name] = Study({org: tuple(names) for org, names in sites.items()}, tuple(given.admins or ()), dict(roles))
+        found[name] = Study(
+            {org: tuple(names) for org, names in sites.items()}, tuple(dict.fromkeys(given.admins or ())), dict(roles)
+        )
     return found

@@ -14,6 +14,7 @@ from clouddeploy_provision.builders.catalogue import Custom
 from clouddeploy_provision.ca_store import CaStore
 from clouddeploy_provision.drafts import Outcome, Renewal
 from clouddeploy_provision.errors import ProvisionError, ResultError
+from clouddeploy_provision.kit_tree import make_folder
 from clouddeploy_provision.run import Run
 
 if TYPE_CHECKING:
@@ -114,14 +115,21 @@ def provision(
     folder = workspace / project.name
     store = CaStore(folder / "state")
     try:
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(str(folder))  # whatever the umask: who may write here could exchange everything in it
         with store.locked():
             run = Run(project, workspace, store=store, options=options or Options(), now=moment)
+            run.check(needs_result=not reuse_result)
             run.open(passphrase)
-            shutil.rmtree(folder / "wip", ignore_errors=True)  # of a run that was killed
-            drafts = run.draft(tuple(extra_server_hosts), endpoint)
-            result = run.reusable(drafts) if reuse_result else None
-            if result is None:
-                result = run.write(drafts)
+            _discard(folder / "wip")  # of a run that was killed
+            try:
+                drafts = run.draft(tuple(extra_server_hosts), endpoint)
+                result = run.reusable(drafts) if reuse_result else None
+                if result is None:
+                    result = run.write(drafts)
+            finally:
+                _discard(folder / "wip")  # private keys are in it, whatever went wrong
             run.describe()
             return _report(project, run, drafts, result)
     except OSError as exc:
@@ -144,10 +152,17 @@ def preview(
     store = CaStore(workspace / project.name / "state")
     try:
         run = Run(project, workspace, store=store, options=options or Options(), now=moment)
+        run.check(needs_result=True)
         drafts = run.draft((), None, is_preview=True)
     except OSError as exc:
         raise ProvisionError(f"the kits of {project.name} could not be read", why=str(exc)) from exc
     return _changes(run, drafts)
+
+
+def _discard(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _changes(run: Run, drafts: Sequence[Draft]) -> tuple[Change, ...]:

@@ -7,6 +7,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,21 +15,28 @@ from clouddeploy_runtime import keys, revocation
 from clouddeploy_runtime.enrolment.fingerprint import fingerprint
 from clouddeploy_runtime.enrolment.formats import Profile, ServerProfile
 from clouddeploy_runtime.kit import Kind, config, manifest
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from clouddeploy_provision import certificates, drafts, kit_tree
 from clouddeploy_provision.builders import archive, catalogue
-from clouddeploy_provision.ca_records import Issued, write_atomic
+from clouddeploy_provision.ca_records import Issued, RevokedLine, write_atomic
 from clouddeploy_provision.errors import CaError, ResultError
+from clouddeploy_provision.identities import Identities
 from clouddeploy_provision.kit_builder import KitBuilder
 from clouddeploy_provision.kit_settings import packaged
-from clouddeploy_provision.kit_tree import FOLDER, PRIVATE, SCRIPT, File
+from clouddeploy_provision.kit_tree import FOLDER, SCRIPT, File
 from clouddeploy_provision.pipeline import Pipeline
-from clouddeploy_provision.previous import CertificateRecord, Index, KitRecord, Previous, next_result
+from clouddeploy_provision.previous import (
+    LISTENER_CERT,
+    NEVER_EDITED,
+    Index,
+    KitRecord,
+    Previous,
+    next_result,
+)
 from clouddeploy_provision.spec import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -63,10 +71,8 @@ class Run:
         self._folder = workspace / project.name
         self._store = store
         self._options = options
-        self._issued: list[Issued] = []
-        self._fresh: dict[bytes, x509.Certificate] = {}
-        """What was issued in this run, by its PEM form."""
-        self._records: dict[str, KitRecord] = {}
+        self._endpoint: config.EndpointOverlay | None = None
+        """Where clients connect, when a deployment says so."""
         self.authority: Authority
 
     def open(self, passphrase: bytes) -> None:
@@ -74,7 +80,7 @@ class Run:
 
         Raises:
             PassphraseError: the passphrase is wrong.
-            CaError: the authority cannot be used for this project any more.
+            CaError: its folder is damaged.
         """
         days = self._project.root_valid_days
         if not self._store.exists:
@@ -83,13 +89,40 @@ class Run:
             )
             return
         self.authority = self._store.open(passphrase)
-        root = self.authority.certificate
+
+    def check(self, *, needs_result: bool) -> None:
+        """Refuse what cannot be done, before anything is changed.
+
+        Args:
+            needs_result: another result is to be written.
+
+        Raises:
+            ResultError: the results are used up, or somebody is to be renewed whom the project file does not have.
+            CaError: the authority cannot be used for this project any more, or a participant cannot be what the
+                project file says.
+        """
+        if needs_result:
+            next_result(self._folder)
+        if self._root is not None:
+            self._check_root(self._root)
+        unknown = sorted(self._options.renewal.names - {one.name for one in self._project.participants})
+        if unknown:
+            raise ResultError(
+                f"{', '.join(unknown)} cannot be renewed",
+                why="the project file has no such participant",
+                hint="see its names",
+            )
+        for one in self._project.participants:
+            _check_identity(one, self._last_issued.get(one.name))
+
+    def _check_root(self, root: x509.Certificate) -> None:
         if root.not_valid_after_utc <= self.now:
             raise CaError(
                 "the project's root certificate has expired",
                 why=f"it was valid until {root.not_valid_after_utc:%Y-%m-%d}",
                 hint="use a new workspace and send every participant a new kit",
             )
+        days = self._project.root_valid_days
         life = root.not_valid_after_utc - root.not_valid_before_utc
         if days is not None and life not in {timedelta(days=days), timedelta(days=days) + certificates.CLOCK_SKEW}:
             raise CaError(
@@ -103,19 +136,18 @@ class Run:
 
         Raises:
             BuilderFailed: a builder failed.
-            CaError: a participant cannot be what the project file says.
+            CaError: a participant was revoked.
         """
-        self._check_renewal()
-        known = self._store.records.last_issued()
-        for one in self._project.participants:
-            _check_identity(one, known.get(one.name))
-        revoked = self._store.records.revoked()
-        found = [self._decide(one, hosts, known.get(one.name), set(revoked)) for one in self._project.participants]
+        revoked = set(self._revoked)
+        found = [self._decide(one, hosts, revoked) for one in self._project.participants]
         pipeline = Pipeline(self._project, self._options.custom, bundled_only=is_preview)
         self._pipeline = pipeline
         ctx = self._context()
         self._ctx = ctx
-        overlay = self._overlay(endpoint)
+        overlay = self._previous.endpoint()
+        if endpoint is not None:
+            overlay = config.EndpointOverlay(endpoint.host, endpoint.port)
+        self._endpoint = overlay
         builder = KitBuilder(self._project)
         crl = self._crl(is_preview=is_preview)
         for draft in found:
@@ -128,11 +160,16 @@ class Run:
                 files[_ENDPOINT] = File(config.encode(config.EndpointOverlay(host, overlay.port)))
             ctx.kits[draft.participant.name] = files
         if pipeline.has_custom:  # they may want to see whole kits
-            self._identify(found)
+            self._identities.complete(found, ctx.kits)
         pipeline.run(ctx)
         self.warnings += ctx.warnings
+        # What the last result has beyond this, builders that a preview does not run may well make again.
+        spares = is_preview and any(map(catalogue.is_custom, self._project.builders))
         for draft in found:
-            draft.settle(ctx.kits[draft.participant.name])
+            draft.settle(ctx.kits[draft.participant.name], spare_others=spares)
+        last = self._previous.result.name if self._previous.result is not None else ""
+        for name, why in self._previous.refused.items():
+            self.warnings.append(f"{name}'s kit in {last} is not carried over, it gets a new key: {why}")
         return found
 
     def reusable(self, found: Sequence[Draft]) -> Path | None:
@@ -155,19 +192,24 @@ class Run:
         """
         result = next_result(self._folder)
         if not self._pipeline.has_custom:
-            self._identify([draft for draft in found if draft.outcome is not drafts.Outcome.KEPT])
+            new = [draft for draft in found if draft.outcome is not drafts.Outcome.KEPT]
+            self._identities.complete(new, self._ctx.kits)
         wip = self._folder / "wip" / "result"
         wip.mkdir(FOLDER, parents=True)
         wip.chmod(FOLDER)
         try:
-            for draft in found:
-                self._write(draft, str(wip / draft.participant.name))
+            # Mostly waiting for the file system, so the cores share it.
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                written = pool.map(lambda draft: self._write(draft, str(wip / draft.participant.name)), found)
+                records = dict(zip([draft.participant.name for draft in found], written, strict=True))
             for path, file in self._result_files().items():
-                (wip / path).parent.mkdir(FOLDER, parents=True, exist_ok=True)
+                for parent in sorted(map(str, PurePath(path).parents)):
+                    if not (wip / parent).exists():
+                        kit_tree.make_folder(f"{wip}/{parent}")
                 kit_tree.write(str(wip), {path: file})
             self._archive(wip, found)
             # Before the kits can be seen: a certificate that nobody got is harmless, one that nobody knows of is not.
-            self._store.records.record(self._issued)
+            self._store.records.record(self._identities.issued)
             wip.rename(result)
         finally:
             shutil.rmtree(self._folder / "wip", ignore_errors=True)
@@ -177,7 +219,7 @@ class Run:
         except BaseException:
             shutil.rmtree(result, ignore_errors=True)
             raise
-        self._previous.keep(Index(result.name, self._records))
+        self._previous.keep(Index(result.name, records, self._endpoint))
         return result
 
     def describe(self) -> None:
@@ -192,6 +234,10 @@ class Run:
     def _algorithm(self) -> keys.KeyAlgorithm:
         given = catalogue.argument(self._project.builders, "CertBuilder", "key_algorithm")
         return keys.KeyAlgorithm(given) if given else keys.KeyAlgorithm.P256
+
+    @cached_property
+    def _identities(self) -> Identities:
+        return Identities(self.authority, self._algorithm, now=self.now)
 
     @cached_property
     def _previous(self) -> Previous:
@@ -211,36 +257,36 @@ class Run:
         return File(self._store.bundle() if self._store.exists else b"")
 
     @cached_property
-    def _crl_number(self) -> int:
-        return len(self._store.records.revoked())
+    def _last_issued(self) -> dict[str, Issued]:
+        return self._store.records.last_issued()
+
+    @cached_property
+    def _revoked(self) -> dict[int, RevokedLine]:
+        return self._store.records.revoked()
 
     def _crl(self, *, is_preview: bool) -> File | None:
-        if not self._crl_number:
+        if not self._revoked:
             return None
         if is_preview:
-            return File((self._store.folder / "crl.pem").read_bytes())
+            return File(self._store.records.signed(self._store.certificate()))
         return File(self._store.records.crl(self.authority, now=self.now))
 
-    def _check_renewal(self) -> None:
-        unknown = sorted(self._options.renewal.names - {one.name for one in self._project.participants})
-        if unknown:
-            raise ResultError(
-                f"{', '.join(unknown)} cannot be renewed",
-                why="the project file has no such participant",
-                hint="see its names",
-            )
-
-    def _decide(self, one: Participant, hosts: tuple[str, ...], known: Issued | None, revoked: set[int]) -> Draft:
-        is_revoked = known is not None and int(known.serial, 16) in revoked
+    def _decide(self, one: Participant, hosts: tuple[str, ...], revoked: set[int]) -> Draft:
+        known, previous = self._last_issued.get(one.name), self._previous.kit(one.name)
+        # The last kit's too: a run that was killed may have recorded a new certificate that nobody ever got.
+        serials = [known.serial] if known is not None else []
+        if previous is not None:
+            serials += [record.serial for record in (previous.record.certificate, previous.record.listener) if record]
+        is_revoked = any(int(serial, 16) in revoked for serial in serials)
         if is_revoked and one.name not in self._options.renewal.names:
             raise CaError(
                 f"{one.name} gets no kit",
                 why="its certificate was revoked",
                 hint=f"take it out of the project file, or readmit it: clouddeploy cert renew {one.name} --new-key",
             )
-        previous = self._previous.kit(one.name)
         if previous is None or self._root is None:
-            found = drafts.decide_new(one, hosts)
+            is_known = one.name in self._previous.refused
+            found = drafts.decide_new(one, hosts, reason="its last kit cannot be carried over" if is_known else "")
         else:
             found = drafts.decide(
                 one,
@@ -267,113 +313,52 @@ class Run:
             previous=carried,
         )
 
-    def _overlay(self, endpoint: Endpoint | None) -> config.EndpointOverlay | None:
-        if endpoint is not None:
-            return config.EndpointOverlay(endpoint.host, endpoint.port)
-        return self._previous.endpoint()
-
-    def _identify(self, found: Iterable[Draft]) -> None:
-        """Give each draft its keys and certificates: carried over, or made."""
-        wanted = list(found)
-        made = self._make_keys(sum(draft.needs_key for draft in wanted) + sum(draft.needs_listener for draft in wanted))
-        for draft in wanted:
-            files = self._ctx.kits[draft.participant.name]
-            files |= self._certified(draft, draft.stem, made)
-            if draft.listens:
-                files |= self._listener(draft, made)
-
-    def _make_keys(self, count: int) -> list[keys.PrivateKey]:
-        """Make private keys on every core: OpenSSL lets go of the interpreter while it looks for primes."""
-        if count > 1 and self._algorithm is keys.KeyAlgorithm.RSA_2048:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                return list(pool.map(lambda _: keys.generate(self._algorithm), range(count)))
-        return [keys.generate(self._algorithm) for _ in range(count)]
-
-    def _certified(self, draft: Draft, stem: str, made: list[keys.PrivateKey]) -> dict[str, File]:
-        key_path, cert_path = f"startup/{stem}.key", f"startup/{stem}.crt"
-        if draft.previous is not None and not draft.needs_certificate:
-            key_pem, cert_pem = draft.previous.read(key_path, cert_path)
-            return {key_path: File(key_pem, PRIVATE), cert_path: File(cert_pem)}
-        if draft.previous is None or draft.needs_key:
-            key = made.pop()
-            key_pem = keys.to_pem(key)
+    def _write(self, draft: Draft, kit: str) -> KitRecord:
+        """Write one kit: signed files that are the same are linked, edits in `local/` go on, the rest is new."""
+        previous = draft.previous
+        made = dict(self._ctx.kits[draft.participant.name])
+        linked: dict[str, kit_tree.Stored] = {}
+        if previous is not None and draft.outcome is drafts.Outcome.KEPT:
+            made = {path: file for path, file in made.items() if not path.startswith(kit_tree.STARTUP)}
+            linked = {path: one for path, one in previous.record.files.items() if path.startswith(kit_tree.STARTUP)}
         else:
-            (key_pem,) = draft.previous.read(key_path)
-            key = keys.from_pem(key_pem)
-        one = draft.participant
-        cert = self.authority.issue(one, key.public_key(), hosts=draft.hosts, now=self.now)
-        return {key_path: File(key_pem, PRIVATE), cert_path: self._certificate(one, cert)}
-
-    def _listener(self, draft: Draft, made: list[keys.PrivateKey]) -> dict[str, File]:
-        key_path, cert_path = "startup/server.key", "startup/server.crt"
-        if draft.previous is not None and not draft.needs_listener:
-            key_pem, cert_pem = draft.previous.read(key_path, cert_path)
-            return {key_path: File(key_pem, PRIVATE), cert_path: File(cert_pem)}
-        key, one = made.pop(), draft.participant
-        listening = one.listening
-        hosts = (listening.host, *listening.hosts) if listening is not None else ()
-        cert = self.authority.issue_listener(one, key.public_key(), hosts=hosts, now=self.now)
-        return {
-            key_path: File(keys.to_pem(key), PRIVATE),
-            cert_path: self._certificate(one, cert),
-        }
-
-    def _certificate(self, one: Participant, cert: x509.Certificate) -> File:
-        """Note a certificate that was just issued."""
-        self._issued.append(_issued(one, cert))
-        pem = cert.public_bytes(Encoding.PEM)
-        self._fresh[pem] = cert
-        return File(pem)
-
-    def _write(self, draft: Draft, kit: str) -> None:
-        """Write one kit: what is the same is linked, what a site added is copied, the rest is new."""
-        name, previous = draft.participant.name, draft.previous
-        files = dict(self._ctx.kits[name])
-        if draft.outcome is drafts.Outcome.KEPT and previous is not None:
-            record = previous.record
-            startup = [path for path in record.files if path.startswith("startup/")]
-            rest = {path: file for path, file in files.items() if not path.startswith("startup/")}
-            same = [path for path, file in rest.items() if previous.stored(path, file) is not None]
-            added = kit_tree.read(previous.folder, [path for path in previous.added if path not in rest])
-            new = {path: file for path, file in rest.items() if path not in same} | added
-            kit_tree.make_folders(kit, [*startup, *rest, *added])
-            kit_tree.link(previous.folder, kit, [*startup, *same])
-            written = kit_tree.write(kit, new)
-            stored = {path: record.files[path] for path in [*startup, *same]}
-            stored |= {path: one for path, one in written.items() if path in rest}
-            self._records[name] = msgspec.structs.replace(record, hosts=draft.project_hosts, files=stored)
-            return
-        files |= self._signed(draft, files)
-        added = {}
-        if previous is not None:
-            added = kit_tree.read(previous.folder, [path for path in previous.added if path not in files])
-        kit_tree.make_folders(kit, [*files, *added])
-        stored = kit_tree.write(kit, files)
-        kit_tree.write(kit, added)
-        self._records[name] = KitRecord(
+            made |= self._signed(draft, made)
+        by_hand = self._by_hand(draft, made)
+        kit_tree.make_folders(kit, [*linked, *made, *by_hand])
+        stored = kit_tree.carry(previous.folder, kit, linked) if previous is not None else {}
+        stored |= kit_tree.write(kit, {path: file for path, file in made.items() if path not in by_hand})
+        kit_tree.write(kit, by_hand)
+        if previous is not None:  # of an edited file, what it was before; so it is still known as edited next time
+            stored |= {path: previous.record.files[path] for path in by_hand if path in made}
+            if linked:
+                return msgspec.structs.replace(previous.record, hosts=draft.project_hosts, files=stored)
+        listener = None
+        if draft.listens:
+            listener = self._identities.record(made[LISTENER_CERT].content, draft, is_listener=True)
+        return KitRecord(
             kind=draft.participant.kind.value,
-            certificate=self._record(files[f"startup/{draft.stem}.crt"], draft, is_listener=False),
-            listener=self._record(files["startup/server.crt"], draft, is_listener=True) if draft.listens else None,
+            certificate=self._identities.record(made[f"startup/{draft.stem}.crt"].content, draft),
+            listener=listener,
             hosts=draft.project_hosts,
             files=stored,
         )
 
-    def _record(self, file: File, draft: Draft, *, is_listener: bool) -> CertificateRecord:
-        fresh = self._fresh.get(file.content)
-        if fresh is not None:
-            return CertificateRecord.of(fresh, self.authority.certificate)
-        kept = draft.previous.record if draft.previous is not None else None
-        found = None if kept is None else kept.listener if is_listener else kept.certificate
-        if found is None:
-            raise ResultError(
-                f"{draft.participant.name} has no certificate", why="a builder exchanged it", hint="leave it"
+    def _by_hand(self, draft: Draft, made: Mapping[str, File]) -> dict[str, File]:
+        """Read what somebody added to the last kit's `local/`, or edited there."""
+        previous, name = draft.previous, draft.participant.name
+        if previous is None:
+            return {}
+        edited = {path for path, file in made.items() if previous.carries(path, file)}
+        for path in sorted((previous.edited & set(made)) - edited - NEVER_EDITED):
+            self.warnings.append(
+                f"{name}/{path} is made differently now; what was edited there is in {previous.folder}"
             )
-        return found
+        return kit_tree.read(previous.folder, [*(path for path in previous.added if path not in made), *sorted(edited)])
 
     def _signed(self, draft: Draft, files: Mapping[str, File]) -> dict[str, File]:
         """Describe and sign everything in `startup/`."""
         one = draft.participant
-        record = self._record(files[f"startup/{draft.stem}.crt"], draft, is_listener=False)
+        record = self._identities.record(files[f"startup/{draft.stem}.crt"].content, draft)
         covered = sorted((path, file) for path, file in files.items() if path.startswith("startup/"))
         data = manifest.encode(
             manifest.Manifest(
@@ -386,7 +371,7 @@ class Run:
                     manifest.ManifestEntry(path, file.sha256, len(file.content), f"{file.mode:04o}")
                     for path, file in covered
                 ),
-                crl_number=self._crl_number,
+                crl_number=len(self._revoked),
             )
         )
         return {manifest.MANIFEST_PATH: File(data), manifest.SIGNATURE_PATH: File(self.authority.sign(data))}
@@ -430,15 +415,3 @@ def _check_identity(one: Participant, known: Issued | None) -> None:
                 why=f"its certificate says {before!r} until {known.not_after[:10]}, the project file says {after!r}",
                 hint="use another name for it, or a new workspace",
             )
-
-
-def _issued(one: Participant, cert: x509.Certificate) -> Issued:
-    return Issued(
-        serial=f"{cert.serial_number:x}",
-        name=one.name,
-        kind=one.kind.value,
-        org=one.org,
-        role=one.role,
-        not_after=cert.not_valid_after_utc.isoformat(),
-        not_before=cert.not_valid_before_utc.isoformat(),
-    )

@@ -15,15 +15,17 @@ packager's `package` runs last, on the finished and signed kits.
 from __future__ import annotations
 
 import logging
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_provision import kit_tree, yaml_source
-from clouddeploy_provision.errors import BuilderFailed
+from clouddeploy_provision.builders import reference_api
+from clouddeploy_provision.errors import BuilderFailed, Problem, ProjectFileError
 from clouddeploy_provision.kit_tree import FOLDER, PLAIN, SCRIPT, File
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 
     from clouddeploy_provision.project import Participant, Project
 
@@ -54,7 +56,8 @@ class Context(dict[str, Any]):
     """One run of provisioning, as builders see it; as a dictionary it is theirs, to leave things for each other.
 
     Kits are kept in memory. They are written to a folder only when a builder asks for one (`get_kit_dir` and its
-    kind), and read back when it is done.
+    kind), and read back when all are done. Entries of the reference's (`ctx["server_name"]`, or CtxKey.SERVER_NAME)
+    are there too.
 
     Args:
         workspace: the folder that holds all projects.
@@ -76,7 +79,8 @@ class Context(dict[str, Any]):
         previous: Callable[[str, str], bytes | None] = lambda _name, _path: None,
     ) -> None:
         super().__init__()
-        self._workspace = workspace
+        self.root = workspace
+        self._project: Project | None = None
         self._folder = folder
         self.custom_folder = custom_folder
         self._staging = folder / "wip" / "staging"
@@ -88,6 +92,11 @@ class Context(dict[str, Any]):
         self.kits = kits
         self.errors: list[str] = []
         self.warnings: list[str] = []
+
+    def __missing__(self, key: str) -> Any:
+        if key == reference_api.CTX_KEYS["WIP"]:
+            return self.get_wip_dir()  # only now are the kits written to a folder
+        raise KeyError(key)
 
     # Files in memory.
 
@@ -103,7 +112,8 @@ class Context(dict[str, Any]):
 
     def files(self, participant: Participant) -> Mapping[str, File]:
         """Return path → file of a kit so far."""
-        self.settle()
+        if self._is_staged:
+            self.kits[participant.name] = self._staged(participant.name)
         return self.kits[participant.name]
 
     def carried(self, participant: Participant, path: str) -> bytes | None:
@@ -112,7 +122,9 @@ class Context(dict[str, Any]):
 
     def add_result_file(self, path: str, content: bytes, mode: int = PLAIN) -> None:
         """Put a file beside the kits, into the `prod_NN` folder."""
-        self._result_files[_checked(path)] = File(content, mode)
+        if _checked(path).partition("/")[0] in self.kits:
+            raise BuilderFailed(f"{path} cannot be put beside the kits", why="it is in one", hint="use add_file")
+        self._result_files[path] = File(content, mode)
 
     @property
     def result_files(self) -> Mapping[str, File]:
@@ -122,8 +134,8 @@ class Context(dict[str, Any]):
     # Folders, as the reference's builders use them.
 
     def get_workspace(self) -> Path:
-        """Return the folder that holds all projects."""
-        return self._workspace
+        """Return the project's folder, which holds `state` and the results."""
+        return self._folder
 
     def get_state_dir(self) -> Path:
         """Return the folder of the certificate authority."""
@@ -149,6 +161,14 @@ class Context(dict[str, Any]):
         """Return a kit's folder `transfer`."""
         return self.get_ws_dir(participant) / "transfer"
 
+    def get_provision_mode(self) -> str:
+        """Return `normal`."""
+        return self.provision_mode
+
+    def get_project(self) -> Project | None:
+        """Return the project; None before the first builder is called."""
+        return self._project
+
     def get_result_location(self) -> Path | None:
         """Return the `prod_NN` folder; None until the kits are finished."""
         return self._result
@@ -164,28 +184,60 @@ class Context(dict[str, Any]):
         for name in [names] if isinstance(names, str) else names:
             if self.custom_folder is None:
                 raise BuilderFailed(f"the template {name} cannot be read", why="no custom folder was given", hint="-c")
-            data = yaml_source.parse(self.custom_folder / name).data
-            if isinstance(data, dict):
-                self._templates.update(data)
+            source = yaml_source.parse(self.custom_folder / name)
+            if source.problems:
+                raise ProjectFileError(source.name, source.problems)
+            if not isinstance(source.data, dict):
+                raise ProjectFileError(source.name, [Problem(source.name, 1, rule="must be a mapping of texts")])
+            self._templates.update(source.data)
 
-    def build_from_template(
+    def get_template_section(self, section: str) -> str:
+        """Return a section of the loaded templates.
+
+        Raises:
+            BuilderFailed: there is none, or it is not a text.
+        """
+        found = self._templates.get(section)
+        if not isinstance(found, str):
+            raise BuilderFailed(
+                f"there is no template section {section}", hint="load the file that has it: ctx.load_templates"
+            )
+        return found
+
+    def build_from_template(  # noqa: PLR0917 - the reference's arguments, in its order
         self,
-        dest_dir: Path,
+        dest_dir: Path | str,
         temp_section: str | Sequence[str],
         file_name: str,
         replacement: Mapping[str, object] | None = None,
-        *,
+        mode: str = "t",
         exe: bool = False,
+        content_modify_cb: Callable[..., str] | None = None,
+        **cb_kwargs: Any,
     ) -> None:
-        """Write a file from sections of the loaded templates, `{~~key~~}` replaced by its value."""
+        """Write a file from sections of the loaded templates, `{~~key~~}` replaced by its value.
+
+        Args:
+            dest_dir: the file's folder, from `get_kit_dir` or its kind.
+            temp_section: one section or several, which are joined.
+            file_name: its name.
+            replacement: key → value.
+            mode: `t` or `b`; the same here.
+            exe: make it executable.
+            content_modify_cb: is given the text, and `cb_kwargs`; what it returns is written.
+            cb_kwargs: see there.
+
+        Raises:
+            BuilderFailed: a section is missing.
+        """
+        del mode  # text is written as UTF-8 either way
         sections = [temp_section] if isinstance(temp_section, str) else temp_section
-        missing = [name for name in sections if not isinstance(self._templates.get(name), str)]
-        if missing:
-            raise BuilderFailed(f"{file_name} cannot be written", why=f"there is no template section {missing[0]}")
-        text = "".join(self._templates[name] for name in sections)
+        text = "".join(map(self.get_template_section, sections))
         for key, value in (replacement or {}).items():
             text = text.replace("{~~" + key + "~~}", str(value))
-        path = dest_dir / file_name
+        if content_modify_cb is not None:
+            text = content_modify_cb(text, **cb_kwargs)
+        path = Path(dest_dir, file_name)
         path.write_text(text, "utf-8")
         path.chmod(SCRIPT if exe else PLAIN)
 
@@ -211,24 +263,46 @@ class Context(dict[str, Any]):
 
     # For the provisioner.
 
+    def begin(self, project: Project) -> None:
+        """Note whose kits these are."""
+        self._project = project
+        server, keys = project.server, reference_api.CTX_KEYS
+        self.update(
+            {
+                keys["WORKSPACE"]: self.get_workspace(),
+                keys["STATE"]: self.get_state_dir(),
+                keys["PROJECT"]: project,
+                keys["PROVISION_MODE"]: self.provision_mode,
+                keys["SERVER_NAME"]: server.name,
+                keys["FED_LEARN_PORT"]: server.port,
+                keys["ADMIN_PORT"]: server.port,
+            }
+        )
+
     def settle(self) -> None:
-        """Read back what builders wrote into folders."""
+        """Read back what builders wrote into folders.
+
+        Raises:
+            BuilderFailed: there is something that is neither a file nor a folder.
+        """
         if not self._is_staged:
             return
         for name in self.kits:
-            root = self._staging / name
-            self.kits[name] = kit_tree.read(root, sorted(kit_tree.scan(str(root))))
-        beside = {path.name for path in self._staging.iterdir()} - set(self.kits)
-        for path in sorted(
-            one for name in beside for one in [self._staging / name, *(self._staging / name).rglob("*")]
-        ):
-            if path.is_file() and not path.is_symlink():
-                self._result_files |= kit_tree.read(self._staging, [str(path.relative_to(self._staging))])
+            self.kits[name] = self._staged(name)
+        for path in sorted(_files(self._staging)):
+            if path.partition("/")[0] not in self.kits:
+                self._result_files |= kit_tree.read(self._staging, [path])
+
+    def discard(self) -> None:
+        """Remove the folders of unfinished kits, if they are this run's: a preview holds no lock."""
+        if self._is_staged:
+            shutil.rmtree(self._staging.parent, ignore_errors=True)
+        self._is_staged = False
 
     def finished(self, result: Path) -> None:
         """Note where the finished kits are."""
         self._result = result
-        self._is_staged = False
+        self[reference_api.CTX_KEYS["CURRENT_PROD_DIR"]] = result
 
     def _stage(self) -> Path:
         """Write the kits to a folder, once."""
@@ -236,12 +310,29 @@ class Context(dict[str, Any]):
             return self._result
         if not self._is_staged:
             self._staging.mkdir(FOLDER, parents=True)
+            self._is_staged = True
             for name, files in self.kits.items():
                 folders = {*files, "startup/.", "local/."}
                 kit_tree.make_folders(str(self._staging / name), sorted(folders))
                 kit_tree.write(str(self._staging / name), files)
-            self._is_staged = True
         return self._staging
+
+    def _staged(self, name: str) -> dict[str, File]:
+        root = self._staging / name
+        return kit_tree.read(root, sorted(_files(root)))
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Yield the paths of the files in a folder, at any depth."""
+    for path in root.rglob("*"):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise BuilderFailed(
+                f"{path.name} in {path.parent} cannot go into a kit",
+                why="it is neither a file nor a folder",
+                hint="a builder must copy what a link leads to",
+            )
+        if path.is_file():
+            yield str(path.relative_to(root))
 
 
 def _checked(path: str) -> str:

@@ -44,7 +44,7 @@ def problems(  # noqa: C901 - one loop, one check a line
         for entry in entries
         if isinstance(entry, dict) and isinstance(entry.get("name"), str) and entry.get("type") != "overseer"
     }
-    kinds = {name: entry.get("type") for name, entry in known.items()}
+    kinds = {name: str(entry.get("type")) for name, entry in known.items()}
 
     def above(name: str) -> str:
         found = upstream_name(known.get(name, {}))

@@ -2,71 +2,106 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
 
 from clouddeploy_provision import schema, topology
 from clouddeploy_provision.builders import catalogue
-from clouddeploy_provision.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
+    from clouddeploy_provision.errors import Problem
     from clouddeploy_provision.yaml_source import Key, Source
 
 NOT_SUPPORTED = {
     "edge": "generated trees of simulated sites are not supported; write the relays and clients down",
     "edge_service_port": "edge devices are not supported",
     "cc_config": "confidential computing is not supported",
+    "roles": "is an older name of `role`, which has one value",
 }
 """Keys of the reference that are known but not carried out; saying so beats a kit without them."""
 
+_WRONG_TYPE = {
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "too_short": "must have one entry at least",
+    "string_too_short": "must not be empty",
+}
+"""Pydantic's name of an error → our words."""
+_MAX_AUTHORITY = 1 << 20
 
-def explain(source: Source, error: Any) -> Problem:
+
+def explain(source: Source, error: Any) -> Problem:  # noqa: C901 - one case a line
     """Translate one of pydantic's errors."""
     key = _real_key(source.data, error["loc"])
     value = error.get("input")
     context = error.get("ctx", {})
     last = str(key[-1]) if key else ""
-    match error["type"]:
+    kind = error["type"]
+    got = f", not {_short(value)}"
+    match kind:
         case "missing":
             rule = "is missing"
         case "extra_forbidden":
-            rule = NOT_SUPPORTED.get(last, "unknown key")
+            return _unknown(source, key, error["loc"])
         case "string_pattern_mismatch":
-            rule = f"{schema.PATTERNS[context['pattern']]}, not {value!r}"
+            rule = schema.PATTERNS[context["pattern"]] + got
         case "string_too_long":
-            rule = f"must have {context['max_length']} characters at most, not {len(value)}"
+            rule = f"must have {context['max_length']} characters at most, not {len(str(value))}"
         case "literal_error":
-            rule = f"must be {context['expected']}, not {value!r}"
+            rule = f"must be {context['expected']}{got}"
+        case "union_tag_invalid" | "union_tag_not_found" if not isinstance(value, dict):
+            rule = f"must be a mapping with name, type and org{got}"
         case "union_tag_invalid" | "union_tag_not_found":
             key = (*key, "type")
-            last = "type"
-            tag = value.get("type") if isinstance(value, dict) else value
-            rule = f"must be one of {', '.join(schema.TYPES)}, not {tag!r}" if tag else "is missing"
-        case "greater_than_equal" | "less_than_equal":
-            lowest = error["type"] == "greater_than_equal" and context.get("ge") == 0
-            rule = f"must be {0 if lowest else 1} to 65535" if "port" in last else f"is out of range: {error['msg']}"
-            rule += f", not {value!r}"
+            tag = value.get("type")
+            known = f"must be one of {', '.join(schema.TYPES)}"
+            rule = f"{known}, not {_short(tag)}" if "type" in value else f"is missing; it {known}"
+        case "greater_than_equal" | "less_than_equal" if "port" in last:
+            rule = f"must be a port, {0 if 'listening_host' in key else 1} to 65535{got}"
+        case "greater_than_equal":
+            rule = f"must be {context['ge']} or more{got}"
+        case "less_than_equal":
+            rule = f"must be {context['le']} or less{got}"
         case "string_type":
-            rule = f"must be text, not {value!r}; a number or a word like `yes` needs quotes"
+            rule = f"must be text{got}" + ("" if isinstance(value, list | dict) else "; put it into quotes")
         case _:
-            rule = f"{error['msg']}, not {_short(value)}"
+            rule = _WRONG_TYPE.get(kind, error["msg"]) + got
     return at(source, key, rule)
 
 
 def at(source: Source, key: Key, rule: str) -> Problem:
-    """Make a problem of a rule that is broken at a key."""
-    participant = ""
-    participants = source.data.get("participants")
-    if len(key) > 1 and key[0] == "participants" and isinstance(participants, list) and isinstance(key[1], int):
-        entry = participants[key[1]]
-        participant = str(entry.get("name", "")) if isinstance(entry, dict) else ""
-        participant = participant or f"participant {key[1] + 1}"
-    shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
-    last = next((str(part) for part in reversed(key) if isinstance(part, str)), "")
-    known = rule == "unknown key" or rule in NOT_SUPPORTED.values()
-    file, line = source.place(key)
-    return Problem(file, line, shown, participant, rule, "" if known else schema.EXAMPLES.get(last, ""))
+    """Make a problem of a rule that is broken at a key, with an example of what is right there."""
+    kind = ""
+    if len(key) > 1 and key[0] == "participants":
+        entry = _inside(source.data, key[:2])
+        kind = str(entry.get("type", "client")) if isinstance(entry, dict) else ""
+    words = [str(part) for part in reversed(key) if isinstance(part, str)]
+    wanted = [name for word in words for name in (f"{kind}.{word}", word)]
+    example = next((schema.EXAMPLES[name] for name in wanted if name in schema.EXAMPLES), "")
+    return source.problem(key, rule, example=example)
+
+
+def _unknown(source: Source, key: Key, loc: tuple[str | int, ...]) -> Problem:
+    """Say of a key that nobody knows which ones are known there."""
+    name = str(loc[-1])
+    if name in NOT_SUPPORTED:
+        return source.problem(key, NOT_SUPPORTED[name])
+    model = next(
+        (schema.MODELS[part] for part in map(str, reversed(loc[:-1])) if part in schema.MODELS), schema.ProjectFile
+    )
+    known = sorted(set(model.model_fields) - {"enable_byoc", "components"})
+    near = difflib.get_close_matches(name, known, n=1)
+    guess = f", did you mean {near[0]}?" if near else ""
+    rule = f"unknown key{guess}; known here are {', '.join(known)}"
+    return source.problem(key, rule, example=schema.EXAMPLES.get(near[0], "") if near else "")
 
 
 def crosswise(source: Source, custom: catalogue.Custom) -> Iterator[Problem]:
@@ -77,12 +112,51 @@ def crosswise(source: Source, custom: catalogue.Custom) -> Iterator[Problem]:
     yield from _names(source, entries)
     for index, key, rule in topology.problems(entries):
         yield at(source, ("participants", index, *key), rule)
+    for place, name in _authorities(data, entries):
+        found = authority(source.folder, name)
+        if isinstance(found, str):
+            yield at(source, place, f"{name} cannot be used: {found}")
     yield from _studies(source, entries)
     steps = data.get("builders")
     for index, step in enumerate(steps if isinstance(steps, list) else ()):
         yield from _step(source, step, ("builders", index), custom)
     if data.get("packager") is not None:
         yield from _step(source, data["packager"], ("packager",), custom)
+
+
+def authority(folder: Path, name: str) -> bytes | str:
+    """Read the certificate of a further authority; a text says why that is not possible.
+
+    Args:
+        folder: where its path starts.
+        name: its path.
+    """
+    try:
+        path = folder / name
+        if not path.is_file():
+            return "there is no such file"
+        if path.stat().st_size > _MAX_AUTHORITY:
+            return "it is larger than any certificate"
+        pem = path.read_bytes()
+    except (OSError, ValueError) as exc:
+        return getattr(exc, "strerror", None) or "it is no path"
+    if b"PRIVATE KEY" in pem:
+        return "it holds a private key, and it would go into every kit"
+    try:
+        x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        return "it holds no PEM certificate"
+    return pem
+
+
+def _authorities(data: Mapping[str, Any], entries: list[Any]) -> Iterator[tuple[Key, str]]:
+    wanted: list[tuple[Key, Any]] = [(("custom_ca_cert",), data.get("custom_ca_cert"))]
+    for index, entry in enumerate(entries):
+        if isinstance(entry, dict) and entry.get("type") != "overseer":
+            wanted.append((("participants", index, "custom_ca_cert"), entry.get("custom_ca_cert")))
+    for key, name in wanted:
+        if isinstance(name, str) and name:
+            yield key, name
 
 
 def _step(source: Source, step: Any, key: Key, custom: catalogue.Custom) -> Iterator[Problem]:
@@ -175,17 +249,32 @@ def _study(  # noqa: C901 - one check a line
             yield ("admins", name if isinstance(people, dict) else index), f"{name} is not an admin"
 
 
+def _inside(data: Any, key: Key) -> Any:
+    """Return what stands at a key; None when nothing does."""
+    for part in key:
+        if not _holds(data, part):
+            return None
+        data = data[part]
+    return data
+
+
+def _holds(data: Any, part: str | int) -> bool:
+    if isinstance(data, list):
+        return isinstance(part, int) and part < len(data)
+    return isinstance(data, dict) and part in data
+
+
 def _real_key(data: Any, loc: tuple[str | int, ...]) -> Key:
-    """Drop what pydantic adds to a location (tags of unions); keep a last key that is missing from the file."""
+    """Drop what pydantic adds to a location: tags of unions, and `[key]` after a key that is wrong itself."""
     key: list[str | int] = []
     for index, part in enumerate(loc):
-        inside = (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        )
-        if inside:
+        is_last = index == len(loc) - 1
+        if part in schema.TAGS and not (is_last and _holds(data, part)):
+            continue
+        if _holds(data, part):
             key.append(part)
             data = data[part]
-        elif index == len(loc) - 1 and isinstance(data, dict):
+        elif is_last and isinstance(data, dict):
             key.append(part)
     return tuple(key)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_NODES = 200_000
 """Far above 500 sites; nested aliases (a "billion laughs") reach it before they reach the memory's end."""
+MAX_DEPTH = 50
+"""A project needs a dozen; an alias that holds itself has no end."""
 MAX_BYTES = 16 << 20
 MAX_INCLUDES = 100
 _INCLUDE = "include"
@@ -40,6 +42,18 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     """Duplicate keys and the like; everything else parsed."""
 
+    def problem(self, key: Key, rule: str, *, example: str = "", place: tuple[str, int] | None = None) -> Problem:
+        """Make a problem of a rule that is broken at a key, naming the participant that it is about."""
+        participants = self.data.get("participants") if isinstance(self.data, dict) else None
+        participant = ""
+        if len(key) > 1 and key[0] == "participants" and isinstance(key[1], int):
+            entry = participants[key[1]] if isinstance(participants, list) and key[1] < len(participants) else None
+            name = entry.get("name") if isinstance(entry, dict) else None
+            participant = name if isinstance(name, str) and name else f"participant {key[1] + 1}"
+        shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
+        file, line = place or self.place(key)
+        return Problem(file, line, shown, participant, rule, example)
+
     def place(self, key: Key) -> tuple[str, int]:
         """Return file and line of a key, or of the nearest thing around it that exists."""
         while key and key not in self.places:
@@ -56,6 +70,7 @@ def parse(path: Path) -> Source:
     source = Source(str(path), path.parent)
     reader = _Reader(source)
     source.data = reader.read(path, ())
+    source.problems += reader.problems()
     return source
 
 
@@ -68,6 +83,15 @@ class _Reader:
         self._included = 0
         self._open: list[str] = []
         """Real paths of the files that are being read, outermost first."""
+        self._faults: list[tuple[Key, tuple[str, int], str, str]] = []
+        """Key, place, rule and example; whose they are is known only when everything is read."""
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong with the files beyond what stopped reading one."""
+        return [
+            self._source.problem(_as_included(key), rule, example=example, place=place)
+            for key, place, rule, example in self._faults
+        ]
 
     def read(self, path: Path, key: Key) -> Any:
         """Read one file whose data stand at a key.
@@ -80,62 +104,76 @@ class _Reader:
         self._open.append(os.path.realpath(path))
         # libyaml's loader where PyYAML has it: ten times faster on 500 sites, and the same nodes.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        file = _File(path, loader, text.count("\n") + 1)
         try:
             root = loader.get_single_node()
-            return None if root is None else self._build(root, key, _File(path, loader))
+            return None if root is None else self._build(root, key, file)
         except yaml.MarkedYAMLError as exc:
             mark = exc.problem_mark or exc.context_mark
             rule = f"is not YAML: {exc.problem or exc.context}"
-            raise ProjectFileError(name, [Problem(name, mark.line + 1 if mark else 0, rule=rule)]) from exc
+            raise ProjectFileError(name, [Problem(name, file.line(mark) if mark else 1, rule=rule)]) from exc
         except yaml.YAMLError as exc:
-            rule = f"is not YAML: {str(exc).splitlines()[0]}"
-            raise ProjectFileError(name, [Problem(name, 0, rule=rule)]) from exc
-        # A date such as 2026-13-99, nesting without end, a key that cannot be one.
-        except (ValueError, RecursionError, TypeError, AttributeError) as exc:
-            raise ProjectFileError(name, [Problem(name, 0, rule=f"holds a value that is none: {exc}")]) from exc
+            line = text.encode()[: getattr(exc, "position", 0)].count(b"\n") + 1
+            rule = f"is not YAML: {getattr(exc, 'reason', exc)}"
+            raise ProjectFileError(name, [Problem(name, line, rule=rule)]) from exc
         finally:
             loader.dispose()
             self._open.pop()
 
     def _build(self, node: yaml.Node, key: Key, file: _File) -> Any:
         self._left -= 1
-        if self._left < 0:
-            raise ValueError("it has more nodes than any project needs")
-        self._source.places.setdefault(key, (file.name, node.start_mark.line + 1))
+        line = file.line(node.start_mark)
+        if self._left < 0 or len(key) > MAX_DEPTH:
+            rule = (
+                "has more nodes than any project needs" if self._left < 0 else f"is more than {MAX_DEPTH} levels deep"
+            )
+            raise ProjectFileError(file.name, [Problem(file.name, line, rule=rule)])
+        self._source.places.setdefault(key, (file.name, line))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, key, file)
         if isinstance(node, yaml.SequenceNode):
             return [self._build(item, (*key, index), file) for index, item in enumerate(node.value)]
-        return file.loader.construct_object(node)
+        try:
+            return file.loader.construct_object(node)
+        # PyYAML checks none of the values that it recognises by their form or by a tag: 2026-13-99, !!bool maybe.
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+            kind = node.tag.rpartition(":")[2]
+            rule = f"is no {kind}, although it looks like one; put it into quotes if it is text"
+            self._faults.append((key, (file.name, line), rule, ""))
+            return None
 
     def _mapping(self, node: yaml.MappingNode, key: Key, file: _File) -> dict[str, Any]:
         result: dict[str, Any] = {}
         includes: list[tuple[Any, int]] = []
         for name_node, value_node in node.value:
-            line = name_node.start_mark.line + 1
+            line = file.line(name_node.start_mark)
             name = name_node.value if isinstance(name_node, yaml.ScalarNode) else ""
-            if not name or name == "<<":
-                rule = "merge keys are not supported" if name else "a key must be text"
-                self._source.problems.append(Problem(file.name, line, rule=rule))
+            place = (file.name, line)
+            if not name:
+                self._faults.append((key, place, "a key must be text", "name: site-1"))
+            elif name == "<<":
+                self._faults.append(((*key, name), place, "merge keys are not supported; write the keys out", ""))
             elif name == _INCLUDE:
                 includes.append((self._build(value_node, (*key, name), file), line))
+            elif name in result:
+                first = self._source.places[(*key, name)][1]
+                rule = f"stands in line {first} already; keep one of the two"
+                self._faults.append(((*key, name), place, rule, ""))
             else:
-                if name in result:
-                    self._source.problems.append(Problem(file.name, line, key=name, rule="stands here twice"))
-                self._source.places[(*key, name)] = (file.name, line)
+                self._source.places[(*key, name)] = place
                 result[name] = self._build(value_node, (*key, name), file)
         for value, line in includes:
             for wanted in value if isinstance(value, list) else [value]:
                 self._merge(result, wanted, key, file, line)
         return result
 
-    def _merge(self, into: dict[str, Any], wanted: Any, key: Key, file: _File, line: int) -> None:
+    def _merge(  # noqa: PLR0911 - one refusal a line
+        self, into: dict[str, Any], wanted: Any, key: Key, file: _File, line: int
+    ) -> None:
         """Read one included file into the mapping that includes it."""
 
         def problem(rule: str) -> None:
-            self._source.problems.append(
-                Problem(file.name, line, key=_INCLUDE, rule=rule, example="include: participants/site-1.yml")
-            )
+            self._faults.append(((*key, _INCLUDE), (file.name, line), rule, "include: participants/site-1.yml"))
 
         if not isinstance(wanted, str) or not wanted or "\0" in wanted:
             return problem(f"must be the name of a file or a list of them, not {wanted!r}")
@@ -143,6 +181,8 @@ class _Reader:
         folder, real = os.path.realpath(file.path.parent), os.path.realpath(path)
         if os.path.commonpath([folder, real]) != folder:
             return problem(f"{wanted} is not below the folder of {file.name}")
+        if not os.path.isfile(path):  # noqa: PTH113 - a pipe would be waited for; no name is too long for this one
+            return problem(f"{wanted} cannot be read: there is no such file")
         self._included += 1
         if real in self._open or self._included > MAX_INCLUDES:
             return problem(f"{wanted} includes itself" if real in self._open else "too many files are included")
@@ -151,7 +191,7 @@ class _Reader:
             data = self.read(path, prefix)
         except ProjectFileError as exc:
             self._source.problems += exc.problems
-            data = {}
+            return None
         if not isinstance(data, dict):
             return problem(f"{wanted} must hold a mapping")
         self._adopt(into, data, key, prefix=prefix)
@@ -163,8 +203,8 @@ class _Reader:
             file, line = self._source.places[(*prefix, name)]
             if name in into:
                 first = self._source.places[(*key, name)]
-                rule = f"stands in {first[0]}:{first[1]} already"
-                self._source.problems.append(Problem(file, line, key=name, rule=rule))
+                rule = f"stands in {first[0]}:{first[1]} already; keep one of the two"
+                self._faults.append(((*key, name), (file, line), rule, ""))
                 continue
             into[name] = value
         length = len(prefix)
@@ -181,20 +221,39 @@ class _File:
 
     path: Path
     loader: Any
+    lines: int
+
+    def line(self, mark: yaml.Mark) -> int:
+        """Return the line of a mark, from 1; YAML also counts the end of the file, a lone CR and U+2028."""
+        return min(int(mark.line) + 1, self.lines)
 
     @property
     def name(self) -> str:
         return str(self.path)
 
 
+def _as_included(key: Key) -> Key:
+    """Drop from a key what stands for the including of a file."""
+    kept: list[str | int] = []
+    for part in key:
+        if isinstance(part, int) and kept and kept[-1] == _INCLUDE:
+            kept.pop()
+        else:
+            kept.append(part)
+    return tuple(kept)
+
+
 def _text(path: Path) -> str:
     name = str(path)
+    data = b""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ProjectFileError(name, [Problem(name, 0, rule=f"has more than {MAX_BYTES >> 20} MiB")])
-        return path.read_text("utf-8")
+        data = path.read_bytes()
+        return data.decode()
     except UnicodeDecodeError as exc:
-        raise ProjectFileError(name, [Problem(name, 0, rule="is not UTF-8 text")]) from exc
+        line = data[: exc.start].count(b"\n") + 1
+        raise ProjectFileError(name, [Problem(name, line, rule="is not UTF-8 text")]) from exc
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or type(exc).__name__
         raise ProjectFileError(name, [Problem(name, 0, rule=f"cannot be read: {reason}")]) from exc

@@ -7,9 +7,9 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from clouddeploy_runtime.errors import ClouddeployError, ExitCode
+from clouddeploy_runtime.errors import ClouddeployError, ExitCode, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +25,15 @@ _RUN = {
 # ruff: noqa: PLC0415
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Refuse a command line with our exit code: argparse's own, 2, means a failed connection here."""
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.BAD_INPUT, f"{self.prog}: error: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="clouddeploy-runtime", description="Runs one site of a federation.")
+    parser = _Parser(prog="clouddeploy-runtime", description="Runs one site of a federation.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -159,6 +166,7 @@ def _request(given: Any) -> None:
     made = request.make(site, given.out, algorithm=keys.KeyAlgorithm(given.key_algorithm), force=given.force)
     sys.stdout.write(
         f"Send {made.archive} to the project admin; keep {made.folder}, the private key in it is yours alone.\n"
+        f"SHA-256 of its public key, which the project admin sees too: {made.public_key_sha256}\n"
     )
 
 
@@ -184,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClouddeployError as exc:
         for part in (f"Error: {exc.what}", f"  Why: {exc.why}", f"  Hint: {exc.hint}"):
             if not part.endswith(": "):
-                sys.stderr.write(part + "\n")
+                sys.stderr.write(printable(part) + "\n")
         return exc.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

@@ -111,3 +111,8 @@ class AlreadyRunning(RuntimeFault):
     """The port or the workspace is in use by another process."""
 
     error_code = "ALREADY_RUNNING"
+
+
+def printable(text: str) -> str:
+    """Write out signs that would steer a terminal: a message may quote what came from elsewhere."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)

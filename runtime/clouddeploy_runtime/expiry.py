@@ -19,23 +19,26 @@ class Notice:
     """As `logging` has it: WARNING, and ERROR from the last week on."""
 
 
-def notice(what: str, not_after: datetime, now: datetime) -> Notice | None:
+def notice(
+    what: str, not_after: datetime, now: datetime, *, remedy: str = "ask the project admin for a new kit"
+) -> Notice | None:
     """Return what to say of a certificate's end; None while it is far away.
 
     Args:
         what: how the message calls the certificate.
         not_after: its end.
         now: the time to judge by.
+        remedy: what the reader can do.
     """
     left = not_after - now
     if left > WARN:
         return None
     level = logging.ERROR if left <= URGENT else logging.WARNING
     if left <= timedelta(0):
-        return Notice(f"{what} has expired on {not_after:%Y-%m-%d}", level)
+        return Notice(f"{what} has expired on {not_after:%Y-%m-%d}; {remedy}", level)
     days = left.days
     span = f"in {days} days" if days > 1 else "within two days" if days else "within a day"
-    return Notice(f"{what} expires {span}, on {not_after:%Y-%m-%d}; ask the project admin for a new kit", level)
+    return Notice(f"{what} expires {span}, on {not_after:%Y-%m-%d}; {remedy}", level)
 
 
 class Reminder:

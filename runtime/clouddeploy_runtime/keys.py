@@ -94,6 +94,22 @@ def check_private(path: Path) -> None:
         status = path.lstat()
     except OSError as exc:
         raise KeyFault(f"{path} cannot be read", why=exc.strerror or type(exc).__name__) from exc
+    _check_status(path, status)
+
+
+def read_private(path: Path) -> bytes:
+    """Read a private file; the very file that is read is checked, as in `check_private`."""
+    check_private(path)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            _check_status(path, os.fstat(handle))
+            return file.read()
+    except OSError as exc:
+        raise KeyFault(f"{path} cannot be read", why=exc.strerror or type(exc).__name__) from exc
+
+
+def _check_status(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise KeyFault(f"{path} cannot be used", why="it is not a regular file")
     mode = stat.S_IMODE(status.st_mode)
@@ -103,15 +119,6 @@ def check_private(path: Path) -> None:
             why=f"its mode {mode:04o} is looser than 0600",
             hint=f"chmod 600 {path}, and ask who read it",
         )
-
-
-def read_private(path: Path) -> bytes:
-    """Read a private file after `check_private`."""
-    check_private(path)
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise KeyFault(f"{path} cannot be read", why=exc.strerror or type(exc).__name__) from exc
 
 
 def load_private_key(path: Path, *, passphrase: bytes | None = None) -> PrivateKey:

@@ -6,6 +6,8 @@ anything for a while would be worse. An old list is kept out by its number (RFC 
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 LIST_PATH = "local/crl.pem"
 """Where a kit has it; PEM, as `openssl crl` reads it."""
 MAX_BYTES = 4 << 20
 """About 80,000 certificates."""
+_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension)
+"""What the library raises for a list that is damaged."""
 
 
 class RevocationFault(RuntimeFault):
@@ -61,13 +67,13 @@ def parse(pem: bytes, trusted: Sequence[x509.Certificate]) -> Revoked:
         raise RevocationFault(what, why=f"it has more than {MAX_BYTES} bytes")
     try:
         crl = x509.load_pem_x509_crl(pem)
+        # The library parses the parts of a list when they are asked for: the signature comes before all others.
+        if not any(_is_signed(crl, authority) for authority in trusted):
+            raise RevocationFault(what, why="it was not signed by the project's authority", hint="get it from there")
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        serials = frozenset(one.serial_number for one in crl)
-    except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension) as exc:
+        return Revoked(number, frozenset(one.serial_number for one in crl), pem)
+    except _UNREADABLE as exc:
         raise RevocationFault(what, why="it is not a PEM list with a number") from exc
-    if not any(_is_signed(crl, authority) for authority in trusted):
-        raise RevocationFault(what, why="it was not signed by the project's authority", hint="get it from there")
-    return Revoked(number, serials, pem)
 
 
 def read(path: Path, trusted: Sequence[x509.Certificate]) -> Revoked:
@@ -105,22 +111,25 @@ class RevocationList:
         self._trusted = trusted
         self._sources = sources
         self._memory = memory
-        self._seen: dict[Path, tuple[int, int]] = {}
+        self._seen: dict[Path, tuple[int, int, int] | None] = {}
         self.current = Revoked()
 
     def refresh(self) -> bool:
         """Look at the files that changed since last time; returns whether a newer list was found.
 
-        Raises:
-            RevocationFault: a changed file cannot be believed; what was known before still holds.
+        A file that cannot be believed is reported in the log, once, and hides no other.
         """
         newest = self.current
         for path in (*self._sources, self._memory):
             stamp = _stamp(path)
             if stamp is None or self._seen.get(path) == stamp:
                 continue
-            self._seen[path] = stamp  # also when it is refused: it is reported once, not every second
-            found = read(path, self._trusted)
+            self._seen[path] = stamp  # also when it is refused
+            try:
+                found = read(path, self._trusted)
+            except RevocationFault as exc:
+                log.error("%s: %s", path, exc)  # noqa: TRY400 - the message says it all
+                continue
             if found.number > newest.number:
                 newest = found
         return self._replace(newest)
@@ -140,17 +149,29 @@ class RevocationList:
         if found.number <= self.current.number:
             return False
         self.current = found
-        partial = self._memory.with_name(self._memory.name + ".partial")
-        partial.unlink(missing_ok=True)
-        keys.write_private(partial, found.pem)
-        partial.rename(self._memory)
-        self._seen[self._memory] = _stamp(self._memory) or (0, 0)
+        try:
+            self._keep(found.pem)
+        except OSError as exc:  # a full disk must not let revoked participants in
+            log.error("A restart will forget the list of revoked certificates: %s", exc)  # noqa: TRY400 - says it all
         return True
 
+    def _keep(self, pem: bytes) -> None:
+        partial = self._memory.with_name(self._memory.name + ".partial")
+        partial.unlink(missing_ok=True)
+        keys.write_private(partial, pem)
+        handle = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        partial.rename(self._memory)
+        self._seen[self._memory] = _stamp(self._memory)
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file does; the size too, or a file could be read while half of it is there."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_ino
+    return status.st_mtime_ns, status.st_ino, status.st_size

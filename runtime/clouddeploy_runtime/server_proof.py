@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -58,7 +59,13 @@ def answer(key: keys.PrivateKey, certificate: bytes, *, nonce: bytes, peer: byte
 
 
 def check(
-    reply: bytes, *, nonce: bytes, own: x509.Certificate, server_name: str, trusted: Sequence[x509.Certificate]
+    reply: bytes,
+    *,
+    nonce: bytes,
+    own: x509.Certificate,
+    server_name: str,
+    trusted: Sequence[x509.Certificate],
+    now: datetime | None = None,
 ) -> tuple[Proof, x509.Certificate]:
     """Check an answer; whether the certificate was revoked is the caller's to ask, once it has read the list.
 
@@ -68,6 +75,7 @@ def check(
         own: the certificate that this side showed.
         server_name: whom this side wants to talk to.
         trusted: the project's root certificates.
+        now: the time; the clock's when not given.
 
     Raises:
         ConnectionFailed: not an answer of that server.
@@ -81,6 +89,9 @@ def check(
         raise _refused(server_name, "its certificate is not one of this project")
     if attribute(cert, NameOID.COMMON_NAME) != server_name or not _may_serve(cert):
         raise _refused(server_name, f"its certificate is that of {attribute(cert, NameOID.COMMON_NAME)!r}")
+    # TLS checked the time of the certificate that it saw, which need not be this one; and an expired one is in no list.
+    if not cert.not_valid_before_utc <= (now or datetime.now(UTC)) <= cert.not_valid_after_utc:
+        raise _refused(server_name, "its certificate has expired or is not valid yet")
     if not keys.is_signed_by(cert.public_key(), proof.signature, _signed(nonce, own)):
         raise _refused(server_name, "it does not hold the key of its certificate")
     return proof, cert

@@ -75,7 +75,7 @@ def write(path: Path, folder: str, files: Mapping[str, File], password: str) -> 
         archive.setpassword(password.encode())
         archive.setencryption(pyzipper.WZ_AES, nbits=256)
         for name, content in files.items():
-            info = pyzipper.AESZipInfo(f"{folder}/{name}")
+            info = archive.zipinfo_cls(f"{folder}/{name}")
             info.create_system = _OWNER_IS_UNIX
             info.external_attr = (0o100000 | content.mode) << 16
             info.compress_type = pyzipper.ZIP_DEFLATED

@@ -49,6 +49,11 @@ class ImageScriptBuilder(Builder):
             ctx.add_file(one, "startup/docker.sh", text.encode(), SCRIPT)
 
 
+def _called(*names: str) -> dict[str, Any]:
+    """Let the other containers find this one under some names."""
+    return {"networks": {"default": {"aliases": list(dict.fromkeys(names))}}}
+
+
 class DockerBuilder(Builder):
     """Adds `compose.yaml`, `.env` and the recipe of an image beside the kits.
 
@@ -76,10 +81,12 @@ class DockerBuilder(Builder):
             }
             if one.kind is Kind.SERVER:
                 service["ports"] = [f"{one.port}:{one.port}"]
-                service["networks"] = {"default": {"aliases": list(dict.fromkeys([one.name, one.host]))}}
+                service |= _called(one.name, one.host)
             else:
-                service["depends_on"] = [project.server.name.replace(".", "-")]
-            services[one.name.replace(".", "-")] = service
+                service["depends_on"] = [one.relay or project.server.name]
+            if one.kind is Kind.RELAY and one.listening is not None:
+                service |= _called(one.name, one.listening.host)
+            services[one.name] = service
         compose = yaml.safe_dump({"services": services}, sort_keys=False)
         ctx.add_result_file("compose.yaml", compose.encode())
         ctx.add_result_file(".env", f"IMAGE_NAME={_IMAGE}\n".encode())

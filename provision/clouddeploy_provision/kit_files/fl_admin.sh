@@ -7,4 +7,4 @@ if ! command -v clouddeploy >/dev/null; then
     echo "fl_admin.sh: the command clouddeploy is not installed here; install it with: pip install clouddeploy" >&2
     exit 4
 fi
-exec clouddeploy console --kit "$kit" "$@"
+exec clouddeploy console --startup-kit "$kit" "$@"

@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
         --foreground) mode=foreground ;;
         --once) mode=once ;;
         --cloud | --config)
-            if [ $# -lt 2 ]; then
+            if [ $# -lt 2 ] || [ -z "$2" ]; then
                 echo "start.sh: $1 needs a value" >&2
                 exit 4
             fi
@@ -57,6 +57,11 @@ if [ -n "$cloud" ]; then
         exec clouddeploy launch "$kit" --cloud "$cloud" --config "$config"
     fi
     exec clouddeploy launch "$kit" --cloud "$cloud"
+fi
+
+if [ -n "$config" ]; then
+    echo "start.sh: --config is for --cloud; without it this machine is used, and needs none" >&2
+    exit 4
 fi
 
 # The interpreter: the one that is named, else the environment beside the kit, else the system's.

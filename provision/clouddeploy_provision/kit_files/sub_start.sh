@@ -7,6 +7,7 @@ startup="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 kit="$(dirname "$startup")"
 workspace="${CLOUDDEPLOY_WORKSPACE:-${NVFL_WORKSPACE:-$kit}}"
 python="${CLOUDDEPLOY_PYTHON:-python3}"
+tick="${CLOUDDEPLOY_TICK_S:-0.5}"
 pid_file="$workspace/daemon_pid.fl"
 child=""
 starts=()
@@ -80,8 +81,8 @@ while true; do
         # Status 0 is the answer to being asked: by shutdown.fl, which the child takes away, or by an admin.
         if [ "$status" -eq 0 ]; then leave 0; fi
         echo "The @kind@ ended with status $status; starting it again"
-        sleep 1
+        sleep "$tick"
         start_child
     fi
-    sleep 0.5
+    sleep "$tick"
 done

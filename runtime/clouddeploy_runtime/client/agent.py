@@ -28,6 +28,8 @@ from clouddeploy_runtime.wire import federation_pb2 as pb
 from clouddeploy_runtime.wire import rpc
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from clouddeploy_runtime.kit import Kit
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ DATA_VARIABLE = "CLOUDDEPLOY_DATA_DIR"
 BUDGET_BYTES = 8 << 30
 _SILENCE_S = 35.0
 _REGISTER_S = 10.0
+_WATCH_S = 1.0
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 """A site should join soon after its server is up; jitter keeps a thousand of them from coming at once."""
@@ -61,7 +64,6 @@ class ClientAgent:
         self._revocations = RevocationList(
             self._roots, sources=[kit.root / revocation.LIST_PATH], memory=workspace / "crl.pem"
         )
-        self._server_serial = 0
         self._reminder = expiry.Reminder("this site's certificate", self._certificate.not_valid_after_utc)
         self._jobs: dict[str, tuple[SiteJob, asyncio.Task[None]]] = {}
         self._outbox: asyncio.Queue[pb.ClientEvent] = asyncio.Queue()
@@ -72,6 +74,7 @@ class ClientAgent:
         wait_s = _FIRST_WAIT_S
         while True:
             self._status.write("connecting", port=self._kit.port)
+            self._reminder.remind(log)  # an expired certificate keeps it from ever getting further
             if await self._connect_once():
                 wait_s = _FIRST_WAIT_S
             self._transfer.disconnected()
@@ -85,11 +88,11 @@ class ClientAgent:
             tls.target(self._kit), tls.channel_credentials(self._kit), options=tls.channel_options(self._kit)
         ) as channel:
             try:
-                await self._know(channel)
+                server = await self._know(channel)
                 reply = await self._register(channel)
                 memory.remember(self._kit, self._workspace)
                 registered = True
-                await self._listen(channel, reply)
+                await self._listen(channel, reply, server)
             except grpc.aio.AioRpcError as exc:
                 self._explain(exc, registered=registered)
             except ConnectionFailed as exc:
@@ -99,13 +102,13 @@ class ClientAgent:
                 log.warning("The server was silent for %d s; connecting again", _SILENCE_S)
         return registered
 
-    async def _know(self, channel: Any) -> None:
-        """Make sure that the server's certificate was not revoked.
+    async def _know(self, channel: Any) -> x509.Certificate:
+        """Return the server's certificate, which was not revoked.
 
         Raises:
             ConnectionFailed: it was, or the server cannot prove that it has one.
         """
-        self._refresh()
+        self._revocations.refresh()
         number = server_proof.nonce()
         reply = await channel.unary_unary(rpc.PROVE)(number, timeout=_REGISTER_S)
         proof, server = server_proof.check(
@@ -113,8 +116,8 @@ class ClientAgent:
         )
         if proof.crl:
             self._adopt(proof.crl)
-        self._server_serial = server.serial_number
         server_proof.refuse_revoked(server, self._revocations, self._kit.server_name)
+        return server
 
     def _adopt(self, crl: bytes) -> None:
         """Take a list of revoked certificates from the server."""
@@ -123,13 +126,6 @@ class ClientAgent:
                 log.info("The list of revoked certificates has number %d", self._revocations.current.number)
         except RevocationFault as exc:
             log.warning("The server sent a list that is refused: %s", exc)
-
-    def _refresh(self) -> None:
-        """Look whether somebody put a newer list into the kit."""
-        try:
-            self._revocations.refresh()
-        except RevocationFault as exc:
-            log.error("%s", exc)  # noqa: TRY400 - the message says it all
 
     async def _register(self, channel: Any) -> pb.RegisterReply:
         register = channel.unary_unary(
@@ -165,7 +161,7 @@ class ClientAgent:
             log.info("The reason was %s: %s", exc.code().name, details)
         self._status.write("connecting", port=self._kit.port, detail=f"{exc.code().name}: {details}"[:500])
 
-    async def _listen(self, channel: Any, reply: pb.RegisterReply) -> None:
+    async def _listen(self, channel: Any, reply: pb.RegisterReply, server: x509.Certificate) -> None:
         call = channel.stream_stream(
             rpc.SESSION,
             request_serializer=pb.ClientEvent.SerializeToString,
@@ -173,30 +169,44 @@ class ClientAgent:
         )(metadata=((rpc.TOKEN_KEY, reply.token),))
         self._transfer.connected(channel, reply.token)
         writer = asyncio.create_task(self._write(call, reply.heartbeat_s))
-        is_first = True
+        ending = (asyncio.create_task(self._read(call)), asyncio.create_task(self._watch(server)))
         try:
-            while (event := await asyncio.wait_for(call.read(), _SILENCE_S)) is not grpc.aio.EOF:
-                if is_first:
-                    self._status.write("registered", port=self._kit.port)
-                    is_first = False
-                self._handle(event)
-                if self._server_serial in self._revocations:
-                    raise ConnectionFailed(
-                        f"The server {self._kit.server_name} is left", why="its certificate was revoked", hint=""
-                    )
+            done, _ = await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
             log.info("The server ended the session")
         finally:
-            writer.cancel()
+            for task in (writer, *ending):
+                task.cancel()
             call.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            await asyncio.gather(writer, *ending, return_exceptions=True)
+
+    async def _read(self, call: Any) -> None:
+        """Do what the server says until it ends the session."""
+        is_first = True
+        while (event := await asyncio.wait_for(call.read(), _SILENCE_S)) is not grpc.aio.EOF:
+            if is_first:
+                self._status.write("registered", port=self._kit.port)
+                is_first = False
+            self._handle(event)
+
+    async def _watch(self, server: x509.Certificate) -> None:
+        """Look for new lists of revoked certificates, and at the clock, while there is a session.
+
+        Raises:
+            ConnectionFailed: the server's certificate was revoked.
+        """
+        while True:
+            self._revocations.refresh()
+            server_proof.refuse_revoked(server, self._revocations, self._kit.server_name)
+            self._reminder.remind(log)
+            await asyncio.sleep(_WATCH_S)
 
     async def _write(self, call: Any, heartbeat_s: float) -> None:
         while True:
             try:
                 event = await asyncio.wait_for(self._outbox.get(), heartbeat_s)
             except TimeoutError:
-                self._refresh()
-                self._reminder.remind(log)
                 event = pb.ClientEvent(heartbeat=pb.Heartbeat())
             try:
                 await call.write(event)

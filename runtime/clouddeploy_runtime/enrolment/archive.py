@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import zipfile
 import zlib
 from typing import TYPE_CHECKING
@@ -18,9 +19,28 @@ MAX_ARCHIVE = 4 << 20
 MAX_MEMBER = 1 << 20
 MAX_TOTAL = 8 << 20
 MAX_MEMBERS = 200
+_MAX_NAME = 255
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ENCRYPTED = 0x1
-_KEY_MARKS = (b"PRIVATE KEY-----", b"OPENSSH PRIVATE")
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""The others take far more memory, and code that is rarely tested."""
+_KEY_MARKS = (b"PRIVATE KEY-----", b"OPENSSH PRIVATE", b"PuTTY-User-Key-File")
+_UNSOUND = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,  # an offset that no memory has
+    OSError,
+)
+"""What the library raises for damaged archives, seen by mutating sound ones."""
+
+
+class _Unfit(Exception):
+    """A sound archive, but not one of ours."""
 
 
 def write(members: Mapping[str, bytes]) -> bytes:
@@ -35,9 +55,7 @@ def write(members: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def read(  # noqa: C901 - one check a line
-    path: Path, kind: str, *, is_expected: Callable[[str], bool]
-) -> dict[str, bytes]:
+def read(path: Path, kind: str, *, is_expected: Callable[[str], bool]) -> dict[str, bytes]:
     """Read an archive whole.
 
     Args:
@@ -48,37 +66,84 @@ def read(  # noqa: C901 - one check a line
     Raises:
         EnrolmentFault: `{kind}_ZIP_NOT_FOUND`, `INVALID_{kind}_ZIP`, `PRIVATE_KEY_IN_ZIP`.
     """
+    data = _data(path, kind)
+    try:
+        if len(data) > MAX_ARCHIVE:
+            raise _Unfit(f"it has more than {MAX_ARCHIVE >> 20} MiB")
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = _members(archive)
+        _refuse_keys(path, members)
+        for name in members:
+            if not is_expected(name):
+                raise _Unfit(f"{name} does not belong into it")
+    except (_Unfit, *_UNSOUND) as exc:
+        why = str(exc) if isinstance(exc, _Unfit) else f"it is not a sound archive: {exc}"
+        raise EnrolmentFault(f"INVALID_{kind}_ZIP", f"{path} is refused", why=why, hint="ask for it again") from exc
+    return members
 
-    def fault(why: str) -> EnrolmentFault:
-        return EnrolmentFault(f"INVALID_{kind}_ZIP", f"{path} is refused", why=why, hint="ask for it again")
 
+def _data(path: Path, kind: str) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_ARCHIVE + 1)
-    except OSError as exc:
-        why = exc.strerror or type(exc).__name__
+            return file.read(MAX_ARCHIVE + 1)
+    except (OSError, ValueError) as exc:  # ValueError: a name that cannot be one
+        why = getattr(exc, "strerror", None) or str(exc)
         raise EnrolmentFault(f"{kind}_ZIP_NOT_FOUND", f"{path} cannot be read", why=why, hint="check the path") from exc
-    if len(data) > MAX_ARCHIVE:
-        raise fault(f"it has more than {MAX_ARCHIVE >> 20} MiB")
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, bytes]:
+    """Unpack into memory; what a header says of a size is checked before, what is really there meanwhile."""
+    found = archive.infolist()
+    if len(found) > MAX_MEMBERS:
+        raise _Unfit(f"it has {len(found)} members")
     members: dict[str, bytes] = {}
     total = 0
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            found = archive.infolist()
-            if len(found) > MAX_MEMBERS:
-                raise fault(f"it has {len(found)} members")
-            for info in found:
-                problem = _problem(info, members, is_expected)
-                if problem:
-                    raise fault(problem)
-                with archive.open(info) as member:
-                    content = member.read(MAX_MEMBER + 1)
-                total += len(content)
-                if len(content) > MAX_MEMBER or total > MAX_TOTAL:
-                    raise fault(f"{info.filename} is too large")
-                members[info.filename] = content
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as exc:
-        raise fault(f"it is not a sound archive: {exc}") from exc
+    for info in found:
+        problem = _problem(info, members)
+        if problem:
+            raise _Unfit(problem)
+        with archive.open(info) as member:
+            content = member.read(MAX_MEMBER + 1)
+        total += len(content)
+        if len(content) > MAX_MEMBER or total > MAX_TOTAL:
+            raise _Unfit(f"{info.filename} is too large")
+        members[info.filename] = content
+    return members
+
+
+def _problem(  # noqa: PLR0911 - one check a line
+    info: zipfile.ZipInfo, members: Mapping[str, bytes]
+) -> str:
+    """Return what is wrong with one member, by its header alone."""
+    name = info.filename
+    if name != info.orig_filename or not _is_plain(name):
+        return f"{info.orig_filename!r} is not a plain name"
+    if name in members:
+        return f"{name} is in it twice"
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in {0, stat.S_IFREG}:
+        return f"{name} is not a regular file"
+    if info.flag_bits & _ENCRYPTED:
+        return f"{name} is encrypted"
+    if info.compress_type not in _COMPRESSIONS:
+        return f"{name} is compressed in a way that is not used here"
+    if info.file_size > MAX_MEMBER:
+        return f"{name} is too large"
+    return ""
+
+
+def _is_plain(name: str) -> bool:
+    """Tell whether a name is a relative path without surprises, which may be shown on a terminal too."""
+    parts = name.split("/")
+    return (
+        name.isascii()
+        and name.isprintable()
+        and "\\" not in name
+        and not any(part in {"", ".", ".."} or len(part) > _MAX_NAME for part in parts)
+    )
+
+
+def _refuse_keys(path: Path, members: Mapping[str, bytes]) -> None:
     for name, content in members.items():
         if any(mark in content for mark in _KEY_MARKS):
             raise EnrolmentFault(
@@ -87,26 +152,3 @@ def read(  # noqa: C901 - one check a line
                 why=f"{name} holds a private key, which must never leave its site",
                 hint="that key is no secret any more: make a new request",
             )
-    return members
-
-
-def _problem(  # noqa: PLR0911 - one check a line
-    info: zipfile.ZipInfo, members: Mapping[str, bytes], is_expected: Callable[[str], bool]
-) -> str:
-    """Return what is wrong with one member, by its header alone."""
-    name = info.filename
-    parts = name.split("/")
-    if name in members:
-        return f"{name} is in it twice"
-    if name != info.orig_filename or "\\" in name or any(part in {"", ".", ".."} for part in parts):
-        return f"{info.orig_filename!r} is not a plain name"
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in {0, stat.S_IFREG}:
-        return f"{name} is not a regular file"
-    if info.flag_bits & _ENCRYPTED:
-        return f"{name} is encrypted"
-    if info.file_size > MAX_MEMBER:
-        return f"{name} is too large"
-    if not is_expected(name):
-        return f"{name} does not belong into it"
-    return ""

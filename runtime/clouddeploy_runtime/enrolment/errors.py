@@ -6,6 +6,7 @@
 |-------------------------------|----------------------------------------------------------------------------|
 | SITE_FILE                     | the description of the participant cannot be used                          |
 | OUTPUT_DIR_EXISTS             | the folder to write is there already                                       |
+| OUTPUT_DIR_UNUSABLE           | the folder to write cannot be written                                      |
 | REQUEST_ZIP_NOT_FOUND         | no such file                                                               |
 | INVALID_REQUEST_ZIP           | not an archive of a request: members, sizes, links, names                  |
 | PRIVATE_KEY_IN_ZIP            | the archive holds a private key                                            |

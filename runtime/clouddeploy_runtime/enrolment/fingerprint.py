@@ -12,8 +12,9 @@ from clouddeploy_runtime.enrolment.errors import EnrolmentFault
 if TYPE_CHECKING:
     from cryptography import x509
 
-_BYTES = 32
-_PREFIX = re.compile(r"(?:sha256[ :]*(?:fingerprint)?[ :=]*)?", re.IGNORECASE)
+_SPELLING = re.compile(
+    r"(?:sha-?256(?: *fingerprint)? *[:=] *)?((?:[0-9a-f]{2}:){31}[0-9a-f]{2}|[0-9a-f]{64})", re.ASCII | re.IGNORECASE
+)
 
 
 def fingerprint(cert: x509.Certificate) -> str:
@@ -30,17 +31,12 @@ def parse(text: str) -> str:
     Raises:
         EnrolmentFault: INVALID_ROOTCA_FINGERPRINT.
     """
-    match = _PREFIX.match(text.strip())
-    digits = text.strip()[match.end() if match else 0 :].replace(":", "")
-    try:
-        value = bytes.fromhex(digits)
-    except ValueError:
-        value = b""
-    if len(value) != _BYTES or " " in digits:
+    match = _SPELLING.fullmatch(text.strip())
+    if match is None:
         raise EnrolmentFault(
             "INVALID_ROOTCA_FINGERPRINT",
             f"{text!r} is not a fingerprint",
-            why="it must have 64 hexadecimal digits",
+            why="it must have 64 hexadecimal digits, in pairs with colons or without any",
             hint="example: SHA256:0A:1B:…, as `clouddeploy cert approve` prints it",
         )
-    return "SHA256:" + value.hex(":").upper()
+    return "SHA256:" + bytes.fromhex(match[1].replace(":", "")).hex(":").upper()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
+
+T = TypeVar("T")
 
 REQUEST = "cert_request"
 SIGNED = "signed_cert"
@@ -126,3 +130,28 @@ class Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def encode(document: msgspec.Struct) -> bytes:
     """Serialise: indented JSON, the order of members fixed."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Parse JSON that may come from anybody.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    # UnicodeDecodeError and endless nesting are not among the library's own errors.
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise ValueError(f"it cannot be read: {exc}") from exc
+
+
+def convert(document: object, kind: type[T]) -> T:
+    """Read plain data, as YAML gives it.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except (msgspec.MsgspecError, TypeError, RecursionError) as exc:
+        raise ValueError(str(exc)) from exc

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import re
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from clouddeploy_runtime import keys
-from clouddeploy_runtime.enrolment import archive, formats
 from clouddeploy_runtime.enrolment import fingerprint as fingerprints
+from clouddeploy_runtime.enrolment import formats
+from clouddeploy_runtime.enrolment import signed as approvals
 from clouddeploy_runtime.enrolment.errors import EnrolmentFault
-from clouddeploy_runtime.enrolment.request import REQUEST_FILE, ROLE_OID, SITE_FILE, check
+from clouddeploy_runtime.enrolment.request import REQUEST_FILE, SITE_FILE
 from clouddeploy_runtime.kit.errors import KitError
-from clouddeploy_runtime.kit.kit import attribute
-from clouddeploy_runtime.kit.verify import issuer_of, verify
+from clouddeploy_runtime.kit.verify import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from clouddeploy_runtime.enrolment.signed import Approved
 
-SIGNED_FILE = "signed.json"
-SIGNATURE_FILE = "signed.json.sig"
-ROOT_FILE = "rootCA.pem"
-KIT_PREFIX = "kit/"
 _FOLDER = 0o755
-_VERSION = re.compile(r"[0-9]{2}")
-_MODES = {"0644": 0o644, "0755": 0o755, "0600": 0o600}
 
 
 @dataclass(frozen=True)
@@ -45,16 +34,6 @@ class Package:
     project: str
     name: str
     rootca_fingerprint: str
-
-
-@dataclass(frozen=True)
-class _Approval:
-    """A signed archive, verified."""
-
-    signed: formats.Signed
-    members: Mapping[str, bytes]
-    certificate: x509.Certificate
-    root_fingerprint: str
 
 
 def package(
@@ -75,14 +54,32 @@ def package(
         request_dir: the folder that `request.make` wrote; default: one named after the participant, here.
         expected_fingerprint: of the project's root certificate, learnt from the admin by another way.
         trust_on_first_use: accept whatever root the archive brings.
-        force: replace a kit that is there already.
+        force: replace a kit that is there already; what the site itself put into it stays.
         now: the time to judge certificates by; the clock's when not given.
 
     Raises:
         EnrolmentFault: see the table in `errors`.
         KitError: the approved files do not make a sound kit.
     """
-    expected = fingerprints.parse(expected_fingerprint) if expected_fingerprint else None
+    expected = _expected(signed_zip, expected_fingerprint, trust_on_first_use=trust_on_first_use)
+    approved = approvals.read(signed_zip, expected=expected, now=now or datetime.now(UTC))
+    signed = approved.signed
+    key_pem = _local_key(approved, request_dir if request_dir is not None else Path(signed.name))
+    kit = workspace / signed.project / f"prod_{signed.ca_info.provision_version}" / signed.name
+    try:
+        _check_place(kit, approved.root_fingerprint, force=force)
+        _write(kit, approved, key_pem, now)
+    except OSError as exc:
+        why = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
+        raise EnrolmentFault(
+            "OUTPUT_DIR_UNUSABLE", f"{kit} cannot be written", why=why, hint="use another --workspace"
+        ) from exc
+    return Package(kit, signed.project, signed.name, approved.root_fingerprint)
+
+
+def _expected(signed_zip: Path, given: str | None, *, trust_on_first_use: bool) -> str | None:
+    # An empty text is a fingerprint that somebody forgot to fill in, not the wish to go without.
+    expected = fingerprints.parse(given) if given is not None else None
     if expected is None and not trust_on_first_use:
         raise EnrolmentFault(
             "ROOTCA_FINGERPRINT_REQUIRED",
@@ -90,124 +87,11 @@ def package(
             why="without the fingerprint of the project's root certificate anybody could have made it",
             hint="ask the project admin by another way and pass --fingerprint SHA256:…, or --trust-on-first-use",
         )
-    approval = _read(signed_zip, expected, now or datetime.now(UTC))
-    key_pem = _local_key(approval, request_dir)
-    signed = approval.signed
-    result = workspace / signed.project / f"prod_{signed.ca_info.provision_version}"
-    _check_result(result, approval.root_fingerprint)
-    kit = result / signed.name
-    if kit.exists() and not force:
-        raise EnrolmentFault(
-            "OUTPUT_DIR_EXISTS", f"{kit} is there already", why="it is a kit in use, perhaps", hint="use --force"
-        )
-    _write(kit, approval, key_pem, now)
-    return Package(kit, signed.project, signed.name, approval.root_fingerprint)
+    return expected
 
 
-def _read(  # noqa: C901, PLR0912 - one check a line
-    path: Path, expected: str | None, now: datetime
-) -> _Approval:
-    """Read and verify an archive; nothing in it is believed before the signature and the fingerprint hold."""
-    members = archive.read(path, "SIGNED", is_expected=_is_expected)
-    refused = f"{path} is refused"
-    for name in (SIGNED_FILE, SIGNATURE_FILE, ROOT_FILE, SITE_FILE):
-        if name not in members:
-            raise EnrolmentFault("INVALID_SIGNED_ZIP", refused, why=f"{name} is missing", hint="ask for it again")
-    try:
-        roots = x509.load_pem_x509_certificates(members[ROOT_FILE])
-        signature = base64.b64decode(members[SIGNATURE_FILE].strip(), validate=True)
-    except (ValueError, binascii.Error) as exc:
-        raise EnrolmentFault("INVALID_SIGNED_ZIP", refused, why=str(exc), hint="ask for it again") from exc
-    marks = [fingerprints.fingerprint(root) for root in roots]
-    if expected is not None and expected not in marks:
-        raise EnrolmentFault(
-            "ROOTCA_FINGERPRINT_MISMATCH",
-            refused,
-            why=f"its root has {marks[0]}, expected was {expected}",
-            hint="somebody may have exchanged it: talk to the project admin before you go on",
-        )
-    if not any(keys.is_signed_by(root.public_key(), signature, members[SIGNED_FILE]) for root in roots):
-        raise EnrolmentFault(
-            "SIGNATURE_INVALID", refused, why="signed.json was not signed by the root", hint="ask for it again"
-        )
-    try:
-        signed = msgspec.json.decode(members[SIGNED_FILE], type=formats.Signed)
-        if (signed.artifact_type, signed.schema_version) != (formats.SIGNED, formats.SCHEMA_VERSION):
-            raise msgspec.ValidationError(f"it is a {signed.artifact_type} of version {signed.schema_version}")
-        # What becomes part of a path is checked before it does, whoever signed it.
-        check(formats.Site(signed.project, signed.name, signed.org, signed.kind, signed.cert_role))
-        if _VERSION.fullmatch(signed.ca_info.provision_version) is None:
-            raise msgspec.ValidationError("provision_version must have two digits")
-    except (msgspec.MsgspecError, EnrolmentFault) as exc:
-        raise EnrolmentFault("SIGNED_METADATA_INVALID", refused, why=str(exc), hint="ask for it again") from exc
-    _check_hashes(members, signed, refused)
-    cert = x509.load_pem_x509_certificate(members[signed.cert_file])
-    authority = issuer_of(cert, roots)
-    if authority is None:
-        raise EnrolmentFault(
-            "CERT_CHAIN_INVALID", refused, why="the root did not issue the certificate", hint="ask for it again"
-        )
-    for one in (cert, authority):
-        if not one.not_valid_before_utc <= now <= one.not_valid_after_utc:
-            span = f"{one.not_valid_before_utc:%Y-%m-%d} to {one.not_valid_after_utc:%Y-%m-%d}"
-            raise EnrolmentFault(
-                "CERT_EXPIRED",
-                refused,
-                why=f"a certificate is valid {span}, now is {now:%Y-%m-%d}",
-                hint="see the clock",
-            )
-    found = (
-        attribute(cert, NameOID.COMMON_NAME),
-        attribute(cert, NameOID.ORGANIZATION_NAME),
-        attribute(cert, ROLE_OID),
-        f"{cert.serial_number:x}",
-    )
-    if found != (signed.name, signed.org, signed.cert_role, signed.certificate.serial):
-        raise EnrolmentFault(
-            "SIGNED_ZIP_IDENTITY_CONFLICT",
-            refused,
-            why=f"the certificate is for {found[0]} of {found[1]}, signed.json for {signed.name} of {signed.org}",
-            hint="ask for it again",
-        )
-    mark = fingerprints.fingerprint(authority)
-    if mark != signed.ca_info.rootCA_fingerprint:
-        raise EnrolmentFault(
-            "ROOTCA_FINGERPRINT_MISMATCH",
-            refused,
-            why=f"signed.json names {signed.ca_info.rootCA_fingerprint}, not {mark}",
-        )
-    return _Approval(signed, members, cert, mark)
-
-
-def _is_expected(name: str) -> bool:
-    if name.startswith(KIT_PREFIX):
-        return name.removeprefix(KIT_PREFIX).split("/")[0] in {"startup", "local", "readme.txt"}
-    return "/" not in name and (name in {SIGNED_FILE, SIGNATURE_FILE, ROOT_FILE, SITE_FILE} or name.endswith(".crt"))
-
-
-def _check_hashes(members: Mapping[str, bytes], signed: formats.Signed, refused: str) -> None:
-    """Compare every member with what was signed, both ways."""
-    wanted = {
-        SITE_FILE: signed.hashes.site_yaml_sha256,
-        ROOT_FILE: signed.hashes.rootca_sha256,
-        signed.cert_file: signed.hashes.certificate_sha256,
-        **{f"{KIT_PREFIX}{path}": file.sha256 for path, file in signed.kit.items()},
-    }
-    for name in {*members, *wanted} - {SIGNED_FILE, SIGNATURE_FILE}:
-        content = members.get(name)
-        if content is None or name not in wanted:
-            why = f"{name} is missing" if content is None else f"{name} was not approved"
-            raise EnrolmentFault("INVALID_SIGNED_ZIP", refused, why=why, hint="ask for it again")
-        if hashlib.sha256(content).hexdigest() != wanted[name]:
-            raise EnrolmentFault(
-                "SIGNED_FILE_HASH_MISMATCH", refused, why=f"{name} was exchanged", hint="ask for it again"
-            )
-
-
-def _local_key(approval: _Approval, request_dir: Path | None) -> bytes:
-    """Return the private key that the approval is for, from the folder of the request."""
-    signed = approval.signed
-    folder = request_dir if request_dir is not None else Path(signed.name)
+def _check_files(signed: formats.Signed, folder: Path) -> None:
+    """Refuse a folder that is not that of a request of this participant."""
     if not folder.is_dir():
         raise EnrolmentFault(
             "REQUEST_DIR_NOT_FOUND",
@@ -215,21 +99,24 @@ def _local_key(approval: _Approval, request_dir: Path | None) -> bytes:
             why="the private key is in it",
             hint="name it: --request-dir",
         )
-    names = (REQUEST_FILE, SITE_FILE, f"{signed.name}.key")
-    for name in names:
+    for name in (REQUEST_FILE, SITE_FILE, f"{signed.name}.key"):
         if not (folder / name).is_file():
             is_other = name.endswith(".key") and any(folder.glob("*.key"))
             raise EnrolmentFault(
                 "REQUEST_DIR_MISMATCH" if is_other else "REQUEST_DIR_INCOMPLETE",
                 f"{folder} cannot be used",
                 why=f"{name} is missing",
-                hint="name the folder that `cert request` made for this participant",
+                hint="name the folder that `request` made for this participant",
             )
+
+
+def _check_request(signed: formats.Signed, folder: Path) -> None:
+    """Refuse a request that is not the one which the approval answers."""
     try:
-        request = msgspec.json.decode((folder / REQUEST_FILE).read_bytes(), type=formats.Request)
-    except msgspec.MsgspecError as exc:
+        request = formats.decode((folder / REQUEST_FILE).read_bytes(), formats.Request)
+    except ValueError as exc:
         raise EnrolmentFault(
-            "REQUEST_METADATA_INVALID", f"{folder / REQUEST_FILE} cannot be used", why=str(exc)
+            "REQUEST_METADATA_INVALID", f"{folder / REQUEST_FILE} cannot be used", why=str(exc), hint="ask anew"
         ) from exc
     asked = (request.request_id, request.project, request.name, request.org, request.kind, request.cert_role)
     answered = (signed.request_id, signed.project, signed.name, signed.org, signed.kind, signed.cert_role)
@@ -237,23 +124,32 @@ def _local_key(approval: _Approval, request_dir: Path | None) -> bytes:
         raise EnrolmentFault(
             "REQUEST_DIR_MISMATCH",
             f"{folder} does not belong to this approval",
-            why=f"the approval answers request {signed.request_id}, this is {request.request_id}",
+            why=f"the approval answers request {signed.request_id!r}, this is {request.request_id!r}",
             hint="name the folder of that request with --request-dir",
         )
-    site = hashlib.sha256((folder / SITE_FILE).read_bytes()).hexdigest()
-    if site != signed.hashes.site_yaml_sha256:
+    if hashlib.sha256((folder / SITE_FILE).read_bytes()).hexdigest() != signed.hashes.site_yaml_sha256:
         raise EnrolmentFault(
             "SITE_YAML_HASH_MISMATCH",
             f"{folder / SITE_FILE} was changed",
             why="another one was approved",
             hint="ask anew",
         )
-    path = folder / f"{signed.name}.key"
+
+
+def _local_key(approved: Approved, folder: Path) -> bytes:
+    """Return the private key that the approval is for, from the folder of the request."""
+    try:
+        _check_files(approved.signed, folder)
+        _check_request(approved.signed, folder)
+    except OSError as exc:
+        why = exc.strerror or type(exc).__name__
+        raise EnrolmentFault("REQUEST_DIR_INCOMPLETE", f"{folder} cannot be read", why=why) from exc
+    path = folder / f"{approved.signed.name}.key"
     try:
         key = keys.load_private_key(path)
     except keys.KeyFault as exc:
         raise EnrolmentFault("KEY_INVALID", exc.what, why=exc.why, hint=exc.hint) from exc
-    certified = approval.certificate.public_key()
+    certified = approved.certificate.public_key()
     if not isinstance(certified, keys.PublicKey) or keys.public_bytes(certified) != keys.public_bytes(key.public_key()):
         raise EnrolmentFault(
             "KEY_CERT_MISMATCH", f"{path} is not the key of the certificate", why="it was exchanged", hint="ask anew"
@@ -261,9 +157,9 @@ def _local_key(approval: _Approval, request_dir: Path | None) -> bytes:
     return keys.to_pem(key)
 
 
-def _check_result(result: Path, mark: str) -> None:
-    """Refuse a folder with kits of another root: they would not know each other."""
-    for path in sorted(result.glob("*/startup/rootCA.pem")):
+def _check_place(kit: Path, mark: str, *, force: bool) -> None:
+    """Refuse a place that is taken, and one beside kits of another root: they would not know each other."""
+    for path in sorted(kit.parent.glob("*/startup/rootCA.pem")):
         try:
             roots = x509.load_pem_x509_certificates(path.read_bytes())
         except (OSError, ValueError):
@@ -271,38 +167,61 @@ def _check_result(result: Path, mark: str) -> None:
         if mark not in [fingerprints.fingerprint(root) for root in roots]:
             raise EnrolmentFault(
                 "ROOTCA_FINGERPRINT_MISMATCH",
-                f"{result} cannot take this kit",
+                f"{kit.parent} cannot take this kit",
                 why=f"{path.parent.parent.name} in it has another root certificate",
                 hint="use another --workspace",
             )
+    is_kit = (kit / "startup").is_dir()
+    if kit.exists() and not (force and is_kit):
+        hint = "use --force" if is_kit else "it is no kit: use another --workspace"
+        raise EnrolmentFault("OUTPUT_DIR_EXISTS", f"{kit} is there already", why="it may be in use", hint=hint)
 
 
-def _write(kit: Path, approval: _Approval, key_pem: bytes, now: datetime | None) -> None:
+def _write(kit: Path, approved: Approved, key_pem: bytes, now: datetime | None) -> None:
     """Write the kit beside its place, verify it like any other, then give it its name."""
-    stem = "server" if approval.signed.kind == "server" else "client"
     kit.parent.mkdir(_FOLDER, parents=True, exist_ok=True)
-    partial = kit.parent / f".{kit.name}.partial"
+    partial, old = (kit.parent / f".{kit.name}.{suffix}" for suffix in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        for folder in (partial, partial / "startup", partial / "local", partial / "transfer"):
-            folder.mkdir(_FOLDER)
-            folder.chmod(_FOLDER)
-        for path, file in approval.signed.kit.items():
+        for folder in (partial, *(partial / name for name in ("startup", "local", "transfer"))):
+            _make_folder(folder)
+        for path, file in approved.signed.kit.items():
             target = partial / path
-            target.parent.mkdir(_FOLDER, parents=True, exist_ok=True)
-            keys.write_private(target, approval.members[f"{KIT_PREFIX}{path}"])
-            target.chmod(_MODES.get(file.mode, keys.PRIVATE_MODE))
-        keys.write_private(partial / "startup" / f"{stem}.key", key_pem)
-        manifest = verify(partial, now=now)
-        if (manifest.participant, manifest.project) != (approval.signed.name, approval.signed.project):
-            raise KitError(f"{kit} cannot be made", why="the kit's manifest is for somebody else", hint="ask anew")
+            for parent in reversed(target.relative_to(partial).parents):
+                _make_folder(partial / parent)
+            keys.write_private(target, approved.members[f"{approvals.KIT_PREFIX}{path}"])
+            target.chmod(approvals.MODES[file.mode])
+        keys.write_private(partial / "startup" / f"{approved.stem}.key", key_pem)
+        _verify(partial, approved, now)
         if kit.exists():
-            old = kit.parent / f".{kit.name}.old"
-            shutil.rmtree(old, ignore_errors=True)
+            _carry_over(old, kit)  # of a run that was killed while it did just that
             kit.rename(old)
-            partial.rename(kit)
-            shutil.rmtree(old)
-        else:
-            partial.rename(kit)
+        partial.rename(kit)
+        _carry_over(old, kit)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(_FOLDER, exist_ok=True)
+    folder.chmod(_FOLDER)  # whatever the umask
+
+
+def _verify(kit: Path, approved: Approved, now: datetime | None) -> None:
+    manifest, signed = verify(kit, now=now), approved.signed
+    found = (manifest.participant, manifest.project, manifest.kind, manifest.certificate_serial)
+    if found != (signed.name, signed.project, signed.kind, signed.certificate.serial):
+        raise KitError(f"{kit} cannot be made", why="the kit's manifest is for somebody else", hint="ask anew")
+
+
+def _carry_over(old: Path, kit: Path) -> None:
+    """Move what the site put beside the signed files: its settings in `local/`, its jobs, its data; drop the rest."""
+    if not old.exists():
+        return
+    for source in sorted([*old.iterdir(), *(old / "local").glob("*")]):
+        target = kit / source.relative_to(old)
+        if target.is_dir() and not any(target.iterdir()):
+            target.rmdir()  # transfer/, which is made empty
+        if source != old / "startup" and not target.exists():
+            source.rename(target)
+    shutil.rmtree(old)

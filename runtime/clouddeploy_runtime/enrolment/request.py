@@ -22,6 +22,7 @@ from clouddeploy_runtime.enrolment.errors import EnrolmentFault
 from clouddeploy_runtime.kit.kit import is_host
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 ROLE_OID = x509.ObjectIdentifier("1.2.840.113549.1.9.2")
@@ -32,6 +33,8 @@ TYPES = ("server", "client", "admin")
 REQUEST_FILE = "request.json"
 SITE_FILE = "site.yaml"
 _MAX_NAME = 64
+"""RFC 5280 appendix A.1, ub-common-name."""
+_MAX_HOST = 253
 _PATTERNS = {
     "project": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}"),
     "org": re.compile(r"[A-Za-z0-9_]{1,64}"),
@@ -70,27 +73,51 @@ def make(
         now: the time of the request; the clock's when not given.
 
     Raises:
-        EnrolmentFault: SITE_FILE, OUTPUT_DIR_EXISTS.
+        EnrolmentFault: SITE_FILE, OUTPUT_DIR_EXISTS, OUTPUT_DIR_UNUSABLE.
     """
     check(site)
-    moment = (now or datetime.now(UTC)).replace(microsecond=0)
     folder = out / site.name
-    if folder.exists() and not force:
+    _check_place(folder, force=force)
+    key = keys.generate(algorithm)
+    csr, site_yaml = signing_request(key, site), describe(site)
+    request = _metadata(site, key, csr, site_yaml, now or datetime.now(UTC))
+    members = {REQUEST_FILE: formats.encode(request), SITE_FILE: site_yaml, f"{site.name}.csr": csr}
+    files = {
+        f"{site.name}.key": keys.to_pem(key),
+        **members,
+        f"{site.name}.request.zip": archive.write(members),
+    }
+    try:
+        _replace(folder, files)
+    except OSError as exc:
+        why = exc.strerror or type(exc).__name__
+        raise EnrolmentFault(
+            "OUTPUT_DIR_UNUSABLE", f"{folder} cannot be written", why=why, hint="use another --out"
+        ) from exc
+    _remember(request, folder)
+    return MadeRequest(folder, folder / f"{site.name}.request.zip", request.request_id, request.public_key_sha256)
+
+
+def _check_place(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that is in use; even `force` throws nothing away but an earlier request."""
+    if not (folder.exists() or folder.is_symlink()):
+        return
+    is_request = not folder.is_symlink() and (folder / REQUEST_FILE).is_file()
+    if not is_request or not force:
         raise EnrolmentFault(
             "OUTPUT_DIR_EXISTS",
             f"{folder} is there already",
-            why="it may hold the private key of a request that is under way",
-            hint="use --force to throw that key away, or another --out",
+            why="it may hold the private key of a request that is under way" if is_request else "it is not a request's",
+            hint="use --force to throw that key away, or another --out" if is_request else "use another --out",
         )
-    key = keys.generate(algorithm)
-    csr = signing_request(key, site)
-    site_yaml = describe(site)
-    public_key = key.public_key()
-    request = formats.Request(
+
+
+def _metadata(site: formats.Site, key: keys.PrivateKey, csr: bytes, site_yaml: bytes, now: datetime) -> formats.Request:
+    return formats.Request(
         artifact_type=formats.REQUEST,
         schema_version=formats.SCHEMA_VERSION,
         request_id=secrets.token_hex(16),
-        created_at=moment.isoformat(),
+        created_at=now.replace(microsecond=0).isoformat(),
         project=site.project,
         name=site.name,
         org=site.org,
@@ -98,18 +125,9 @@ def make(
         cert_type=site.type,
         cert_role=site.role,
         csr_sha256=hashlib.sha256(csr).hexdigest(),
-        public_key_sha256=hashlib.sha256(keys.public_bytes(public_key)).hexdigest(),
+        public_key_sha256=hashlib.sha256(keys.public_bytes(key.public_key())).hexdigest(),
         site_yaml_sha256=hashlib.sha256(site_yaml).hexdigest(),
     )
-    members = {REQUEST_FILE: formats.encode(request), SITE_FILE: site_yaml, f"{site.name}.csr": csr}
-    files = {
-        f"{site.name}.key": keys.to_pem(key),
-        **members,
-        f"{site.name}.request.zip": archive.write(members),
-    }
-    _replace(folder, files)
-    _remember(request, folder)
-    return MadeRequest(folder, folder / f"{site.name}.request.zip", request.request_id, request.public_key_sha256)
 
 
 def check(site: formats.Site) -> None:
@@ -118,30 +136,7 @@ def check(site: formats.Site) -> None:
     Raises:
         EnrolmentFault: SITE_FILE, naming every problem.
     """
-    problems = []
-    if site.type not in TYPES:
-        problems.append(f"type must be one of {', '.join(TYPES)}, not {site.type!r}")
-    if site.type == "server":
-        is_name = is_host(site.name) and ":" not in site.name and len(site.name) <= _MAX_NAME
-    else:
-        pattern = _PATTERNS["admin" if site.type == "admin" else "client"]
-        is_name = pattern.fullmatch(site.name) is not None and len(site.name) <= _MAX_NAME
-    if not is_name:
-        problems.append(f"name {site.name!r} cannot be that of a {site.type}")
-    if site.type == "admin" and site.role not in ROLES:
-        problems.append(f"role must be one of {', '.join(ROLES)}, not {site.role!r}")
-    if site.type != "admin" and site.role:
-        problems.append("only an admin has a role")
-    if site.host_names and site.type != "server":
-        problems.append("only a server has host_names")
-    problems += [
-        f"host_names: {host!r} is neither a name nor an address" for host in site.host_names if not is_host(host)
-    ]
-    problems += [
-        f"{label} {value!r} has signs that are not allowed"
-        for label, value in (("project", site.project), ("org", site.org))
-        if _PATTERNS[label].fullmatch(value) is None
-    ]
+    problems = list(_problems(site))
     if problems:
         raise EnrolmentFault(
             "SITE_FILE",
@@ -149,6 +144,41 @@ def check(site: formats.Site) -> None:
             why="; ".join(problems),
             hint="example: project p, name site-1, org hospital_a, type client",
         )
+
+
+def _problems(site: formats.Site) -> Iterator[str]:
+    if site.type not in TYPES:
+        yield f"type must be one of {', '.join(TYPES)}, not {site.type!r}"
+    elif not _is_name(site):
+        yield f"name {site.name!r} cannot be that of {'an admin' if site.type == 'admin' else f'a {site.type}'}"
+    if site.type == "admin" and site.role not in ROLES:
+        yield f"role must be one of {', '.join(ROLES)}, not {site.role!r}"
+    if site.type != "admin" and site.role:
+        yield "only an admin has a role"
+    if site.host_names and site.type != "server":
+        yield "only a server has host_names"
+    for host in site.host_names:
+        if not is_host(host) or len(host) > _MAX_HOST:
+            yield f"host_names: {host!r} is neither a name nor an address"
+    for label, value in (("project", site.project), ("org", site.org)):
+        if _PATTERNS[label].fullmatch(value) is None:
+            yield f"{label} {value!r} has signs that are not allowed"
+
+
+def _is_name(site: formats.Site) -> bool:
+    if site.type == "server":
+        return is_server_name(site.name)
+    return len(site.name) <= _MAX_NAME and _PATTERNS[site.type].fullmatch(site.name) is not None
+
+
+def is_server_name(name: str) -> bool:
+    """Tell whether a server can have this name in its certificate: a host name, which IPv6 addresses are not."""
+    return is_host(name) and ":" not in name and len(name) <= _MAX_NAME
+
+
+def is_project_name(name: str) -> bool:
+    """Tell whether a project can have this name."""
+    return _PATTERNS["project"].fullmatch(name) is not None
 
 
 def signing_request(key: keys.PrivateKey, site: formats.Site) -> bytes:
@@ -176,7 +206,7 @@ def describe(site: formats.Site) -> bytes:
 
 
 def _replace(folder: Path, files: dict[str, bytes]) -> None:
-    """Write a folder as a whole, so that a kill leaves the old one or the new one."""
+    """Write a folder as a whole: a kill never leaves half a request under its name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)

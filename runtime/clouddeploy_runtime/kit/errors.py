@@ -32,12 +32,17 @@ class KitTampered(KitError):
     def __init__(self, problems: dict[str, str]) -> None:
         super().__init__(
             "the startup kit was changed after it was signed",
-            why="; ".join(f"{path}: {problem}" for path, problem in problems.items()),
+            why="; ".join(f"{_printable(path)}: {problem}" for path, problem in problems.items()),
             hint="do not start it: get the kit again from the project admin, over a channel you trust",
         )
         self.problems = problems
         self.path = next(iter(problems))
         """The first path concerned, relative to the kit."""
+
+
+def _printable(path: str) -> str:
+    """Escape what a terminal would act on: the name of a file that somebody added is somebody's words."""
+    return path if path.isprintable() else ascii(path)[1:-1]
 
 
 class KitExpired(KitError):

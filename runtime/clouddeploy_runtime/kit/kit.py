@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import stat
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - a server is there to be reached; clients authenticate with certificates
 MAX_PORT = 65535
+MAX_BYTES = 16 << 20
+"""Of a file that is read whole; a manifest of a hundred thousand files has about as much."""
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 
 
@@ -70,11 +74,11 @@ def load(root: Path) -> Kit:
     Raises:
         KitError: not a kit, a file is missing or malformed, or the private key's mode is looser than 0600.
     """
-    root = root.resolve()
+    root = folder_of(root)
     startup = root / "startup"
     for name, reader in _READERS.items():
         if (startup / name).is_file():
-            return _with_overlay(reader(root, _read(startup / name)))
+            return _with_overlay(reader(root, read_file(startup / name)))
     raise KitError(
         f"{root} is not a startup kit",
         why=f"startup/ has none of {', '.join(_READERS)}",
@@ -89,7 +93,7 @@ def certificate(path: Path) -> x509.Certificate:
         KitError: missing or not a certificate.
     """
     try:
-        cert = x509.load_pem_x509_certificate(_read(path))
+        cert = x509.load_pem_x509_certificate(read_file(path))
         # The library parses these when they are asked for; a damaged one is to be found here, not later.
         cert.public_key(), cert.subject, cert.not_valid_before_utc, cert.not_valid_after_utc
         return cert  # noqa: TRY300 - an else would hide that the line above is the point
@@ -104,12 +108,53 @@ def authorities(path: Path) -> list[x509.Certificate]:
         KitError: missing, or it holds no certificate.
     """
     try:
-        certs = x509.load_pem_x509_certificates(_read(path))
+        certs = x509.load_pem_x509_certificates(read_file(path))
         for cert in certs:
             cert.public_key(), cert.subject, cert.not_valid_before_utc, cert.not_valid_after_utc
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise KitError(f"{path} cannot be used", why="it is not a PEM certificate") from exc
     return certs
+
+
+def read_file(path: Path) -> bytes:
+    """Read a small file of a kit.
+
+    Raises:
+        KitError: it is missing, not a regular file (a pipe would be waited for), or not small.
+    """
+    what = f"{path} cannot be read"
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as exc:
+        raise KitError(what, why=getattr(exc, "strerror", None) or type(exc).__name__) from exc
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise KitError(what, why="it is not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise KitError(what, why=f"it has {status.st_size} bytes, {MAX_BYTES} are the most")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES)
+    except OSError as exc:
+        raise KitError(what, why=exc.strerror or type(exc).__name__) from exc
+    finally:
+        os.close(handle)
+
+
+def folder_of(root: Path) -> Path:
+    """Return a kit's folder without links in its path.
+
+    Raises:
+        KitError: there is no such folder, or it holds no `startup/`.
+    """
+    try:
+        found = root.resolve()
+        (found / "startup").stat()
+    except (OSError, RuntimeError, ValueError) as exc:  # RuntimeError: links in a circle
+        why = "it has no folder startup/"
+        hint = "name the folder that holds startup/ and local/, for example <workspace>/<project>/prod_00/site-1"
+        raise KitError(f"{root} is not a startup kit", why=why, hint=hint) from exc
+    return found
 
 
 def attribute(cert: x509.Certificate | x509.CertificateSigningRequest, oid: x509.ObjectIdentifier) -> str:
@@ -130,13 +175,6 @@ def is_host(text: str) -> bool:
 def join(host: str, port: int) -> str:
     """Return `host:port`, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise KitError(f"{path} cannot be read", why=exc.strerror or type(exc).__name__) from exc
 
 
 def _decode(path: Path, data: bytes, kind: type[formats.T]) -> formats.T:
@@ -287,7 +325,7 @@ def _with_overlay(kit: Kit) -> Kit:
     file = kit.local / "endpoint.json"
     if not file.exists():
         return kit
-    overlay = _decode(file, _read(file), formats.EndpointOverlay)
+    overlay = _decode(file, read_file(file), formats.EndpointOverlay)
     host = kit.host if overlay.host is None else overlay.host
     port = kit.port if overlay.port is None else overlay.port
     lowest = 0 if kit.kind is Kind.SERVER else 1

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 MANIFEST_PATH = "startup/manifest.json"
@@ -74,30 +73,73 @@ def decode(data: bytes) -> Manifest:
     return msgspec.json.decode(data, type=Manifest)
 
 
-def differences(root: Path, manifest: Manifest) -> dict[str, str]:
-    """Compare `startup/` with the manifest: path → what is wrong, empty when all is as signed."""
-    expected = {item.path: item for item in manifest.files}
+def faults(manifest: Manifest) -> dict[str, str]:
+    """Check the list itself: path → what is wrong with it.
+
+    A signature only says who wrote the list; one that names a file twice, or outside `startup/`, is still refused.
+    """
     problems: dict[str, str] = {}
     seen: set[str] = set()
-    for path, status in _walk(root, "startup"):
-        if path in OUTSIDE:
-            continue
+    site_key = [manifest.key_at_site] if manifest.key_at_site else []
+    for path in [*(item.path for item in manifest.files), *site_key]:
+        parts = path.split("/")
+        if parts[0] != "startup" or len(parts) == 1 or not _are_names(parts):
+            problems[path] = "stands in the manifest, but is no path of a file in startup/"
+        elif path in OUTSIDE:
+            problems[path] = "cannot be covered by the manifest"
+        elif path in seen:
+            problems[path] = "stands in the manifest twice"
         seen.add(path)
-        if path == manifest.key_at_site:
-            if not stat.S_ISREG(status.st_mode):
-                problems[path] = "is not a regular file"
-            continue
-        signed = expected.get(path)
-        if signed is None:
-            if not stat.S_ISDIR(status.st_mode) or not any(name.startswith(f"{path}/") for name in expected):
-                problems[path] = "was added"
-            continue
-        problem = _compare(root / path, status, signed)
-        if problem:
-            problems[path] = problem
-    demanded = [*expected, *([manifest.key_at_site] if manifest.key_at_site else [])]
-    problems.update({path: "is missing" for path in demanded if path not in seen})
     return problems
+
+
+def differences(root: Path, manifest: Manifest) -> dict[str, str]:
+    """Compare `startup/` with the manifest: path → what is wrong, empty when all is as signed."""
+    signed = {item.path: item for item in manifest.files}
+    expected = {*signed, *([manifest.key_at_site] if manifest.key_at_site else [])}
+    folders = {"startup"}
+    for path in expected:
+        parts = path.split("/")
+        folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+    problems: dict[str, str] = {}
+    seen: set[str] = set()
+    for folder in sorted(folders):
+        for path, status in _entries(root, folder, problems).items():
+            if path in OUTSIDE or path in folders:
+                continue
+            seen.add(path)
+            if path in signed:
+                problem = _compare(root / path, status, signed[path])
+            elif path in expected:
+                problem = "" if stat.S_ISREG(status.st_mode) else "is not a regular file"
+            else:
+                problem = "was added"
+            if problem:
+                problems[path] = problem
+    return {**problems, **{path: "is missing" for path in sorted(expected - seen) if path not in problems}}
+
+
+def _are_names(parts: list[str]) -> bool:
+    return not any(part in {"", ".", ".."} or "\0" in part or "\\" in part for part in parts)
+
+
+def _entries(root: Path, folder: str, problems: dict[str, str]) -> dict[str, os.stat_result]:
+    """List a folder that the manifest knows of; one that cannot be trusted is a problem, and is not entered."""
+    try:
+        status = os.lstat(root / folder)
+        if not stat.S_ISDIR(status.st_mode):
+            problems[folder] = "is not a folder of its own"
+            return {}
+        if status.st_mode & stat.S_IWOTH:
+            # What was verified could be exchanged by anybody before it is used.
+            problems[folder] = f"has mode {stat.S_IMODE(status.st_mode):04o}, so everybody may change what is in it"
+        with os.scandir(root / folder) as found:
+            return {f"{folder}/{item.name}": item.stat(follow_symlinks=False) for item in found}
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        problems[folder] = f"cannot be read: {exc.strerror}"
+        return {}
 
 
 def _compare(path: Path, status: os.stat_result, signed: ManifestEntry) -> str:
@@ -108,20 +150,11 @@ def _compare(path: Path, status: os.stat_result, signed: ManifestEntry) -> str:
         return f"has mode {mode}, signed with {signed.mode}"
     if status.st_size != signed.size:
         return f"has {status.st_size} bytes, signed with {signed.size}"
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    with os.fdopen(handle, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != signed.sha256:
-            return "has other content than was signed"
-    return ""
-
-
-def _walk(root: Path, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield everything below `folder`, folders included, links not followed, in the order of names."""
-    with os.scandir(root / folder) as found:
-        items = sorted(found, key=lambda item: item.name)
-    for item in items:
-        path = f"{folder}/{item.name}"
-        status = item.stat(follow_symlinks=False)
-        yield path, status
-        if stat.S_ISDIR(status.st_mode):
-            yield from _walk(root, path)
+    try:
+        # Not blocking: should it have become a pipe meanwhile, this must not wait for somebody to write.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            is_same = hashlib.file_digest(file, "sha256").hexdigest() == signed.sha256
+    except OSError as exc:
+        return f"cannot be read: {exc.strerror}"
+    return "" if is_same else "has other content than was signed"

@@ -1,22 +1,24 @@
 """What this machine remembers of the kits that ran here: a kit from before a renewal cannot come back.
 
 A whole kit that was signed once is sound for ever by itself; only memory tells that a newer one has replaced it. It is
-kept outside the kit: in the workspace, or in the user's state folder when the workspace is the kit itself.
+kept outside the kit: in the workspace, or in the user's state folder when the workspace is the kit itself. It compares
+times that the authority signed, never this machine's clock, so setting that back does not help.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from datetime import datetime  # noqa: TC003 - msgspec reads the annotation
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from clouddeploy_runtime import keys, places
 from clouddeploy_runtime.enrolment.fingerprint import fingerprint
-from clouddeploy_runtime.kit.errors import KitRevoked
-from clouddeploy_runtime.kit.kit import authorities, certificate
+from clouddeploy_runtime.kit import manifest
+from clouddeploy_runtime.kit.errors import KitError, KitRevoked
+from clouddeploy_runtime.kit.kit import authorities, certificate, read_file
 from clouddeploy_runtime.kit.verify import issuer_of
 
 if TYPE_CHECKING:
@@ -26,69 +28,96 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FILE = "certificate.json"
+FOLDER = "known_kits"
 
 
 class Remembered(msgspec.Struct, frozen=True):
-    """The newest certificate that was in use."""
+    """The newest kit of a participant that was in use."""
 
-    root: str
-    """Fingerprint of the root that issued it."""
     name: str
     serial: str
-    """Hexadecimal."""
+    """Of its certificate, hexadecimal."""
     not_before: datetime
+    """Of its certificate."""
+    issued_at: datetime
+    """When its manifest was signed: later than its certificate when only other files were made anew."""
 
 
 def check(kit: Kit, workspace: Path | None = None) -> None:
-    """Refuse a kit whose certificate is older than one that was in use here.
+    """Refuse a kit that is older than one that was in use here.
 
     Args:
         kit: loaded and verified.
         workspace: where the participant works; default: what the environment says.
 
     Raises:
-        KitRevoked: a newer certificate of this participant was in use on this machine.
+        KitRevoked: a newer kit of this participant was in use on this machine.
     """
+    folder = _folder(kit, workspace)
     present = _of(kit)
-    path = _file(kit, present, workspace)
+    path = folder / _name(_issuer(kit), kit.name)
     try:
         known = msgspec.json.decode(path.read_bytes(), type=Remembered)
-    except (OSError, msgspec.MsgspecError):
+    except FileNotFoundError:
         return
-    if (known.root, known.name) == (present.root, present.name) and present.not_before < known.not_before:
-        raise KitRevoked(
-            f"startup/{kit.cert_file.name} was replaced by a newer one",
-            why=f"it was issued at {present.not_before:%Y-%m-%d %H:%M} UTC, one of {known.not_before:%Y-%m-%d %H:%M} "
-            f"has been in use here",
-            hint=f"use the newest kit; if this one is meant, remove {path}",
-        )
+    except (OSError, msgspec.MsgspecError) as exc:
+        log.warning("%s, which says which kit was in use here, cannot be read: %s", path, exc)
+        return
+    for file, mine, newest in (
+        (f"startup/{kit.cert_file.name}", present.not_before, known.not_before),
+        (manifest.MANIFEST_PATH, present.issued_at, known.issued_at),
+    ):
+        if mine < newest:
+            raise KitRevoked(
+                f"{file} was replaced by a newer one",
+                why=f"it was issued at {mine:%Y-%m-%d %H:%M} UTC, one of {newest:%Y-%m-%d %H:%M} has been in use here",
+                hint=f"use the newest kit; if this one is meant, remove {path}",
+            )
 
 
 def remember(kit: Kit, workspace: Path | None = None) -> None:
-    """Note that a kit's certificate is in use, once it has proved itself; not being able to is no reason to stop."""
+    """Note that a kit is in use, once it has proved itself; not being able to is no reason to stop.
+
+    Under every root that the kit trusts: while the root is exchanged, that ties the old one's kits to the new one's.
+    """
+    folder = _folder(kit, workspace)
     present = _of(kit)
-    path = _file(kit, present, workspace)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.unlink(missing_ok=True)
-        keys.write_private(partial, msgspec.json.encode(present) + b"\n")
-        partial.rename(path)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for root in authorities(kit.root_cert_file):
+            path = folder / _name(fingerprint(root), kit.name)
+            partial = path.with_name(f"{path.name}.partial")
+            partial.unlink(missing_ok=True)
+            keys.write_private(partial, msgspec.json.encode(present) + b"\n")
+            partial.rename(path)
     except OSError as exc:
-        log.info("The certificate in use could not be noted: %s", exc)
+        log.info("The kit in use could not be noted: %s", exc)
 
 
 def _of(kit: Kit) -> Remembered:
     cert = certificate(kit.cert_file)
-    root = issuer_of(cert, authorities(kit.root_cert_file))
-    mark = fingerprint(root) if root is not None else ""
-    return Remembered(mark, kit.name, f"{cert.serial_number:x}", cert.not_valid_before_utc)
+    path = kit.root / manifest.MANIFEST_PATH
+    try:
+        signed = manifest.decode(read_file(path))
+        issued_at = datetime.fromisoformat(signed.issued_at)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        raise KitError(f"{path} cannot be used", why=str(exc)) from exc
+    # No time zone: the authority writes UTC.
+    moment = issued_at if issued_at.tzinfo is not None else issued_at.replace(tzinfo=UTC)
+    return Remembered(kit.name, f"{cert.serial_number:x}", cert.not_valid_before_utc, moment)
 
 
-def _file(kit: Kit, present: Remembered, workspace: Path | None) -> Path:
+def _issuer(kit: Kit) -> str:
+    root = issuer_of(certificate(kit.cert_file), authorities(kit.root_cert_file))
+    return fingerprint(root) if root is not None else ""
+
+
+def _name(root: str, name: str) -> str:
+    return hashlib.sha256(f"{root} {name}".encode()).hexdigest()[:32] + ".json"
+
+
+def _folder(kit: Kit, workspace: Path | None) -> Path:
     outside = workspace if workspace is not None else places.workspace_of(kit.root)
     if outside is not None and not outside.resolve().is_relative_to(kit.root):
-        return outside / FILE
-    mark = hashlib.sha256(f"{present.root} {present.name}".encode()).hexdigest()[:32]
-    return places.state_folder() / "kits" / f"{mark}.json"
+        return outside / FOLDER
+    return places.state_folder() / FOLDER

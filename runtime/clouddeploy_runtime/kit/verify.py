@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from cryptography.x509.oid import NameOID
 from clouddeploy_runtime import keys, revocation
 from clouddeploy_runtime.kit import manifest as formats
 from clouddeploy_runtime.kit.errors import KitError, KitExpired, KitRevoked, KitTampered
-from clouddeploy_runtime.kit.kit import attribute, authorities, certificate, load
+from clouddeploy_runtime.kit.kit import attribute, authorities, certificate, folder_of, load, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,16 +47,17 @@ def verify(root: Path, *, now: datetime | None = None) -> Manifest:
         KitRevoked: the certificate was revoked.
         KitError: not a kit at all.
     """
-    root = root.resolve()
+    root = folder_of(root)
     moment = now or datetime.now(UTC)
-    if not (root / "startup").is_dir():
-        raise KitError(f"{root} is not a startup kit", why="it has no folder startup/", hint="name the kit's folder")
+    if not stat.S_ISDIR((root / "startup").lstat().st_mode):
+        # A link would make this another kit with this one's local/: start.sh follows it.
+        raise KitTampered({"startup": "is not a folder of its own"})
     try:
         trusted = authorities(root / _ROOT_CERTIFICATE)
     except KitError as exc:
         raise KitTampered({_ROOT_CERTIFICATE: exc.why}) from exc
     manifest = _signed_manifest(root, trusted)
-    problems = formats.differences(root, manifest)
+    problems = formats.faults(manifest) or formats.differences(root, manifest)
     if problems:
         raise KitTampered(problems)
     kit = load(root)
@@ -64,8 +66,15 @@ def verify(root: Path, *, now: datetime | None = None) -> Manifest:
     authority = issuer_of(cert, trusted)
     if authority is None:
         raise KitTampered({cert_path: f"was not issued by {_ROOT_CERTIFICATE}"})
-    if keys.public_bytes(keys.load_private_key(kit.key_file).public_key()) != _public_bytes(cert):
-        raise KitTampered({f"startup/{kit.key_file.name}": f"is not the key of {cert_path}"})
+    key_path = f"startup/{kit.key_file.name}"
+    if manifest.key_at_site not in {"", key_path}:
+        raise KitTampered({manifest.key_at_site: f"is not covered, but the key is {key_path}"})
+    try:
+        key = keys.load_private_key(kit.key_file)
+    except keys.KeyFault as exc:
+        raise KitTampered({key_path: exc.why}) from exc
+    if keys.public_bytes(key.public_key()) != _public_bytes(cert):
+        raise KitTampered({key_path: f"is not the key of {cert_path}"})
     signed = (manifest.certificate_serial, manifest.participant, manifest.kind, manifest.project)
     found = (f"{cert.serial_number:x}", attribute(cert, NameOID.COMMON_NAME), kit.kind.value, kit.project)
     if signed != found:
@@ -90,13 +99,12 @@ def issuer_of(cert: x509.Certificate, trusted: Sequence[x509.Certificate]) -> x5
 def _signed_manifest(root: Path, trusted: Sequence[x509.Certificate]) -> Manifest:
     parts = []
     for path in (formats.MANIFEST_PATH, formats.SIGNATURE_PATH):
-        file = root / path
-        if file.is_symlink() or not file.is_file():
-            raise KitTampered({path: "is missing, so nothing in this kit can be trusted"})
+        if (root / path).is_symlink():
+            raise KitTampered({path: "is a link, so nothing in this kit can be trusted"})
         try:
-            parts.append(file.read_bytes())
-        except OSError as exc:
-            raise KitError(f"{file} cannot be read", why=exc.strerror or type(exc).__name__) from exc
+            parts.append(read_file(root / path))
+        except KitError as exc:
+            raise KitTampered({path: f"cannot be read, so nothing in this kit can be trusted: {exc.why}"}) from exc
     data, signature = parts
     if not any(keys.is_signed_by(authority.public_key(), signature, data) for authority in trusted):
         # Which of the three was exchanged cannot be told from the signature alone; name the manifest, explain the rest.
@@ -111,8 +119,11 @@ def _check_revocation(
     root: Path, cert: x509.Certificate, cert_path: str, manifest: Manifest, trusted: Sequence[x509.Certificate]
 ) -> None:
     """Refuse a revoked certificate, and a list that is older than the kit itself."""
+    path = root / revocation.LIST_PATH
+    if path.exists() and not path.is_file():
+        raise KitTampered({revocation.LIST_PATH: "is not a regular file"})
     try:
-        revoked = revocation.read(root / revocation.LIST_PATH, trusted)
+        revoked = revocation.read(path, trusted)
     except revocation.RevocationFault as exc:
         raise KitTampered({revocation.LIST_PATH: exc.why}) from exc
     if revoked.number < manifest.crl_number:

@@ -32,18 +32,20 @@ class Finding:
     """Stable name of the problem; empty when there is none."""
 
 
-def check(root: Path, *, now: datetime | None = None) -> list[Finding]:
+def check(root: Path, *, workspace: Path | None = None, now: datetime | None = None) -> list[Finding]:
     """Check a kit; the first problem ends it, since nothing behind it can be believed.
 
     Args:
         root: the kit's folder.
+        workspace: where the participant works, which remembers the kits that ran there; default: what the environment
+            says.
         now: the time to judge certificates by; the clock's when not given.
     """
     moment = now or datetime.now(UTC)
     try:
         manifest = verify(root, now=moment)
         kit = load(root)
-        memory.check(kit)
+        memory.check(kit, workspace)
     except KitError as exc:
         return [Finding("startup kit", True, str(exc), exc.hint, exc.error_code)]
     count = len(manifest.files)

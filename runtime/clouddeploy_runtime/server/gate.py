@@ -85,11 +85,8 @@ class Gate:
 
     def refresh(self) -> None:
         """Look whether somebody put a newer list into the kit."""
-        try:
-            if self._revocations.refresh():
-                self._enforce()
-        except revocation.RevocationFault as exc:
-            log.error("%s", exc)  # noqa: TRY400 - the message says it all
+        if self._revocations.refresh():
+            self._enforce()
 
     async def watch(self) -> None:
         """Look for new lists, and at the clock, until cancelled."""

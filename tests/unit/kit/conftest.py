@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import json
 import shutil
-from typing import TYPE_CHECKING
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 from clouddeploy_provision.project import Participant, Project
 from clouddeploy_provision.provisioner import provision
+from clouddeploy_runtime.cli import main as runtime
+from clouddeploy_runtime.errors import ExitCode
 from clouddeploy_runtime.kit import Kind
+
+from clouddeploy.cli.preflight import preflight
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,3 +47,52 @@ def foreign(tmp_path_factory) -> Path:
 def kits(made, tmp_path) -> Path:
     """Kits that a test may change."""
     return shutil.copytree(made, tmp_path / "kits")
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The programs that must not let a kit through: `verify`, the parents themselves, and `preflight`."""
+
+    capture: Any
+    with_parents: bool = True
+    """A parent that is content runs for ever; without, when a kit is refused for what the machine remembers."""
+
+    def answers(self, root: Path) -> list[tuple[int, str]]:
+        """Ask each; returns exit codes and what was said."""
+        found = []
+        for command in ("verify", "preflight", "server" if root.name == "server1" else "client"):
+            if command in {"server", "client"} and not (self.with_parents and found[0][0]):
+                continue
+            code = runtime([command, str(root)])
+            out, err = self.capture.readouterr()
+            found.append((code, out + err))
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            done = CliRunner().invoke(preflight, [str(root), "--output", "json"])
+        finally:
+            signal.signal(signal.SIGINT, before)
+        envelope = json.loads(done.stdout)
+        assert done.exit_code == envelope["exit_code"]
+        found.append((done.exit_code, json.dumps(envelope)))
+        return found
+
+    def refuse(self, root: Path, *paths: str, code: ExitCode = ExitCode.BAD_INPUT) -> None:
+        """Expect each to refuse and to name one of the paths."""
+        found = self.answers(root)
+        assert len(found) == (4 if self.with_parents else 3)
+        for status, said in found:
+            assert status == code, said
+            assert "Traceback" not in said
+            assert any(path in said for path in paths), said
+
+    def pass_(self, root: Path) -> None:
+        """Expect each to be content."""
+        assert {status for status, _ in self.answers(root)} == {ExitCode.OK}
+
+
+@pytest.fixture
+def gates(capsys, tmp_path, monkeypatch) -> Gates:
+    for variable in ("CLOUDDEPLOY_WORKSPACE", "NVFL_WORKSPACE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("CLOUDDEPLOY_STATE_DIR", str(tmp_path / "records"))
+    return Gates(capsys)

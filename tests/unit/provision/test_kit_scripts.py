@@ -6,6 +6,7 @@ The supervisor's child is a stand-in interpreter, so that its endings can be cho
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,9 +16,12 @@ from pathlib import Path
 
 import clouddeploy_provision
 import pytest
-from clouddeploy_provision.provisioner import provision
+from clouddeploy_provision import project
+from clouddeploy_provision.builders.catalogue import Custom
+from clouddeploy_provision.provisioner import Options, provision
 
 KIT_FILES = Path(clouddeploy_provision.__file__).parent / "kit_files"
+DATA = Path(__file__).parent / "data" / "reference"
 DEADLINE_S = 20
 
 
@@ -56,10 +60,126 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not on the path")
-def test_scripts_are_shellcheck_clean():
-    done = subprocess.run(["shellcheck", *map(str, sorted(KIT_FILES.glob("*.sh")))], capture_output=True, check=False)
+SHELLCHECK = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+
+
+def scripts(folder: Path) -> list[Path]:
+    """Return every script of a result."""
+    return sorted(path for path in folder.rglob("*.sh") if path.is_file())
+
+
+@pytest.fixture
+def results(tmp_path) -> list[Path]:
+    """Results whose kits have every script that there is, in every form."""
+    found = [
+        project.load(DATA / f"{name}.yml", custom=Custom(DATA)) for name in ("clouds", "docker", "relays", "hierarchy")
+    ]
+    options = Options(custom=Custom(DATA), start_script=True)
+    return [provision(one, tmp_path, passphrase=b"x", options=options).result for one in found]
+
+
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed")
+def test_scripts_are_shellcheck_clean_before_and_after_they_are_filled(results):
+    paths = [*sorted(KIT_FILES.glob("*.sh")), *(path for result in results for path in scripts(result))]
+    by_content = {path.read_bytes(): path for path in paths}
+    done = subprocess.run([SHELLCHECK, *map(str, by_content.values())], capture_output=True, check=False)
     assert done.returncode == 0, done.stdout.decode()
+
+
+def test_scripts_can_be_parsed_and_have_no_placeholder_left(results):
+    by_content = {path.read_bytes(): path for result in results for path in scripts(result)}
+    assert {path.name for path in by_content.values()} == {path.name for path in KIT_FILES.glob("*.sh")} - {
+        "cloud_start.sh"
+    } | {"aws_start.sh", "azure_start.sh"}
+    for content, path in by_content.items():
+        assert subprocess.run(["bash", "-n", str(path)], capture_output=True, check=False).stderr == b""
+        assert re.search(rb"@[a-z]+@", content) is None, path
+
+
+def test_every_site_of_every_project_can_deploy_itself(results, tmp_path):
+    tool = cloud_tool(tmp_path)
+    kits = {path.parents[1] for result in results for path in result.glob("*/startup/fed_[scr]*.json")}
+    assert len(kits) == 3 + 3 + 6 + 5
+    for kit in sorted(kits):
+        done = run(kit / "startup/start.sh", "--cloud", "azure", PATH=tool)
+        assert done.stdout == f"launch {kit} --cloud azure\n"
+
+
+def test_the_scripts_of_the_cloud_builders_are_the_same_as_the_option(results, tmp_path):
+    tool = cloud_tool(tmp_path)
+    for cloud in ("aws", "azure"):
+        kit = results[0] / "site-1"
+        done = run(kit / f"startup/{cloud}_start.sh", "--config", "x.yml", PATH=tool)
+        assert done.stdout == f"launch {kit} --cloud {cloud} --config x.yml\n"
+
+
+def cloud_tool(folder: Path) -> str:
+    """Write a stand-in of the operator's command that says what it was called with; return the PATH that finds it."""
+    tool = folder / "bin" / "clouddeploy"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\necho "$@"\n')
+    tool.chmod(0o755)
+    return f"{tool.parent}:{os.environ['PATH']}"
+
+
+def test_docker_script_runs_the_image_with_the_kit_and_the_servers_port(results, tmp_path):
+    engine = tmp_path / "engine"
+    engine.write_text('#!/bin/sh\necho "$@"\n')
+    engine.chmod(0o755)
+    server, site = results[1] / "mylocalhost", results[1] / "site-1"
+    done = run(server / "startup/docker.sh", "-d", DOCKER=str(engine))
+    assert done.stdout == (
+        f"run --rm --init --name clouddeploy-mylocalhost --volume {server}:/kit --detach --publish 8002:8002"
+        " registry.example.com/fl:1.0 /kit/startup/start.sh --once\n"
+    )
+    done = run(site / "startup/docker.sh", DOCKER=str(engine), MY_DATA_DIR="/data set")
+    assert "--publish" not in done.stdout
+    assert "--volume /data set:/data:ro --env CLOUDDEPLOY_DATA_DIR=/data" in done.stdout
+    assert run(site / "startup/docker.sh", "--rm", DOCKER=str(engine)).returncode == 4
+
+
+@pytest.mark.parametrize("words", [("--help",), ("-h",), ("--once", "--help")])
+def test_start_explains_itself(site, words):
+    done = run(site / "startup/start.sh", *words)
+    assert done.returncode == 0
+    options = ["start.sh  ", "start.sh --foreground", "start.sh --once", "start.sh --cloud azure|aws [--config FILE]"]
+    assert [line.startswith(option) for line, option in zip(done.stdout.splitlines(), options, strict=True)] == [
+        True
+    ] * 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--cloud", "gcp"), "--cloud must be azure or aws, not gcp"),
+        (("--cloud",), "--cloud needs a value"),
+        (("--cloud", ""), "--cloud needs a value"),
+        (("--cloud", "aws", "--config"), "--config needs a value"),
+        (("--config", "x.yml"), "--config is for --cloud"),
+        (("--unknown",), "unknown option --unknown"),
+        (("site-1",), "unknown option site-1"),
+    ],
+)
+def test_start_with_wrong_options(site, words, message):
+    done = run(site / "startup/start.sh", *words)
+    assert done.returncode == 4
+    assert message in done.stderr
+    assert not (site / "start.log").exists()
+
+
+def test_start_in_a_cloud_without_the_operators_command_says_how_to_get_it(site, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("bash", "dirname", "env"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    done = run(site / "startup/start.sh", "--cloud", "aws", PATH=str(tmp_path / "bin"))
+    assert done.returncode == 4
+    assert "pip install 'clouddeploy[aws]'" in done.stderr
+
+
+def test_admin_console_is_opened_with_this_kit(dummy, tmp_path):
+    kit = provision(dummy, tmp_path, passphrase=b"x").kits["lead@nvidia.com"]
+    done = run(kit / "startup/fl_admin.sh", "--verbose", PATH=cloud_tool(tmp_path))
+    assert done.stdout == f"console --startup-kit {kit} --verbose\n"
 
 
 def test_start_refuses_one_flipped_byte(site):
@@ -90,18 +210,8 @@ def test_start_refuses_a_kit_without_manifest(site):
     assert "startup/manifest.json" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("words", [("--cloud", "gcp"), ("--cloud",), ("--unknown",)])
-def test_start_with_wrong_options(site, words):
-    assert run(site / "startup/start.sh", *words).returncode == 4
-
-
 def test_start_in_a_cloud_calls_launch(site, tmp_path):
-    tool = tmp_path / "bin" / "clouddeploy"
-    tool.parent.mkdir()
-    tool.write_text('#!/bin/sh\necho "$@"\n')
-    tool.chmod(0o755)
-    path = f"{tool.parent}:{os.environ['PATH']}"
-    done = run(site / "startup/start.sh", "--cloud", "aws", "--config", "my file.yml", PATH=path)
+    done = run(site / "startup/start.sh", "--cloud", "aws", "--config", "my file.yml", PATH=cloud_tool(tmp_path))
     assert done.stdout == f"launch {site} --cloud aws --config my file.yml\n"
 
 
@@ -125,7 +235,7 @@ def test_start_returns_and_stop_stops(site, tmp_path):
 
 def test_crashing_client_is_started_five_times(site, tmp_path):
     python = stand_in(tmp_path / "python", "exit 3")
-    done = run(site / "startup/start.sh", "--foreground", python=python)
+    done = run(site / "startup/start.sh", "--foreground", python=python, CLOUDDEPLOY_TICK_S="0.05")
     assert done.returncode == 1
     assert "System is in trouble and unable to start the task!!!!!" in done.stdout
     assert len(lines(tmp_path / "python.calls")) == 5
