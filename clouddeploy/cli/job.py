@@ -98,6 +98,7 @@ def _open(startup_kit: Path | None) -> AdminSession:
             why="a job is submitted by an admin",
             hint=f"pass --startup-kit DIR or set {KIT_VARIABLE}",
         )
+    kit_format.verify(named)
     return AdminSession(kit_format.load(named))
 
 

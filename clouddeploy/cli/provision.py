@@ -163,8 +163,9 @@ def _preview(session: Session, project: Project, workspace: Path, changes: tuple
 
 
 def _changes(changes: tuple[Change, ...]) -> str:
-    marks = {"created": "+", "kept": " ", "reissued": "~", "removed": "-"}
+    marks = {"created": "+", "kept": " ", "reissued": "~", "enrolled": "=", "removed": "-"}
     width = max((len(one.name) for one in changes), default=0)
     lines = [f"{marks[one.outcome]} {one.name:<{width}}  {one.outcome}  {one.reason}".rstrip() for one in changes]
     count = {outcome: sum(one.outcome == outcome for one in changes) for outcome in marks}
-    return "\n".join([*lines, ", ".join(f"{number} {outcome}" for outcome, number in count.items())])
+    shown = [(outcome, number) for outcome, number in count.items() if number or outcome != "enrolled"]
+    return "\n".join([*lines, ", ".join(f"{number} {outcome}" for outcome, number in shown)])

@@ -361,4 +361,5 @@ def _issued(one: Participant, cert: x509.Certificate) -> Issued:
         role=one.role,
         not_after=cert.not_valid_after_utc.isoformat(),
         not_before=cert.not_valid_before_utc.isoformat(),
+        by_request=True,
     )

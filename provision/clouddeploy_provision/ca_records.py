@@ -36,6 +36,8 @@ class Issued(msgspec.Struct, frozen=True):
     not_before: str = ""
     listener: bool = False
     """The second certificate of a client or relay that others connect to."""
+    by_request: bool = False
+    """Its key was made at the site, which gets its kits by asking, not from `provision`."""
 
 
 class RevokedLine(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ class ProjectFileError(ProvisionError):
     error_code = "PROJECT_FILE"
 
     def __init__(self, file: str, problems: Sequence[Problem]) -> None:
-        ordered = tuple(sorted(problems, key=lambda one: (one.line, one.key, one.rule)))
+        ordered = tuple(sorted(problems, key=lambda one: (one.file, one.line, one.key, one.rule)))
         count = f"{len(ordered)} problems" if len(ordered) != 1 else "1 problem"
         super().__init__(
             f"{file} cannot be used, {count}",

@@ -90,6 +90,8 @@ class Index(msgspec.Struct, frozen=True):
     kits: dict[str, KitRecord]
     endpoint: EndpointOverlay | None = None
     """Where a deployment said that clients connect."""
+    revoked: int = 0
+    """How many certificates were revoked when it was made."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,11 @@ class Previous:
         self._index = self._read_index()
         self.refused: dict[str, str] = {}
         """Participant → why its kit cannot be carried over."""
+
+    @property
+    def revoked(self) -> int:
+        """How many certificates were revoked when the last result was made."""
+        return self._index.revoked
 
     def names(self) -> set[str]:
         """Return the participants that have a kit in the last result."""

@@ -39,6 +39,9 @@ class Options:
 
     custom: Custom = field(default_factory=Custom)
     """Where builders that are not bundled come from."""
+    enrolled: frozenset[str] = frozenset()
+    """Participants that get no kit here, since their keys will be made where they run. Those whose certificate was
+    issued on request are known anyhow."""
     renewal: Renewal = field(default_factory=Renewal)
     """Whose certificates are made anew although they could stay."""
     start_script: bool = False
@@ -53,7 +56,7 @@ class Change:
 
     name: str
     outcome: str
-    """created, kept, reissued or removed."""
+    """created, kept, reissued, enrolled (its key is at the site) or removed."""
     reason: str = ""
 
 
@@ -167,7 +170,9 @@ def _discard(folder: Path) -> None:
 
 def _changes(run: Run, drafts: Sequence[Draft]) -> tuple[Change, ...]:
     made = [Change(one.participant.name, one.outcome.value, one.reason) for one in drafts]
-    return (*made, *(Change(name, "removed", "the project file has it no more") for name in run.removed()))
+    why = "its key is made where it runs, its kit comes by request"
+    away = [Change(name, "enrolled", why) for name in sorted(run.enrolled)]
+    return (*made, *away, *(Change(name, "removed", "the project file has it no more") for name in run.removed()))
 
 
 def _report(project: Project, run: Run, drafts: Sequence[Draft], result: Path) -> ProvisionReport:
@@ -175,7 +180,12 @@ def _report(project: Project, run: Run, drafts: Sequence[Draft], result: Path) -
         return tuple(draft.participant.name for draft in drafts if draft.outcome is outcome)
 
     root = run.authority.certificate
-    notice = expiry.notice("the root certificate", root.not_valid_after_utc, run.now)
+    notice = expiry.notice(
+        "the root certificate",
+        root.not_valid_after_utc,
+        run.now,
+        remedy="exchange it: clouddeploy cert rollover start",
+    )
     return ProvisionReport(
         result=result,
         kits={draft.participant.name: result / draft.participant.name for draft in drafts},

@@ -18,6 +18,7 @@ from clouddeploy_runtime.kit import Kind, config, manifest
 
 from clouddeploy_provision import certificates, drafts, kit_tree
 from clouddeploy_provision.builders import archive, catalogue
+from clouddeploy_provision.builders.homomorphic import SHARED_SUFFIX
 from clouddeploy_provision.ca_records import Issued, RevokedLine, write_atomic
 from clouddeploy_provision.errors import CaError, ResultError
 from clouddeploy_provision.identities import Identities
@@ -105,6 +106,13 @@ class Run:
             next_result(self._folder)
         if self._root is not None:
             self._check_root(self._root)
+        away = sorted(self._options.renewal.names & self.enrolled)
+        if away:
+            raise ResultError(
+                f"{', '.join(away)} cannot be renewed here",
+                why="the private key is at the site, which alone can ask for another certificate",
+                hint="let the site make a request, and approve it: clouddeploy cert approve",
+            )
         unknown = sorted(self._options.renewal.names - {one.name for one in self._project.participants})
         if unknown:
             raise ResultError(
@@ -139,7 +147,8 @@ class Run:
             CaError: a participant was revoked.
         """
         revoked = set(self._revoked)
-        found = [self._decide(one, hosts, revoked) for one in self._project.participants]
+        here = [one for one in self._project.participants if one.name not in self.enrolled]
+        found = [self._decide(one, hosts, revoked) for one in here]
         pipeline = Pipeline(self._project, self._options.custom, bundled_only=is_preview)
         self._pipeline = pipeline
         ctx = self._context()
@@ -177,11 +186,26 @@ class Run:
         last = self._previous.result
         if last is None or not all(draft.is_same for draft in found):
             return None
-        return last if self._previous.names() == {draft.participant.name for draft in found} else None
+        here = self._previous.names() - self._asked
+        return last if here == {draft.participant.name for draft in found} else None
 
     def removed(self) -> list[str]:
         """Return who has a kit in the last result but is not in the project file."""
-        return sorted(self._previous.names() - {one.name for one in self._project.participants})
+        return sorted(self._previous.names() - {one.name for one in self._project.participants} - self._asked)
+
+    @cached_property
+    def enrolled(self) -> frozenset[str]:
+        """Participants that get no kit here: their keys are, or will be, made where they run."""
+        return self._options.enrolled | (self._asked & {one.name for one in self._project.participants})
+
+    @cached_property
+    def _asked(self) -> frozenset[str]:
+        """Names whose certificate in use was issued on request; one that was revoked does not count."""
+        return frozenset(
+            name
+            for name, one in self._last_issued.items()
+            if one.by_request and int(one.serial, 16) not in self._revoked
+        )
 
     def write(self, found: Sequence[Draft]) -> Path:
         """Sign and write every kit, and show the result under its number.
@@ -219,13 +243,13 @@ class Run:
         except BaseException:
             shutil.rmtree(result, ignore_errors=True)
             raise
-        self._previous.keep(Index(result.name, records, self._endpoint))
+        self._previous.keep(Index(result.name, records, self._endpoint, len(self._revoked)))
         return result
 
     def describe(self) -> None:
         """Keep with the authority what approving a request needs to know."""
         server = self._project.server
-        where = ServerProfile(server.host, server.port, server.port)
+        where = ServerProfile(server.host, server.port, server.port, server.name)
         security = self._project.connection_security
         profile = Profile(self._project.name, where, config.SCHEME, security)
         self._store.describe(profile, now=self.now)
@@ -302,6 +326,8 @@ class Run:
 
     def _context(self) -> Context:
         def carried(name: str, path: str) -> bytes | None:
+            if path.endswith(SHARED_SUFFIX) and self._previous.revoked != len(self._revoked):
+                return None  # somebody who was shut out since knows it
             kit = self._previous.kit(name)
             return kit.read(path)[0] if kit is not None and path in kit.record.files else None
 
@@ -391,9 +417,8 @@ class Run:
         passwords = builder.passwords(names, given=self._options.zip_password)
         for name in names:
             folder = wip / name
-            archive.write(
-                wip / f"{name}.zip", name, kit_tree.read(folder, sorted(kit_tree.scan(str(folder)))), passwords[name]
-            )
+            files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+            archive.write(wip / f"{name}.zip", name, kit_tree.read(folder, files), passwords[name])
         if builder.source == "generate":
             path = self._store.folder / "zip_passwords.json"
             write_atomic(path, msgspec.json.format(msgspec.json.encode(passwords), indent=2) + b"\n")

@@ -46,8 +46,13 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, text)
         kit(sub)
         sub.add_argument("--workspace", type=Path, help="folder for jobs, logs and status; default: <KIT>/workspace")
-    kit(command("verify", "check that a startup kit is as it was signed"))
-    kit(command("preflight", "check a startup kit before it starts, one line for each check"))
+    for name, text in (
+        ("verify", "check that a startup kit is as it was signed"),
+        ("preflight", "check a startup kit before it starts, one line for each check"),
+    ):
+        sub = command(name, text)
+        kit(sub)
+        sub.add_argument("--workspace", type=Path, help="where the site works; default: as for start.sh")
     request = command("request", "make a private key here and a request for its certificate, for the project admin")
     for name, text in (
         ("--project", "the project's name"),
@@ -77,9 +82,9 @@ def _run(given: Any) -> int:
     if given.command in _RUN:
         _serve(given.command, given.kit, given.workspace)
     elif given.command == "verify":
-        _verify(given.kit)
+        _verify(given.kit, given.workspace)
     elif given.command == "preflight":
-        return _preflight(given.kit)
+        return _preflight(given.kit, given.workspace)
     elif given.command == "request":
         _request(given)
     else:
@@ -87,7 +92,7 @@ def _run(given: Any) -> int:
     return ExitCode.OK
 
 
-def _verify(folder: Path) -> None:
+def _verify(folder: Path, workspace: Path | None) -> None:
     from datetime import UTC, datetime
 
     from clouddeploy_runtime import expiry
@@ -97,17 +102,17 @@ def _verify(folder: Path) -> None:
 
     kits.verify(folder)  # first: what nobody signed is not parsed either
     kit = kits.load(folder)
-    memory.check(kit)
+    memory.check(kit, workspace)
     sys.stdout.write(f"The kit of {kit.name} (project {kit.project}) is as it was signed.\n")
     notice = expiry.notice("Its certificate", certificate(kit.cert_file).not_valid_after_utc, datetime.now(UTC))
     if notice is not None:
         sys.stderr.write(f"Warning: {notice.text}\n")
 
 
-def _preflight(folder: Path) -> int:
+def _preflight(folder: Path, workspace: Path | None) -> int:
     from clouddeploy_runtime.preflight import kit as checks
 
-    found = checks.check(folder)
+    found = checks.check(folder, workspace=workspace)
     for one in found:
         sys.stdout.write(f"{'PROBLEM' if one.is_problem else 'ok':8}{one.check}: {one.text}\n")
         if one.remedy:

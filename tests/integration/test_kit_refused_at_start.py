@@ -245,7 +245,6 @@ def test_a_kit_from_before_a_renewal(tmp_path, refused, workspace):
     refused(old, "startup/client.crt was replaced by a newer one", **env)
 
 
-@pytest.mark.xfail(strict=False, reason="the scripts of a kit do not call the interpreter with -P yet")
 @pytest.mark.parametrize("where", ["kit", "startup"])
 @pytest.mark.parametrize("name", ["clouddeploy_runtime/__main__.py", "msgspec.py", "argparse.py"])
 def test_code_that_lies_where_the_person_stands_is_not_run(place, start, tmp_path, where, name):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SERVER_CONTEXT = "startup/server_context.tenseal"
 CLIENT_CONTEXT = "startup/client_context.tenseal"
+SHARED_SUFFIX = ".tenseal"
+"""End of the names of what all clients share: whoever is shut out must not know the next one."""
 
 
 class HEBuilder(Builder):

@@ -76,7 +76,7 @@ export CLOUDDEPLOY_PYTHON="$python"
 
 # Nothing starts from a kit that is not the one the project signed; the message and the exit code are verify's.
 status=0
-"$python" -m clouddeploy_runtime verify "$kit" || status=$?
+"$python" -P -m clouddeploy_runtime verify "$kit" || status=$?
 if [ "$status" -ne 0 ]; then
     echo "start.sh: not started, the startup kit was refused" >&2
     exit "$status"
@@ -89,7 +89,7 @@ export CLOUDDEPLOY_WORKSPACE="$workspace"
 
 case "$mode" in
     foreground) exec "$startup/sub_start.sh" ;;
-    once) exec "$python" -m clouddeploy_runtime @kind@ "$kit" --workspace "$workspace" ;;
+    once) exec "$python" -P -m clouddeploy_runtime @kind@ "$kit" --workspace "$workspace" ;;
 esac
 # A session of its own and no inherited stream: an SSH channel that started us can close.
 setsid "$startup/sub_start.sh" </dev/null >>"$workspace/start.log" 2>&1 &

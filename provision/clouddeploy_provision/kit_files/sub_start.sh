@@ -55,7 +55,7 @@ start_child() {
         leave 1
     fi
     starts+=("$now")
-    "$python" -m clouddeploy_runtime @kind@ "$kit" --workspace "$workspace" 9>&- &
+    "$python" -P -m clouddeploy_runtime @kind@ "$kit" --workspace "$workspace" 9>&- &
     child="$!"
 }
 

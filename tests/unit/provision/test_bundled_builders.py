@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from clouddeploy_provision import certificate_authority
 from clouddeploy_provision import project as project_file
 from clouddeploy_provision.builders import archive
 from clouddeploy_provision.builders.catalogue import Custom, Step
@@ -220,6 +221,34 @@ def test_the_contexts_are_carried_over_and_new_clients_get_the_same(run, dummy, 
     third = run(HE, found=dataclasses.replace(dummy, participants=(*dummy.participants, newcomer)))
     assert third.created == ("site-3",)
     assert (third.kits["site-3"] / context).read_bytes() == (first.kits["site-1"] / context).read_bytes()
+
+
+def test_whoever_was_shut_out_does_not_know_the_next_context(run, dummy, tmp_path):
+    pytest.importorskip("tenseal")
+    context = "startup/client_context.tenseal"
+    first = run(HE)
+    certificate_authority.revoke(tmp_path / "ws" / dummy.name / "state", ["site-2"], passphrase=b"x")
+    left = dataclasses.replace(dummy, participants=tuple(one for one in dummy.participants if one.name != "site-2"))
+    second, third = run(HE, found=left), run(HE, found=left)
+    assert (second.kits["site-1"] / context).read_bytes() != (first.kits["site-1"] / context).read_bytes()
+    assert (third.kits["site-1"] / context).read_bytes() == (second.kits["site-1"] / context).read_bytes()
+
+
+def test_an_archive_has_what_a_builder_put_beside_startup_and_local(dummy, tmp_path):
+    """Whatever is in the kit is handed out with it."""
+    (tmp_path / "extra.py").write_text(
+        "from clouddeploy_provision.spec import Builder\n"
+        "class Extra(Builder):\n"
+        "    def build(self, project, ctx):\n"
+        "        ctx.add_file(project.clients[0], 'docs/deep/notice.txt', b'read me')\n"
+    )
+    steps = (Step(ZIP, {"password": "generate"}), Step("extra.Extra", {}))
+    found = dataclasses.replace(dummy, builders=(*dummy.builders, *steps))
+    options = Options(custom=Custom(tmp_path))
+    report = provision(found, tmp_path / "ws", passphrase=b"x", options=options)
+    password = json.loads((report.result.parent / "state" / "zip_passwords.json").read_text())["site-1"]
+    kit_again = restored(report.result / "site-1.zip", password, tmp_path / "again")
+    assert (kit_again / "docs/deep/notice.txt").read_text() == "read me"
 
 
 def test_other_parameters_make_another_context_for_all(run):

@@ -32,7 +32,7 @@ def site(dummy, tmp_path) -> Path:
 
 def stand_in(path: Path, child: str) -> str:
     """Write an interpreter whose `verify` is content and whose client runs `child`."""
-    path.write_text(f'#!/bin/sh\nif [ "$3" = verify ]; then exit 0; fi\necho "$@" >>"{path}.calls"\n{child}\n')
+    path.write_text(f'#!/bin/sh\nif [ "$4" = verify ]; then exit 0; fi\necho "$@" >>"{path}.calls"\n{child}\n')
     path.chmod(0o755)
     return str(path)
 
@@ -221,7 +221,7 @@ def test_start_returns_and_stop_stops(site, tmp_path):
         assert run(site / "startup/start.sh", python=python).returncode == 0
         wait_for(lambda: lines(tmp_path / "python.calls"), "the client did not start")
         assert lines(tmp_path / "python.calls") == [
-            f"-m clouddeploy_runtime client {site} --workspace {site}",
+            f"-P -m clouddeploy_runtime client {site} --workspace {site}",
         ]
         pid = int((site / "daemon_pid.fl").read_text())
         again = run(site / "startup/sub_start.sh", python=python)
