@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import datetime  # noqa: TC003 - msgspec reads the annotation
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -206,11 +207,12 @@ class Previous:
         """How many certificates were revoked when the last result was made."""
         return self._index.revoked
 
-    def names(self) -> set[str]:
-        """Return the participants that have a kit in the last result."""
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The participants that have a kit in the last result."""
         if self.result is None:
-            return set()
-        return {path.name for path in self.result.iterdir() if (path / "startup").is_dir()}
+            return frozenset()
+        return frozenset(path.name for path in self.result.iterdir() if (path / "startup").is_dir())
 
     def kit(self, name: str) -> PreviousKit | None:
         """Return a kit of the last result; `None` when there is none, or none that is as it was signed.
@@ -234,7 +236,7 @@ class Previous:
         """Return where the clients of the last result connect, when a deployment said so."""
         if self.result is None or self._index.kits:
             return self._index.endpoint
-        for name in sorted(self.names()):  # without an index, as the first kit says
+        for name in sorted(self.names):  # without an index, as the first kit says
             file = self.result / name / "local" / "endpoint.json"
             try:
                 overlay = msgspec.json.decode(file.read_bytes(), type=EndpointOverlay)

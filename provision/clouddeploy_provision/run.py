@@ -186,12 +186,12 @@ class Run:
         last = self._previous.result
         if last is None or not all(draft.is_same for draft in found):
             return None
-        here = self._previous.names() - self._asked
+        here = self._previous.names - self._asked
         return last if here == {draft.participant.name for draft in found} else None
 
     def removed(self) -> list[str]:
         """Return who has a kit in the last result but is not in the project file."""
-        return sorted(self._previous.names() - {one.name for one in self._project.participants} - self._asked)
+        return sorted(self._previous.names - {one.name for one in self._project.participants} - self._asked)
 
     @cached_property
     def enrolled(self) -> frozenset[str]:
@@ -222,10 +222,7 @@ class Run:
         wip.mkdir(FOLDER, parents=True)
         wip.chmod(FOLDER)
         try:
-            # Mostly waiting for the file system, so the cores share it.
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                written = pool.map(lambda draft: self._write(draft, str(wip / draft.participant.name)), found)
-                records = dict(zip([draft.participant.name for draft in found], written, strict=True))
+            records = self._write_all(found, wip)
             for path, file in self._result_files().items():
                 for parent in sorted(map(str, PurePath(path).parents)):
                     if not (wip / parent).exists():
@@ -310,19 +307,17 @@ class Run:
             )
         if previous is None or self._root is None:
             is_known = one.name in self._previous.refused
-            found = drafts.decide_new(one, hosts, reason="its last kit cannot be carried over" if is_known else "")
-        else:
-            found = drafts.decide(
-                one,
-                extra_hosts=hosts,
-                previous=previous,
-                root=self._root,
-                root_fingerprint=self._root_fingerprint,
-                is_revoked=is_revoked,
-                renewal=self._options.renewal,
-                now=self.now,
-            )
-        return found
+            return drafts.decide_new(one, hosts, reason="its last kit cannot be carried over" if is_known else "")
+        return drafts.decide(
+            one,
+            extra_hosts=hosts,
+            previous=previous,
+            root=self._root,
+            root_fingerprint=self._root_fingerprint,
+            is_revoked=is_revoked,
+            renewal=self._options.renewal,
+            now=self.now,
+        )
 
     def _context(self) -> Context:
         def carried(name: str, path: str) -> bytes | None:
@@ -338,6 +333,19 @@ class Run:
             kits={},
             previous=carried,
         )
+
+    def _write_all(self, found: Sequence[Draft], wip: Path) -> dict[str, KitRecord]:
+        """Write every kit; returns what is remembered of each, in the order of the project file."""
+
+        def write(draft: Draft) -> KitRecord:
+            return self._write(draft, str(wip / draft.participant.name))
+
+        # New kits are signed and written, for which threads let each other run; to link kept ones they would only wait.
+        kept = {one.participant.name: write(one) for one in found if one.outcome is drafts.Outcome.KEPT}
+        new = [one for one in found if one.participant.name not in kept]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = dict(zip([one.participant.name for one in new], pool.map(write, new), strict=True))
+        return {name: kept.get(name) or made[name] for name in (one.participant.name for one in found)}
 
     def _write(self, draft: Draft, kit: str) -> KitRecord:
         """Write one kit: signed files that are the same are linked, edits in `local/` go on, the rest is new."""

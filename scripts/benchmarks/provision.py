@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -103,7 +102,6 @@ def measure(folder: Path, *, sites: int, repeats: int) -> tuple[dict[str, object
         verify(project / "prod_01", sites + 3)
         after = digests(project / "prod_01")
         rewritten = sum(before.get(name) != digest for name, digest in after.items())
-        shutil.rmtree(place)
     small = folder / "small"
     small.mkdir()
     small_run = provision(small, sites=sites // 10)
