@@ -99,34 +99,56 @@ def read(kit: Path | str, paths: Iterable[str]) -> dict[str, File]:
     return found
 
 
-def make_folders(kit: str, paths: Iterable[str]) -> None:
-    """Make a kit's folders, those of the files included."""
+ALL = 0o777
+"""The umask that takes everything away: with it every mode is set once more."""
+
+
+def umask() -> int:
+    """Return what this process takes from the modes of new files; asking the system itself would mean to set it."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - see make_folder
+            return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
+    except (OSError, StopIteration):
+        return ALL
+
+
+def make_folders(kit: str, paths: Iterable[str], *, mask: int = ALL) -> None:
+    """Make a kit's folders, those of the files included.
+
+    Args:
+        kit: its folder, which must not exist.
+        paths: of files.
+        mask: this process's umask, where the caller knows it; saves a call for each folder.
+    """
     parents = {path.rpartition("/")[0] for path in paths} | {"transfer"}
     for parent in tuple(parents):
         while "/" in parent:
             parent = parent.rpartition("/")[0]  # noqa: PLW2901 - upwards
             parents.add(parent)
-    make_folder(kit)
+    make_folder(kit, mask=mask)
     for parent in sorted(parents - {""}):
-        make_folder(f"{kit}/{parent}")
+        make_folder(f"{kit}/{parent}", mask=mask)
 
 
-def make_folder(path: str) -> None:
+def make_folder(path: str, *, mask: int = ALL) -> None:
     """Make one folder; its mode is exact whatever the umask."""
     os.mkdir(path, FOLDER)  # noqa: PTH102 - a tenth of a pathlib call, thousands of times
-    os.chmod(path, FOLDER)  # noqa: PTH101
+    if FOLDER & mask:
+        os.chmod(path, FOLDER)  # noqa: PTH101
 
 
-def write(kit: str, files: Mapping[str, File]) -> dict[str, Stored]:
+def write(kit: str, files: Mapping[str, File], *, mask: int = ALL) -> dict[str, Stored]:
     """Write files into a kit's existing folders; private ones are born private, every mode is exact."""
     stored = {}
     for path, file in files.items():
-        handle = os.open(f"{kit}/{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, keys.PRIVATE_MODE)
+        born = keys.PRIVATE_MODE if file.mode & mask else file.mode
+        handle = os.open(f"{kit}/{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, born)
         try:
             left = memoryview(file.content)
             while left:
                 left = left[os.write(handle, left) :]
-            os.fchmod(handle, file.mode)
+            if born != file.mode:
+                os.fchmod(handle, file.mode)
             mtime_ns = os.fstat(handle).st_mtime_ns
         finally:
             os.close(handle)

@@ -6,7 +6,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,7 @@ class Run:
         self._options = options
         self._endpoint: config.EndpointOverlay | None = None
         """Where clients connect, when a deployment says so."""
+        self._mask = kit_tree.umask()
         self.authority: Authority
 
     def open(self, passphrase: bytes) -> None:
@@ -336,10 +337,7 @@ class Run:
 
     def _write_all(self, found: Sequence[Draft], wip: Path) -> dict[str, KitRecord]:
         """Write every kit; returns what is remembered of each, in the order of the project file."""
-
-        def write(draft: Draft) -> KitRecord:
-            return self._write(draft, str(wip / draft.participant.name))
-
+        write = partial(self._write, wip=wip)
         # New kits are signed and written, for which threads let each other run; to link kept ones they would only wait.
         kept = {one.participant.name: write(one) for one in found if one.outcome is drafts.Outcome.KEPT}
         new = [one for one in found if one.participant.name not in kept]
@@ -347,8 +345,9 @@ class Run:
             made = dict(zip([one.participant.name for one in new], pool.map(write, new), strict=True))
         return {name: kept.get(name) or made[name] for name in (one.participant.name for one in found)}
 
-    def _write(self, draft: Draft, kit: str) -> KitRecord:
+    def _write(self, draft: Draft, wip: Path) -> KitRecord:
         """Write one kit: signed files that are the same are linked, edits in `local/` go on, the rest is new."""
+        kit = f"{wip}/{draft.participant.name}"
         previous = draft.previous
         made = dict(self._ctx.kits[draft.participant.name])
         linked: dict[str, kit_tree.Stored] = {}
@@ -358,9 +357,10 @@ class Run:
         else:
             made |= self._signed(draft, made)
         by_hand = self._by_hand(draft, made)
-        kit_tree.make_folders(kit, [*linked, *made, *by_hand])
+        kit_tree.make_folders(kit, [*linked, *made, *by_hand], mask=self._mask)
         stored = kit_tree.carry(previous.folder, kit, linked) if previous is not None else {}
-        stored |= kit_tree.write(kit, {path: file for path, file in made.items() if path not in by_hand})
+        new = {path: file for path, file in made.items() if path not in by_hand}
+        stored |= kit_tree.write(kit, new, mask=self._mask)
         kit_tree.write(kit, by_hand)
         if previous is not None:  # of an edited file, what it was before; so it is still known as edited next time
             stored |= {path: previous.record.files[path] for path in by_hand if path in made}

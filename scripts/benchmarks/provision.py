@@ -2,7 +2,8 @@
 
 Every time is that of a whole command, start of the interpreter included: the middle of several runs, each in a folder
 of its own. The kits are verified outside the measured time: all are signed, and those that were not to change are
-byte for byte what they were.
+byte for byte what they were. Right after large deletions ext4 avoids the inodes that became free, and everything takes
+several times longer; run it a minute after.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ def main() -> None:
         "--reference-python", type=Path, default=Path(sys.executable), help="an interpreter that has nvflare"
     )
     given = parser.parse_args()
+    if not given.reference_python.exists():
+        parser.error(f"there is no interpreter {given.reference_python}")
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         results, first, second = measure(folder, sites=given.sites, repeats=given.repeats)

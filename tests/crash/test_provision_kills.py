@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = Path(__file__).with_name("kill_provisioning.py")
 EACH = 24
-"""A run changes the file system 140 to 400 times; so many of these points are tried, evenly spread, first and last
+"""A run changes the file system 90 to 400 times; so many of these points are tried, evenly spread, first and last
 included. More of them take about a second for every six: kill_provisioning.py SCENARIO 1000 tries all."""
 
 
@@ -23,5 +23,5 @@ def test_killed_at_a_write(scenario):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["tried"] >= EACH - 2, found
-    assert found["points"] > 100
+    assert found["points"] > 80
     assert found["wrong"] == {}
