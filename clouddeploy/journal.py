@@ -7,17 +7,20 @@ It is also the deployment's diary, so it is never rewritten. Secrets have no pla
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy.errors import StateError
+from clouddeploy.stores import LocalStore
+from clouddeploy.stores.base import lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from clouddeploy.stores import StateStore
+
+LOG = "journal.jsonl"
 INTEND, DONE, FAILED = "intend", "done", "failed"
 
 
@@ -34,18 +37,86 @@ class Intent:
     provider: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     """With `provider`: where the call went, even when the site has left deploy.yml since."""
+    token: str = ""
+    """The idempotency token that the call carried; empty for a deletion."""
+    time: str = ""
+    """When, ISO 8601; empty in journals that did not say."""
+
+
+class _Known:
+    """What the entries so far come to."""
+
+    def __init__(self) -> None:
+        self.pending: dict[tuple[str, str], Intent] = {}
+        self.nodes: dict[str, str] = {}
+        self.made: dict[str, Intent] = {}
+        self.places: dict[tuple[str, tuple[tuple[str, str], ...]], None] = {}
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        node, name = entry.get("node"), entry.get("name")
+        if not isinstance(node, str) or not isinstance(name, str):
+            return
+        self.nodes[name] = node
+        key = (str(entry.get("operation", "")), node)
+        if entry["event"] == INTEND:
+            self.pending[key] = Intent(
+                operation=key[0],
+                node=node,
+                name=name,
+                provider=entry.get("provider", ""),
+                settings=entry.get("settings", {}),
+                token=entry.get("token", ""),
+                time=entry.get("time", ""),
+            )
+            self._note_place(self.pending[key])
+        elif entry["event"] in {DONE, FAILED}:
+            intent = self.pending.pop(key, None)
+            if entry["event"] == DONE and key[0] == "create" and intent is not None:
+                self.made[node] = intent
+            elif entry["event"] == DONE and key[0] == "delete":
+                self.made.pop(node, None)
+
+    def _note_place(self, intent: Intent) -> None:
+        if intent.provider:
+            self.places[intent.provider, tuple(sorted(intent.settings.items()))] = None
 
 
 class Journal:
-    """One deployment's journal file; only the thread that owns the state writes it."""
+    """One deployment's journal; only the thread that owns the state writes it.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: the file; with another store only its name matters.
+        store: where it is kept; default: in the file's folder.
+    """
+
+    def __init__(self, path: Path, *, store: StateStore | None = None) -> None:
+        self._log = path.name
+        self._store = store or LocalStore(path.parent)
+        self._known: _Known | None = None
+        self._held: list[bytes] | None = None
+
+    def hold(self) -> None:
+        """Keeps entries until `flush` writes them all at once."""
+        self._held = []
+
+    def flush(self) -> None:
+        """Writes what was held; returns once it is on disk."""
+        if self._held:
+            self._store.append(self._log, b"".join(self._held))
+            self._held = []
+
+    def release(self) -> None:
+        """From now on writes every entry by itself again; what was held and not written is dropped.
+
+        An intent without its result stays open then, which is always safe; a result that nothing else knows is not.
+        """
+        self._held = None
+        self._known = None
 
     def intend(
         self, operation: str, *, node: str, name: str, token: str = "", provider: str, settings: Mapping[str, str]
     ) -> None:
-        """Records that a call is about to be made; returns once that is on disk."""
+        """Records that a call is about to be made; returns once that is on disk, unless entries are held."""
         self._append(
             {
                 "event": INTEND,
@@ -72,53 +143,73 @@ class Journal:
 
     def open_intents(self) -> list[Intent]:
         """Returns the intents without a result, oldest first."""
-        pending: dict[tuple[str, str], Intent] = {}
-        for entry in self._entries():
-            key = (entry.get("operation", ""), entry.get("node", ""))
-            if entry["event"] == INTEND:
-                pending[key] = Intent(
-                    operation=key[0],
-                    node=key[1],
-                    name=entry["name"],
-                    provider=entry.get("provider", ""),
-                    settings=entry.get("settings", {}),
-                )
-            elif entry["event"] in {DONE, FAILED}:
-                pending.pop(key, None)
-        return list(pending.values())
+        return list(self._read().pending.values())
 
     def nodes(self) -> dict[str, str]:
         """Returns, by resource name, the node that any call was ever made for."""
-        return {entry["name"]: entry["node"] for entry in self._entries() if "node" in entry and "name" in entry}
+        return dict(self._read().nodes)
+
+    def made(self) -> dict[str, Intent]:
+        """Returns, by node, the creations that succeeded and were followed by no deletion."""
+        return dict(self._read().made)
+
+    def places(self) -> list[tuple[str, dict[str, str]]]:
+        """Returns every provider and settings that anything was ever asked of."""
+        return [(provider, dict(settings)) for provider, settings in self._read().places]
 
     def _append(self, entry: dict[str, Any]) -> None:
-        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}) + "\n"
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                size = os.fstat(descriptor).st_size
-                # A kill may have left half a line; the next entry must not become part of it.
-                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                os.write(descriptor, (("\n" if torn else "") + line).encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise StateError(
-                f"cannot write the journal {self._path}",
-                why=str(error),
-                hint="make room or fix the permissions, then repeat",
-            ) from error
+        entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}
+        line = json.dumps(entry).encode() + b"\n"
+        if self._held is None:
+            self._store.append(self._log, line)
+        else:
+            self._held.append(line)
+        if self._known is not None:
+            self._known.add(entry)
 
-    def _entries(self) -> Iterator[dict[str, Any]]:
+    def _read(self) -> _Known:
+        """Reads the journal once; from then on this object is its only writer."""
+        if self._known is None:
+            known = _Known()
+            for entry in _entries(self._store.read(self._log)):
+                known.add(entry)
+            self._known = known
+        return self._known
+
+
+@dataclass
+class Memory:
+    """What a journal still knows when the state beside it is lost."""
+
+    deployment: str = ""
+    """Empty: the journal never said."""
+    attempts: dict[str, int] = field(default_factory=dict)
+    """By node, the number that the next request's token has to carry."""
+
+
+def remembered(store: StateStore) -> Memory:
+    """Returns what is needed to find a deployment again by its tags, and to ask for nothing with an old token."""
+    memory = Memory()
+    for entry in _entries(store.read(LOG)):
+        event, node = entry["event"], entry.get("node")
+        if isinstance(entry.get("deployment"), str):
+            memory.deployment = entry["deployment"]
+        if not isinstance(node, str):
+            continue
+        if event == INTEND:
+            attempt = str(entry.get("token", "")).rpartition("/")[2]
+            if attempt.isdecimal():
+                memory.attempts[node] = int(attempt)
+        elif event == FAILED or (event == DONE and entry.get("operation") == "delete"):
+            memory.attempts[node] = memory.attempts.get(node, 0) + 1
+    return memory
+
+
+def _entries(body: bytes) -> Iterator[dict[str, Any]]:
+    for line in lines_of(body):
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # half a line, cut by a kill before its fsync returned: nothing was built on it
-            if isinstance(entry, dict) and "event" in entry:
-                yield entry
+            entry = json.loads(line)
+        except ValueError:
+            continue  # half a line, cut by a kill before its fsync returned: nothing was built on it
+        if isinstance(entry, dict) and "event" in entry:
+            yield entry

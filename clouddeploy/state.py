@@ -1,27 +1,25 @@
-"""What a deployment has made: one JSON file, replaced atomically, held by one run at a time. It holds no secret."""
+"""What a deployment has made: one JSON document, replaced atomically, held by one run at a time. It holds no secret."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import secrets
-import socket
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from clouddeploy_providers.resources import Kind, ResourceRef
+from clouddeploy_providers.resources import ResourceRef
 
-from clouddeploy import durable
-from clouddeploy.errors import LockedError, StateError
+from clouddeploy import state_file
+from clouddeploy.journal import remembered
+from clouddeploy.state_file import RecordBody, RefBody, StateBody
+from clouddeploy.stores import LocalStore
+from clouddeploy.stores.base import STATE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-SCHEMA = 1
+    from clouddeploy.stores import StateStore
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,8 @@ class Record:
     """With `provider`: where to find it again, even when the site has left deploy.yml."""
     fingerprint: Mapping[str, str]
     """The wanted properties it was made from."""
+    created: str = ""
+    """When it was made or adopted, ISO 8601; empty: before that was recorded."""
 
 
 @dataclass
@@ -51,105 +51,109 @@ class State:
     """By node; part of the idempotency token, so a failed or deleted thing can be made anew."""
     sites: dict[str, dict[str, str]] = field(default_factory=dict)
     """By site: `release`, `root`, `python` of what is installed there."""
+    pins: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By site: the `size` and `image` that were resolved once, so that news from the cloud replaces no machine."""
+    expires_at: str = ""
+    """When the machines switch themselves off, ISO 8601; empty: never."""
+    store: StateStore | None = field(default=None, compare=False, repr=False)
+    """Where it is kept; None: in `directory`."""
+    version: str | None = field(default=None, compare=False, repr=False)
+    """Of what the store has: `save` replaces this one and no other."""
+    old: tuple[int, bytes] | None = field(default=None, compare=False, repr=False)
+    """Schema and content of an older version's state; the next `save` keeps a copy of it."""
 
     @classmethod
-    def load(cls, directory: Path) -> State:
-        """Returns the recorded state, or a new one with a fresh deployment id.
+    def load(cls, directory: Path, *, store: StateStore | None = None) -> State:
+        """Returns the recorded state, or a new one with a fresh deployment id. Changes nothing.
+
+        Where only the journal is left, the deployment keeps its id, so that everything is found by its tag.
+
+        Args:
+            directory: the deployment's folder.
+            store: where the state is kept; default: in the folder.
 
         Raises:
-            StateError: the file is damaged or from a newer version.
+            StateError: it is damaged or from a newer version.
         """
-        path = directory / "state.json"
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return cls(directory=directory, deployment=secrets.token_hex(4))
-        except (OSError, ValueError) as error:
-            raise StateError(
-                f"cannot read the state {path}",
-                why=str(error),
-                hint="restore it from a backup; the journal beside it is intact",
-            ) from error
-        if raw.get("schema") != SCHEMA:
-            raise StateError(
-                f"{path} has schema {raw.get('schema')}, this version knows {SCHEMA}",
-                hint="use the version that wrote it",
-            )
+        store = store or LocalStore(directory)
+        stored = store.load()
+        if stored is None:
+            memory = remembered(store)
+            deployment = memory.deployment or secrets.token_hex(4)
+            return cls(directory=directory, deployment=deployment, attempts=memory.attempts, store=store)
+        body, schema = state_file.parse(stored.body, f"{store.where}/{STATE}")
         return cls(
             directory=directory,
-            deployment=raw["deployment"],
-            project=raw["project"],
-            serial=raw["serial"],
-            resources={node: _record(body) for node, body in raw["resources"].items()},
-            attempts=dict(raw["attempts"]),
-            sites={name: dict(body) for name, body in raw["sites"].items()},
+            deployment=body.deployment,
+            project=body.project,
+            serial=body.serial,
+            resources={node: _record(one) for node, one in body.resources.items()},
+            attempts=body.attempts,
+            sites=body.sites,
+            pins=body.pins,
+            expires_at=body.expires_at,
+            store=store,
+            version=stored.version,
+            old=(schema, stored.body) if schema != state_file.SCHEMA else None,
         )
 
     def save(self) -> None:
-        """Replaces the file; after it returns, a kill cannot lose what it holds."""
+        """Replaces what is recorded; after it returns, a kill cannot lose what it holds.
+
+        Raises:
+            StateError: it could not be written; the old state is still there.
+            LockedError: another run has written meanwhile.
+        """
+        store = self.store or LocalStore(self.directory)
+        if self.old is not None:
+            schema, body = self.old
+            store.keep(f"{STATE}.v{schema}", body)
+            self.old = None
         self.serial += 1
-        body = {
-            "schema": SCHEMA,
-            "deployment": self.deployment,
-            "project": self.project,
-            "serial": self.serial,
-            "resources": {node: _as_json(record) for node, record in sorted(self.resources.items())},
-            "attempts": dict(sorted(self.attempts.items())),
-            "sites": dict(sorted(self.sites.items())),
-        }
-        path = self.directory / "state.json"
-        try:
-            durable.replace(path, json.dumps(body, indent=2) + "\n")
-        except OSError as error:
-            raise StateError(f"cannot write the state {path}", why=str(error), hint="make room, then repeat") from error
+        self.version = store.save(state_file.render(self._body()), version=self.version)
+
+    def _body(self) -> StateBody:
+        return StateBody(
+            schema=state_file.SCHEMA,
+            deployment=self.deployment,
+            project=self.project,
+            serial=self.serial,
+            resources={node: _as_body(record) for node, record in sorted(self.resources.items())},
+            attempts=dict(sorted(self.attempts.items())),
+            sites=dict(sorted(self.sites.items())),
+            pins=dict(sorted(self.pins.items())),
+            expires_at=self.expires_at,
+        )
 
 
-def _record(body: Mapping[str, Any]) -> Record:
-    ref = body["ref"]
+def _record(body: RecordBody) -> Record:
+    ref = body.ref
     return Record(
-        ref=ResourceRef(kind=Kind(ref["kind"]), name=ref["name"], id=ref["id"], outputs=dict(ref["outputs"])),
-        site=body["site"],
-        provider=body["provider"],
-        settings=dict(body["settings"]),
-        fingerprint=dict(body["fingerprint"]),
+        ref=ResourceRef(kind=ref.kind, name=ref.name, id=ref.id, outputs=ref.outputs, is_adopted=ref.is_adopted),
+        site=body.site,
+        provider=body.provider,
+        settings=body.settings,
+        fingerprint=body.fingerprint,
+        created=body.created,
     )
 
 
-def _as_json(record: Record) -> dict[str, Any]:
+def _as_body(record: Record) -> RecordBody:
     ref = record.ref
-    return {
-        "ref": {"kind": ref.kind.value, "name": ref.name, "id": ref.id, "outputs": dict(ref.outputs)},
-        "site": record.site,
-        "provider": record.provider,
-        "settings": dict(record.settings),
-        "fingerprint": dict(record.fingerprint),
-    }
+    return RecordBody(
+        ref=RefBody(kind=ref.kind, name=ref.name, id=ref.id, outputs=dict(ref.outputs), is_adopted=ref.is_adopted),
+        site=record.site,
+        provider=record.provider,
+        settings=dict(record.settings),
+        fingerprint=dict(record.fingerprint),
+        created=record.created,
+    )
 
 
-@contextmanager
-def locked(directory: Path, command: str) -> Iterator[None]:
-    """Holds the deployment for the time of the `with` block; the kernel lets go when the process dies.
+def locked(directory: Path, command: str) -> AbstractContextManager[None]:
+    """Holds the deployment in a folder for the time of the `with` block; the kernel lets go when the process dies.
 
     Raises:
         LockedError: another run holds it; says which.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
-            raise LockedError(
-                f"another run holds the deployment in {directory}",
-                why=holder or "its holder has not said who it is yet",
-                hint="wait until it ends; the lock goes with its process",
-            ) from error
-        holder = (
-            f"{command}, pid {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        )
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, holder.encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
+    return LocalStore(directory).locked(command)
