@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import functools
+import json
 import os
 import socket
 import threading
@@ -13,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.endpoints import AwsEndpoint
 
-from clouddeploy_rehearsal import signature, user_data
+from clouddeploy_rehearsal import aws_account, aws_instances, calls, signature, user_data
 from clouddeploy_rehearsal.addresses import public
+from clouddeploy_rehearsal.aws_services import Services
 from clouddeploy_rehearsal.faults import Counter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from clouddeploy_rehearsal.faults import Faults
     from clouddeploy_rehearsal.fleet import Fleet
@@ -38,22 +41,38 @@ PENDING, RUNNING, TERMINATED = ("pending", 0), ("running", 16), ("terminated", 4
 
 
 class AwsCloud:
-    """The emulated AWS of one world; at most one at a time, since it changes moto itself."""
+    """The emulated AWS of one world; at most one at a time, since it changes moto itself.
 
-    def __init__(self, fleet: Fleet, faults: Faults, *, addresses: Iterator[str] | None = None) -> None:
+    Args:
+        fleet: the hosts that its instances are.
+        faults: what goes wrong.
+        addresses: public ones to give out.
+        denied: what no policy allows the caller, e.g. `ec2:RunInstances`, `servicequotas:GetServiceQuota`.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        faults: Faults,
+        *,
+        addresses: Iterator[str] | None = None,
+        denied: Collection[str] = (),
+    ) -> None:
         os.environ["MOTO_AMIS_PATH"] = str(resources.files("clouddeploy_rehearsal").joinpath("amis.json"))
-        for name in ("ENABLE_AMI_VALIDATION", "EC2_ENABLE_INSTANCE_TYPE_VALIDATION"):
-            os.environ[f"MOTO_{name}"] = "1"
         self.created = 0
         self._fleet = fleet
         self._faults = faults
-        self._counter = Counter(faults)
+        self.counter = Counter(faults)
+        self.denied = set(denied)
+        self.services = Services()
         self._tokens: dict[tuple[str, str] | None, tuple[str, Any]] = {}
         self._public = addresses or public("aws")
         self._born: dict[str, float] = {}
         self._threads: list[threading.Thread] = []
         # Taken for what decides by an instance's state and for changes of a host, so that neither is seen half done.
         self._lock = threading.RLock()
+        # moto's dictionaries do not stand being changed while another request reads them.
+        self._one_by_one = threading.Lock()
         self._undo: list[Callable[[], None]] = []
         self._server: Any = None
 
@@ -63,11 +82,15 @@ class AwsCloud:
         from werkzeug.serving import WSGIRequestHandler, make_server  # noqa: PLC0415 - these take a second to import
 
         class Quiet(WSGIRequestHandler):
+            disable_nagle_algorithm = True  # as at Azure's
+
             def log(self, type: str, message: str, *args: Any) -> None:
                 """Writes no access log."""
 
         self._patch()
         application = DomainDispatcherApplication(create_backend_app)
+        # It would look through moto's folders at every request, and keep all others waiting.
+        application.get_backend_for_host = functools.cache(application.get_backend_for_host)
         self._server = make_server("127.0.0.1", 0, self._guarded(application), threaded=True, request_handler=Quiet)
         threading.Thread(target=self._server.serve_forever, daemon=True, name="aws").start()
         self._seed()
@@ -103,6 +126,19 @@ class AwsCloud:
             found += [f"aws security-group {group.id}" for group in groups if group.name != "default"]
         return found
 
+    def lend_network(self, region: str, *, vpc_id: str = "", subnet_id: str = "") -> None:
+        """Makes a network of somebody else exist, that a deploy file names; what is there already stays.
+
+        Args:
+            region: of the site.
+            vpc_id: as the deploy file has it; empty: it names a subnet only.
+            subnet_id: as the deploy file has it; empty: it names a VPC only, which gets one in each zone.
+        """
+        from moto.ec2.models import ec2_backends  # noqa: PLC0415
+
+        with self._lock:
+            aws_account.lend_network(ec2_backends[ACCOUNT][region], vpc_id=vpc_id, subnet_id=subnet_id)
+
     def _seed(self) -> None:
         from moto.ssm.models import Parameter, ssm_backends  # noqa: PLC0415
 
@@ -136,25 +172,54 @@ class AwsCloud:
                 start_response(refusal.status, [("Content-Type", refusal.content_type)])
                 return [refusal.body]
 
+            def dropped(environ: dict[str, Any]) -> ConnectionAbortedError:
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                return ConnectionAbortedError("dropped on request")
+
             time.sleep(self._faults.latency_s)
             refusal = signature.check(environ, key_id=KEY_ID, secret=SECRET)
             if refusal is not None:
                 return refuse(refusal)
-            fault = self._counter.next()
+            call, service = calls.aws(environ), signature.service_of(environ)
+            fault = self.counter.next(call)
             if fault == "throttle":
-                service = signature.service_of(environ)
                 code = "RequestLimitExceeded" if service == "ec2" else "ThrottlingException"
-                return refuse(signature.refusal(service, "503 Service Unavailable", code, "Request limit exceeded."))
+                form = "ssm" if service in aws_account.JSON_SERVICES else service
+                return refuse(signature.refusal(form, "503 Service Unavailable", code, "Request limit exceeded."))
             if fault == "drop":
-                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-                raise ConnectionAbortedError("dropped on request")
-            return application(environ, start_response)
+                raise dropped(environ)
+            if f"{service}:{call}" in self.denied:
+                return refuse(aws_account.denial(service, f"{service}:{call}"))
+            with self._one_by_one:
+                answer = self._own(service, call, environ, start_response) or application(environ, start_response)
+            if self.counter.loses_answer(call):
+                raise dropped(environ)
+            return answer
 
         return guarded
 
+    def _own(
+        self, service: str, call: str, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes] | None:
+        """Returns the answer of a service that moto lacks."""
+        found = self.services.answer(service, call, environ)
+        if found is None:
+            return None
+        status, body = found
+        start_response(status, [("Content-Type", "application/x-amz-json-1.1")])
+        return [json.dumps(body).encode()]
+
     def _patch(self) -> None:  # noqa: C901, PLR0915 - a list of replacements, each a few lines
+        from moto import settings  # noqa: PLC0415
         from moto.ec2.exceptions import DependencyViolationError, EC2ClientError  # noqa: PLC0415
-        from moto.ec2.models import elastic_ip_addresses, elastic_network_interfaces, instances, security_groups  # noqa: PLC0415
+        from moto.ec2.models import (  # noqa: PLC0415
+            elastic_ip_addresses,
+            elastic_network_interfaces,
+            instance_types,
+            instances,
+            route_tables,
+            security_groups,
+        )
 
         class CapacityError(EC2ClientError):
             code = 500
@@ -170,7 +235,14 @@ class AwsCloud:
             def __init__(self) -> None:
                 super().__init__("IdempotentParameterMismatch", "The token was used before with other parameters.")
 
+        class EndedError(EC2ClientError):
+            code = 400
+
+            def __init__(self) -> None:
+                super().__init__("IdempotentInstanceTerminated", "The token's instance is terminated.")
+
         run, terminate = instances.InstanceBackend.run_instances, instances.Instance.terminate
+        start, stop = instances.Instance.start, instances.Instance.stop
         addresses = elastic_ip_addresses.ElasticAddressBackend
         associate, disassociate = addresses.associate_address, addresses.disassociate_address
         groups = security_groups.SecurityGroupBackend
@@ -179,7 +251,9 @@ class AwsCloud:
 
         def run_instances(backend: Any, image_id: str, count: int, given: Any, names: list[str], **rest: Any) -> Any:
             size, token = rest.get("instance_type"), rest.get("client_token")
-            if size in self._faults.no_capacity:
+            if not self._faults.has_capacity(
+                str(size), place=backend.region_name, zone=aws_instances.zone_of(backend, rest)
+            ):
                 raise CapacityError(str(size))
             # All that a second call with the same token must repeat.
             request = repr((image_id, count, given, names, sorted(rest.items())))
@@ -189,6 +263,8 @@ class AwsCloud:
                     before, made = self._tokens[named]
                     if before != request:
                         raise MismatchError
+                    if all(one._state.name == "terminated" for one in made.instances):  # noqa: SLF001
+                        raise EndedError
                     return made
                 made = run(backend, image_id, count, given, names, **rest)
                 if named:
@@ -196,12 +272,25 @@ class AwsCloud:
                 for instance in made.instances:
                     self.created += 1
                     self._born[instance.id] = time.monotonic()
-                    _set_state(instance, PENDING)
+                    aws_instances.set_state(instance, PENDING)
             for instance in made.instances:
-                boot = threading.Thread(target=self._boot, args=(instance,), daemon=True, name=instance.id)
-                boot.start()
-                self._threads.append(boot)
+                self._boot_beside(instance)
             return made
+
+        def start_instance(instance: Any) -> Any:
+            before = start(instance)
+            aws_instances.keep_elastic(instance)
+            if self._fleet.host(instance.id) is None:  # it has switched itself off, and its disk went with the host
+                aws_instances.set_state(instance, PENDING)
+                self._boot_beside(instance)
+            self._settle(instance.ec2_backend)
+            return before
+
+        def stop_instance(instance: Any) -> Any:
+            before = stop(instance)
+            aws_instances.keep_elastic(instance)
+            self._settle(instance.ec2_backend)
+            return before
 
         def terminate_instance(instance: Any, *arguments: Any, **rest: Any) -> Any:
             with self._lock:
@@ -233,19 +322,27 @@ class AwsCloud:
             return result
 
         def delete_security_group(backend: Any, name: str | None = None, group_id: str | None = None) -> None:
-            for instance in _living(backend):
-                if group_id in {group.id for group in _groups(instance)}:
+            for instance in aws_instances.living(backend):
+                if group_id in {group.id for group in aws_instances.groups_of(instance)}:
                     raise DependencyViolationError(f"resource {group_id} has a dependent object")
             delete_group(backend, name, group_id)
 
+        # Not by the environment, which moto reads when it is imported, by whomever that is.
+        self._replace(settings, "ENABLE_AMI_VALIDATION", True)
+        self._replace(settings, "EC2_ENABLE_INSTANCE_TYPE_VALIDATION", True)
         self._replace(instances.InstanceBackend, "run_instances", run_instances)
         self._replace(instances.Instance, "terminate", terminate_instance)
+        self._replace(instances.Instance, "start", start_instance)
+        self._replace(instances.Instance, "stop", stop_instance)
         self._replace(instances.InstanceBackend, "all_reservations", self._lagging())
         self._replace(addresses, "associate_address", associate_address)
         self._replace(addresses, "disassociate_address", disassociate_address)
         self._replace(groups, "authorize_security_group_ingress", authorize_ingress)
         self._replace(groups, "revoke_security_group_ingress", revoke_ingress)
         self._replace(groups, "delete_security_group", delete_security_group)
+        routes, types = route_tables.RouteBackend, instance_types.InstanceTypeBackend
+        self._replace(routes, "describe_route_tables", aws_account.with_way_out(routes.describe_route_tables))
+        self._replace(types, "describe_instance_types", aws_account.listed(types.describe_instance_types))
         self._replace(elastic_network_interfaces, "random_public_ip", self._next_public)
         self._replace(elastic_ip_addresses, "random_ip", self._next_public)
 
@@ -264,15 +361,19 @@ class AwsCloud:
         everything = InstanceBackend.all_reservations
 
         def all_reservations(backend: Any, filters: Any = None) -> list[Any]:
-            then = time.monotonic() - self._faults.lag_s
             found = []
             for each in everything(backend, filters):
-                each.instances = [one for one in each.instances if self._born.get(one.id, 0.0) <= then]
+                each.instances = [one for one in each.instances if not self._faults.hides(self._born.get(one.id, 0.0))]
                 if each.instances:
                     found.append(each)
             return found
 
         return all_reservations
+
+    def _boot_beside(self, instance: Any) -> None:
+        boot = threading.Thread(target=self._boot, args=(instance,), daemon=True, name=instance.id)
+        boot.start()
+        self._threads.append(boot)
 
     def _boot(self, instance: Any) -> None:
         try:
@@ -283,62 +384,33 @@ class AwsCloud:
             self._fleet.boot(
                 instance.id,
                 name="ip-" + instance.private_ip.replace(".", "-"),
-                addresses=_addresses(instance),
+                addresses=aws_instances.addresses_of(instance),
                 user_data=given,
-                rules=_rules(instance),
+                rules=aws_instances.rules_of(instance),
+                switched_off=lambda: aws_instances.switched_off(instance),
             )
             with self._lock:
                 is_wanted = instance._state.name == "pending"  # noqa: SLF001
                 if is_wanted:
                     # Rules and addresses may have changed while it was starting.
                     self._settle(instance.ec2_backend)
-                    _set_state(instance, RUNNING)
+                    aws_instances.set_state(instance, RUNNING)
             if not is_wanted:
                 self._fleet.kill(instance.id)
         except (RuntimeError, ValueError, OSError) as error:
             instance._reason = f"Server.InternalError: {error}"  # noqa: SLF001
-            _set_state(instance, TERMINATED)
+            aws_instances.set_state(instance, TERMINATED)
 
     def _settle(self, backend: Any) -> None:
         """Gives every running host the addresses and the firewall that EC2 says it has."""
         with self._lock:
-            for instance in _living(backend):
+            for instance in aws_instances.living(backend):
                 host = self._fleet.host(instance.id)
                 if host is not None:
-                    wanted = _addresses(instance)
+                    wanted = aws_instances.addresses_of(instance)
                     for address in wanted:
                         if address not in host.addresses:
                             host.add_address(address)
                     for address in [one for one in host.addresses if one not in wanted]:
                         host.remove_address(address)
-                    host.set_rules(_rules(instance))
-
-
-def _set_state(instance: Any, state: tuple[str, int]) -> None:
-    instance._state.name, instance._state.code = state  # noqa: SLF001
-
-
-def _living(backend: Any) -> list[Any]:
-    everything = [one for each in backend.reservations.values() for one in each.instances]
-    return [one for one in everything if one._state.name != "terminated"]  # noqa: SLF001
-
-
-def _addresses(instance: Any) -> list[str]:
-    """Returns private and public address; the last is where the instance's own traffic comes from."""
-    return [address for address in (instance.private_ip, instance.public_ip) if address]
-
-
-def _groups(instance: Any) -> list[Any]:
-    return list(instance.security_groups) or [group for nic in instance.nics.values() for group in nic.group_set]
-
-
-def _rules(instance: Any) -> list[tuple[int, int, str]]:
-    found = []
-    for group in _groups(instance):
-        for rule in group.ingress_rules:
-            block = rule.ip_range.get("CidrIp") if isinstance(rule.ip_range, dict) else rule.ip_range
-            if block and str(rule.ip_protocol) == "tcp":
-                found.append((int(rule.from_port), int(rule.to_port), str(block)))
-            elif block and str(rule.ip_protocol) == "-1":
-                found.append((0, 65535, str(block)))
-    return found
+                    host.set_rules(aws_instances.rules_of(instance))

@@ -16,6 +16,8 @@ class AwsEndpoint:
     url: str
     access_key_id: str
     secret_access_key: str = field(repr=False)
+    lag_s: float = 0.0
+    """How long the emulator hides what is new."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class AzureEndpoint:
     client_secret: str = field(repr=False)
     subscription_id: str
     polling_interval_s: float = 0.2
+    lag_s: float = 0.0
+    """How long the emulator hides what is new."""
 
 
 @dataclass(frozen=True)

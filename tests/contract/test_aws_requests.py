@@ -1,10 +1,12 @@
 """What a machine on AWS is born with, asked of the request and of the cloud."""
 
+from dataclasses import replace
+
 import pytest
 from clouddeploy_providers.aws import network
-from clouddeploy_providers.errors import CapacityError, InvalidRequest
+from clouddeploy_providers.errors import AccessDenied, CapacityError, InvalidRequest
 from clouddeploy_providers.naming import TAG_DEPLOYMENT
-from clouddeploy_providers.resources import FirewallRule, Kind
+from clouddeploy_providers.resources import Demand, FirewallRule, Kind
 
 pytestmark = pytest.mark.xdist_group("emulated-clouds")
 
@@ -133,7 +135,7 @@ def test_an_image_that_is_not_there_is_refused_before_anything_starts(aws_case, 
 
 
 def test_only_subnets_whose_zone_offers_the_size_are_tried(aws_case):
-    from clouddeploy_providers.aws.instances import zones_offering  # noqa: PLC0415 - it takes the SDK with it
+    from clouddeploy_providers.aws.sizes import zones_offering  # noqa: PLC0415 - it takes the SDK with it
 
     ec2 = aws_case.shared._ec2
     subnets = network.subnets_of(ec2, network.network_of(ec2, {}), {})
@@ -143,3 +145,144 @@ def test_only_subnets_whose_zone_offers_the_size_are_tried(aws_case):
     assert "us-west-2" in caught.value.hint
     with pytest.raises(InvalidRequest):
         zones_offering(ec2, "no.such.size", subnets)
+
+
+def test_a_machine_with_an_end_is_terminated_when_it_switches_itself_off(aws_case, make_site, cancel):
+    """Without that it would only be stopped, and its disk and address would cost on."""
+    site, requests = make_site(aws_case.shared, is_server=False), []
+    events = aws_case.shared._ec2.meta.events
+    record = lambda params, **_event: requests.append(dict(params))  # noqa: E731 - registered and unregistered by identity
+    events.register("provide-client-params.ec2.RunInstances", record)
+    machine = site.create(cancel, expires_at="2036-11-25T18:00:00Z")[Kind.MACHINE]
+    events.unregister("provide-client-params.ec2.RunInstances", record)
+    assert requests[0]["InstanceInitiatedShutdownBehavior"] == "terminate"
+    [tag] = aws_case.ec2.describe_tags(
+        Filters=[{"Name": "resource-id", "Values": [machine.id]}, {"Name": "key", "Values": ["clouddeploy:expires-at"]}]
+    )["Tags"]
+    assert tag["Value"] == "2036-11-25T18:00:00Z"
+
+
+def test_a_machine_without_an_end_keeps_its_disk_when_it_is_switched_off(made):
+    _, request = made
+    assert "InstanceInitiatedShutdownBehavior" not in request
+
+
+def test_a_disk_and_an_interface_that_lost_their_machine_are_found_and_deleted(aws_case, make_site, cancel):
+    site = make_site(aws_case.shared, is_server=False)
+    refs = site.create(cancel)
+    tags = [{"Key": "Name", "Value": refs[Kind.MACHINE].name}, {"Key": TAG_DEPLOYMENT, "Value": site.deployment}]
+    subnet = aws_case.ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    disk = aws_case.ec2.create_volume(AvailabilityZone="us-west-2a", Size=1)["VolumeId"]
+    interface = aws_case.ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
+    aws_case.ec2.create_tags(Resources=[disk, interface], Tags=tags)
+    found = site.provider.find(site.deployment)
+    assert [ref.id for ref in found] == [refs[Kind.FIREWALL].id, refs[Kind.MACHINE].id, disk, interface]
+    assert {one.ref.id for one in site.provider.find_all()} >= {disk, interface}
+    for ref in found[-2:]:
+        assert site.provider.read(ref) == ref
+        for _ in range(2):
+            site.provider.delete(ref, cancel)
+        assert site.provider.read(ref) is None
+    assert aws_case.identity(site.provider.find(site.deployment)) == aws_case.owned(refs)
+
+
+def test_what_does_not_carry_our_tag_is_not_deleted_whatever_a_state_file_says(aws_case, made, cancel):
+    site, _ = made
+    for ref in site.refs.values():
+        aws_case.ec2.delete_tags(Resources=[ref.id], Tags=[{"Key": TAG_DEPLOYMENT}])
+        with pytest.raises(InvalidRequest, match="not ours to delete"):
+            site.provider.delete(ref, cancel)
+        assert site.provider.read(ref) is not None
+        if ref.kind is not Kind.ADDRESS:
+            with pytest.raises(InvalidRequest, match="not ours to change"):
+                site.provider.update(ref, site.resource(ref.kind), cancel)
+
+
+def test_a_machine_whose_attempt_has_ended_is_made_anew_by_the_same_attempt(aws_case, make_site, cancel):
+    """As when it ends while it starts: nothing says so before the next run, whose token is the same."""
+    site = make_site(aws_case.shared, is_server=False)
+    before = site.create(cancel)[Kind.MACHINE]
+    machine = site.resource(Kind.MACHINE)
+    first = site.provider.create(machine, cancel)
+    assert first.id == before.id
+    ended = []
+    for _ in range(2):
+        aws_case.ec2.terminate_instances(InstanceIds=[first.id])
+        ended.append(first.id)
+        first = site.provider.create(machine, cancel)
+        assert first.id not in ended
+    assert site.provider.create(machine, cancel) == first
+
+
+def test_everything_says_its_account_and_is_not_taken_for_gone_in_another(aws_case, made, cancel):
+    site, _ = made
+    there = {ref.id: ref for ref in (*site.refs.values(), *site.provider.find(site.deployment))}
+    for ref in there.values():
+        assert ref.outputs["account"] == "123456789012"
+        assert dict(site.provider.read(ref).outputs) == dict(site.refs[ref.kind].outputs)
+        elsewhere = replace(ref, outputs={**ref.outputs, "account": "999999999999"})
+        for verb, arguments in (
+            ("read", ()),
+            ("update", (site.resource(ref.kind), cancel)),
+            ("delete", (cancel,)),
+        ):
+            with pytest.raises(AccessDenied, match="999999999999"):
+                getattr(site.provider, verb)(elsewhere, *arguments)
+
+
+def test_what_an_older_state_recorded_without_its_account_still_works(made, cancel):
+    site, _ = made
+    for ref in reversed(site.refs.values()):
+        old = replace(ref, outputs={key: value for key, value in ref.outputs.items() if key != "account"})
+        assert site.provider.read(old) == ref
+        site.provider.delete(old, cancel)
+        assert site.provider.read(old) is None
+
+
+def test_nothing_is_made_while_the_account_is_not_known(aws_case, make_site, cancel):
+    site, before = make_site(aws_case.provider(), is_server=False), aws_case.everything()
+    aws_case.cloud.denied.add("sts:GetCallerIdentity")
+    with pytest.raises(AccessDenied):
+        site.create(cancel)
+    aws_case.cloud.denied.clear()
+    assert aws_case.everything() == before
+
+
+def test_the_account_is_asked_for_once(aws_case, make_site, cancel):
+    provider, asked = aws_case.provider(), []
+    provider._account._sts.meta.events.register("before-call.sts", lambda model, **_event: asked.append(model.name))
+    site = make_site(provider, is_server=False)
+    for ref in site.create(cancel).values():
+        provider.read(ref)
+    provider.find(site.deployment)
+    assert asked == ["GetCallerIdentity"]
+
+
+def test_of_a_named_network_only_the_public_subnets_are_used(aws_case, make_site, cancel):
+    theirs = aws_case.theirs(Kind.NETWORK, None, cancel)
+    [public] = aws_case.ec2.describe_subnets(SubnetIds=[theirs.settings["subnet_id"]])["Subnets"]
+    private = aws_case.ec2.create_subnet(VpcId=public["VpcId"], CidrBlock="10.7.2.0/24", AvailabilityZone="us-west-2a")
+    table = aws_case.ec2.create_route_table(VpcId=public["VpcId"])["RouteTable"]["RouteTableId"]
+    aws_case.ec2.associate_route_table(RouteTableId=table, SubnetId=private["Subnet"]["SubnetId"])
+    site = make_site(aws_case.provider({**aws_case.settings, "vpc_id": public["VpcId"]}), is_server=False)
+    assert site.create(cancel)[Kind.MACHINE].outputs["zone"] == "us-west-2b"
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"vpc_id": "vpc-0aaaaaaaaaaaaaaaa"},
+        {"subnet_id": "subnet-0bbbbbbbbbbbbbbbb"},
+        {"vpc_id": "vpc-0cccccccccccccccc", "subnet_id": "subnet-0dddddddddddddddd"},
+        {"vpc_id": "vpc-0cccccccccccccccc", "subnet_id": "subnet-0eeeeeeeeeeeeeeee"},
+    ],
+    ids=["vpc", "subnet", "both", "another subnet"],
+)
+def test_a_network_that_a_deploy_file_names_can_be_rehearsed(named, aws_case, make_site, cancel):
+    for _ in range(2):
+        aws_case.cloud.lend_network("us-west-2", **named)
+    site = make_site(aws_case.provider({**aws_case.settings, **named}), is_server=False)
+    assert site.provider.check(Demand((site.spec(),))) == []
+    assert site.create(cancel)[Kind.FIREWALL].outputs["vpc"] == named.get(
+        "vpc_id", site.refs[Kind.FIREWALL].outputs["vpc"]
+    )

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from botocore.exceptions import ConnectionClosedError
 from clouddeploy_providers.azure import network as azure_bodies
-from clouddeploy_providers.errors import Conflict, InvalidRequest, Transient
-from clouddeploy_providers.resources import Kind
+from clouddeploy_providers.errors import CapacityError, Conflict, InvalidRequest, Transient
+from clouddeploy_providers.resources import Demand, Kind, Need
 from clouddeploy_rehearsal.azure.store import MACHINES, Refused
 
 pytestmark = pytest.mark.xdist_group("emulated-clouds")
@@ -37,6 +37,48 @@ def test_every_fifth_call_fails_and_the_site_is_made_once(name, fault, start_clo
     assert machines_created(started.cloud) == 1
     site.delete(cancel)
     assert site.provider.find(site.deployment) == []
+
+
+@CLOUDS
+def test_every_ninth_call_is_refused_and_every_question_is_answered(name, start_cloud, make_site, cancel):
+    """A preflight that fails because others are busy would be believed."""
+    started = start_cloud(name, throttle_every=9)
+    site = make_site(started.provider, is_server=False)
+    assert [check for check in site.provider.check(Demand((site.spec(),))) if not check.ok] == []
+    assert site.provider.offers(Need(vcpus=2))
+    assert site.provider.resolve_image(site.spec())
+    firewall = site.create(cancel, until=Kind.MACHINE)[Kind.FIREWALL]
+    updated = site.provider.update(firewall, site.resource(Kind.FIREWALL, rules=()), cancel)
+    assert updated.outputs["rules"] == ""
+    assert len(site.provider.find_all()) == len(site.refs)
+    assert [ref for ref in site.refs.values() if site.provider.read(ref) is None] == []
+    delete_found(site, cancel)
+    assert site.provider.find_all() == []
+
+
+@pytest.mark.parametrize(("name", "zones"), [("aws", ("us-west-2a", "us-west-2b")), ("azure", ("1", "2"))])
+def test_a_zone_without_capacity_is_followed_by_the_next_one(name, zones, start_cloud, make_site, cancel):
+    expected = zones[1]
+    started = start_cloud(name, scarce_zones=1)
+    for is_server in (True, False):
+        site = make_site(started.provider, is_server=is_server)
+        refs = dict(site.create(cancel, zones=zones))
+        assert refs[Kind.MACHINE].outputs["zone"] == expected
+        assert site.create(cancel, zones=zones) == refs
+        assert len(site.provider.find(site.deployment)) == len(refs)
+
+
+@CLOUDS
+def test_where_no_zone_has_capacity_nothing_of_the_machine_stays(name, start_cloud, make_site, cancel):
+    started = start_cloud(name, scarce_zones=9)
+    site = make_site(started.provider, is_server=False)
+    before = site.create(cancel, until=Kind.MACHINE)
+    with pytest.raises(CapacityError) as caught:
+        site.provider.create(site.resource(Kind.MACHINE), cancel)
+    assert caught.value.hint
+    assert len(site.provider.find(site.deployment)) == len(before)
+    delete_found(site, cancel)
+    assert site.provider.find_all() == []
 
 
 @CLOUDS
@@ -191,7 +233,7 @@ def test_aws_without_a_default_network_says_what_to_name(start_cloud, make_site,
     with pytest.raises(InvalidRequest) as caught:
         site.create(cancel)
     assert "subnet_id" in caught.value.hint
-    assert [check.name for check in site.provider.check([site.spec()]) if not check.ok] == ["network"]
+    assert [check.name for check in site.provider.check(Demand((site.spec(),))) if not check.ok] == ["network"]
 
     vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.1.0/24", AvailabilityZone="us-west-2b")["Subnet"]["SubnetId"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 from pathlib import Path
 
 import boto3
@@ -46,13 +47,14 @@ class Account:
     def allow(self, port):
         self.ec2.authorize_security_group_ingress(GroupId=self.group, IpPermissions=self.port(port))
 
-    def start(self, **changed):
+    def start(self, *, expires_at="", **changed):
         text = cloud_init.render(
             user="clouddeploy",
             public_key=self.user.public,
             host_private_key=self.host.private,
             host_public_key=self.host.public,
             hostname="h",
+            expires_at=expires_at,
         )
         interface = {
             "DeviceIndex": 0,
@@ -203,6 +205,31 @@ def test_both_architectures_have_a_public_image(world):
     for arch, named in (("amd64", "x86_64"), ("arm64", "arm64")):
         image = client(world, "ssm").get_parameter(Name=IMAGE.replace("amd64", arch))["Parameter"]["Value"]
         assert client(world).describe_images(ImageIds=[image])["Images"][0]["Architecture"] == named
+
+
+def test_a_stopped_instance_lets_nobody_in_and_a_started_one_does_again(account):
+    there = account.running(account.start())
+    made = account.ec2.allocate_address(Domain="vpc")
+    account.ec2.associate_address(AllocationId=made["AllocationId"], InstanceId=there["InstanceId"])
+    account.ec2.stop_instances(InstanceIds=[there["InstanceId"]])
+    assert not answers(made["PublicIp"], 22)
+    account.ec2.start_instances(InstanceIds=[there["InstanceId"]])
+    with contextlib.closing(account.login(made["PublicIp"])) as ssh:
+        assert run(ssh, "id -un") == (0, "clouddeploy")
+
+
+@pytest.mark.parametrize(("behavior", "state"), [("terminate", "terminated"), ("stop", "stopped")])
+def test_an_instance_that_switches_itself_off_ends_as_its_request_said(account, behavior, state):
+    """The machine keeps its own end, without any right in the cloud."""
+    end = time.strftime(cloud_init.EXPIRES_AT, time.gmtime(time.time() + 2))
+    started = account.start(expires_at=end, InstanceInitiatedShutdownBehavior=behavior)
+
+    def has_ended():
+        found = account.ec2.describe_instances(InstanceIds=[started["InstanceId"]])["Reservations"][0]["Instances"][0]
+        return found["State"]["Name"] == state
+
+    until(has_ended, what=state)
+    assert account.world.aws._fleet.host(started["InstanceId"]) is None
 
 
 @pytest.mark.parametrize(("service", "call"), [("ec2", "describe_vpcs"), ("sts", "get_caller_identity")])

@@ -215,6 +215,31 @@ def test_deleting_the_group_takes_the_host_along(azure):
     assert not answers(azure.address.ip_address, 22)
 
 
+def test_a_machine_that_was_switched_off_does_not_answer_until_it_is_started(azure):
+    azure.surroundings()
+    made = azure.create(azure.machine())
+    machines, address = azure.compute.virtual_machines, azure.address.ip_address
+    power = lambda: machines.get(GROUP, "vm", expand="instanceView").instance_view.statuses[-1].code  # noqa: E731
+    assert power() == "PowerState/running"
+    machines.begin_deallocate(GROUP, "vm").result()
+    assert power() == "PowerState/deallocated"
+    assert not answers(address, 22)
+    machines.begin_start(GROUP, "vm").result()
+    assert power() == "PowerState/running"
+    with contextlib.closing(azure.login()) as ssh:
+        assert run(ssh, "hostname") == (0, "vm")
+    azure.world.azure.store.power_off(made.id)
+    assert power() == "PowerState/stopped"
+
+
+def test_a_size_that_azure_does_not_sell_is_refused(azure):
+    azure.surroundings()
+    body = azure.machine()
+    body["properties"]["hardwareProfile"]["vmSize"] = "Standard_None"
+    assert refusal(azure, body).error.code == "InvalidParameter"
+    assert "virtualMachines" not in azure.names()
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

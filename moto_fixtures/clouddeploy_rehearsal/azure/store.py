@@ -8,11 +8,14 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from functools import partial
+from ipaddress import IPv4Network, ip_network
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_rehearsal import user_data
 from clouddeploy_rehearsal.addresses import public
+from clouddeploy_rehearsal.azure import catalog
+from clouddeploy_rehearsal.azure.account import ADDRESSES, CORES, MACHINES, STANDARD_ADDRESSES, Account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
     from clouddeploy_rehearsal.faults import Faults
     from clouddeploy_rehearsal.fleet import Fleet
 
-MACHINES = "microsoft.compute/virtualmachines"
-ADDRESSES = "microsoft.network/publicipaddresses"
+__all__ = ["ADDRESSES", "DISKS", "MACHINES", "PRIVATE", "Operation", "Refused", "Store"]
+
 FIREWALLS = "microsoft.network/networksecuritygroups"
 DISKS = "microsoft.compute/disks"
 NETWORKS = "microsoft.network/virtualnetworks"
@@ -52,9 +55,19 @@ class Refused(Exception):
 class Store:
     """The subscription; every method may be called from several threads."""
 
-    def __init__(self, fleet: Fleet, faults: Faults, *, addresses: Iterator[str] | None = None) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        faults: Faults,
+        *,
+        addresses: Iterator[str] | None = None,
+        account: Account | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.resources: dict[str, dict[str, Any]] = {}
         """By ARM id in lower case."""
+        self.theirs: set[str] = set()
+        """Ids in lower case of what somebody else made."""
         self.operations: dict[str, Operation] = {}
         self.created = 0
         self._fleet = fleet
@@ -63,6 +76,15 @@ class Store:
         self._private = map(str, itertools.islice(IPv4Network(PRIVATE).hosts(), 3, None))
         self._public = addresses or public("azure")
         self._born: dict[str, float] = {}
+        self._account = account or Account()
+        self.clock = clock
+        """For how long an interface stays reserved."""
+        self._power: dict[str, str] = {}
+        """Of machines that do not run: `stopped` or `deallocated`."""
+        self._boots: dict[str, dict[str, Any]] = {}
+        """What each machine was started with, to start it again."""
+        self._reserved: dict[str, float] = {}
+        """Until when an interface waits for a machine that failed."""
 
     def put(self, arm_id: str, kind: str, body: dict[str, Any]) -> tuple[bool, dict[str, Any], str]:
         """Creates or replaces a resource; returns whether it is new, the resource, and the operation's id."""
@@ -71,6 +93,10 @@ class Store:
             is_new = key not in self.resources
             if kind == MACHINES:
                 self._check_machine(body, is_new=is_new)
+            if kind == FIREWALLS:
+                _check_sources(body)
+            if is_new:
+                self._check_quota(body, kind)
             made = {
                 **body,
                 "id": arm_id,
@@ -91,15 +117,57 @@ class Store:
 
     def listed(self, prefix: str) -> list[dict[str, Any]]:
         """Returns what lists show below an id; new things appear in Resource Manager's lists with a delay."""
-        then = time.monotonic() - self._faults.lag_s
         with self._lock:
-            found = [key for key in self.resources if key.startswith(prefix) and self._born.get(key, 0.0) <= then]
+            mine = [key for key in self.resources if key.startswith(prefix)]
+            found = [key for key in mine if not self._faults.hides(self._born.get(key, 0.0))]
             return [self.resources[key] for key in found]
+
+    def all(self) -> list[dict[str, Any]]:
+        """Returns everything that exists."""
+        with self._lock:
+            return list(self.resources.values())
+
+    def add_theirs(self, arm_id: str, properties: dict[str, Any], *, location: str = "westus2") -> None:
+        """Makes a resource of somebody else; one that exists stays."""
+        made = {"id": arm_id, "name": arm_id.rsplit("/", 1)[1], "location": location, "tags": {"owner": "somebody"}}
+        made["type"] = _spelled(arm_id) if "/providers/" in arm_id else GROUP_TYPE
+        with self._lock:
+            self.theirs.add(arm_id.lower())
+            self.resources.setdefault(
+                arm_id.lower(), {**made, "properties": {**properties, "provisioningState": "Succeeded"}}
+            )
+
+    def switch(self, arm_id: str, *, verb: str) -> str:
+        """Starts or stops a machine; returns the operation's id.
+
+        Args:
+            arm_id: the machine's.
+            verb: `start`, `poweroff` or `deallocate`.
+        """
+        if arm_id.lower() not in self.resources:
+            raise Refused(404, "ResourceNotFound", f"The Resource '{arm_id}' was not found.")
+        if verb == "start":
+            return self._run(lambda: self._start(arm_id.lower()))
+        return self._run(lambda: self.power_off(arm_id, state="stopped" if verb == "poweroff" else "deallocated"))
+
+    def power_off(self, arm_id: str, *, state: str = "stopped") -> None:
+        """Stops a machine as if somebody had done it, or the machine itself; one that is gone is fine."""
+        with self._lock:
+            if arm_id.lower() in self.resources:
+                self._power[arm_id.lower()] = state
+        self._fleet.kill(arm_id.lower())
+
+    def instance_view(self, arm_id: str) -> dict[str, Any]:
+        """Returns how a machine is now."""
+        with self._lock:
+            power = self._power.get(arm_id.lower(), "running")
+        return {"statuses": [{"code": "ProvisioningState/succeeded"}, {"code": f"PowerState/{power}"}]}
 
     def delete(self, arm_id: str, kind: str) -> str:
         """Starts to delete a resource; returns the operation's id."""
         key = arm_id.lower()
         with self._lock:
+            self._must_be_free(key)
             users = [other["id"] for other in self.resources.values() if kind and _uses(other, key)]
             if users:
                 name = key.rsplit("/", 1)[1]
@@ -117,8 +185,8 @@ class Store:
                 operation.status = "Succeeded"
             except Refused as error:
                 operation.error, operation.status = (error.code, error.message), "Failed"
-            except (RuntimeError, ValueError, OSError) as error:
-                operation.error, operation.status = ("InternalExecutionError", str(error)), "Failed"
+            except (RuntimeError, ValueError, OSError, LookupError, TypeError) as error:
+                operation.error, operation.status = ("RehearsalFailed", str(error)), "Failed"
 
         threading.Thread(target=run, daemon=True, name=f"arm-{number[:6]}").start()
         return number
@@ -131,6 +199,8 @@ class Store:
                 self._apply_rules(made["id"])
         except BaseException:
             made["properties"]["provisioningState"] = "Failed"
+            if kind == MACHINES:
+                self._reserve(made)
             raise
         made["properties"]["provisioningState"] = "Succeeded"
 
@@ -146,6 +216,54 @@ class Store:
         for reference in body["properties"]["networkProfile"]["networkInterfaces"]:
             if reference["id"].lower() not in self.resources:
                 raise Refused(404, "NotFound", f"Resource {reference['id']} was not found.")
+            if is_new:
+                self._must_be_free(reference["id"].lower())
+                self._check_zone(body, reference["id"].lower())
+        size = body["properties"]["hardwareProfile"]["vmSize"]
+        sold = catalog.SIZES.get(size.lower())
+        if sold is None:
+            raise Refused(400, "InvalidParameter", f"The value {size} provided for the VM size is not valid.")
+        zones = set(body.get("zones", ()))
+        barred = self._account.restricted.get(sold.name)
+        if not zones <= set(sold.zones) or (barred is not None and (not barred or zones & set(barred))):
+            raise Refused(
+                409, "SkuNotAvailable", f"The requested size {size} is not available in zone {sorted(zones)}."
+            )
+
+    def _check_zone(self, body: dict[str, Any], interface: str) -> None:
+        """Refuses a machine in one zone with an address that is bound to another one."""
+        for one in self.resources[interface]["properties"]["ipConfigurations"]:
+            address = self.resources.get(one["properties"].get("publicIPAddress", {}).get("id", "").lower(), {})
+            bound = set(address.get("zones", ()))
+            if bound and not set(body.get("zones", ())) <= bound:
+                raise Refused(400, "ResourceAvailabilityZonesMismatch", "The address is bound to another zone.")
+
+    def _check_quota(self, body: dict[str, Any], kind: str) -> None:
+        of = {MACHINES: "compute", ADDRESSES: "network"}.get(kind)
+        if of is None:
+            return
+        wanted = {STANDARD_ADDRESSES: 1}
+        if kind == MACHINES:
+            sold = catalog.SIZES[body["properties"]["hardwareProfile"]["vmSize"].lower()]
+            wanted = {CORES: sold.vcpus, sold.family: sold.vcpus}
+        for usage in self._account.usages(self.resources.values(), body["location"], of=of):
+            name = usage["name"]["value"]
+            if usage["currentValue"] + wanted.get(name, 0) > usage["limit"]:
+                if kind == ADDRESSES:
+                    raise Refused(400, "PublicIPCountLimitReached", "Cannot create more public IP addresses.")
+                # As Azure words it, with the status of a conflict.
+                text = f"Operation could not be completed as it results in exceeding approved {name} Cores quota."
+                raise Refused(409, "OperationNotAllowed", text)
+
+    def _reserve(self, machine: dict[str, Any]) -> None:
+        until = self.clock() + self._account.nic_reserved_s
+        for one in machine["properties"]["networkProfile"]["networkInterfaces"]:
+            self._reserved[one["id"].lower()] = until
+
+    def _must_be_free(self, key: str) -> None:
+        if self.clock() < self._reserved.get(key, 0.0):
+            text = f"Nic(s) in request is reserved for another Virtual Machine for 180 seconds: {key}"
+            raise Refused(400, "NicReservedForAnotherVm", text)
 
     def _fill_in(self, made: dict[str, Any], kind: str, before: dict[str, Any] | None) -> None:
         properties = made["properties"]
@@ -155,6 +273,10 @@ class Store:
                 raise Refused(
                     400, "IPv4BasicSkuPublicIpCountLimitReached", "Cannot create more than 0 Basic IPv4 addresses."
                 )
+            if before is not None and before.get("zones", []) != made.get("zones", []):
+                text = "Availability zones of an existing resource cannot be modified."
+                raise Refused(400, "ResourceAvailabilityZonesCannotBeModified", text)
+            self._name(made, before)
             properties["ipAddress"] = old.get("ipAddress") or next(self._public)
         if kind == INTERFACES:
             for one in properties["ipConfigurations"]:
@@ -165,6 +287,17 @@ class Store:
         if kind == MACHINES:
             self.created += before is None
 
+    def _name(self, address: dict[str, Any], before: dict[str, Any] | None) -> None:
+        settings = address["properties"].get("dnsSettings")
+        if settings is None:
+            return
+        label = settings["domainNameLabel"]
+        others = [one for one in self.resources.values() if one is not before]
+        if not self._account.is_label_free(label, others):
+            raise Refused(400, "DnsRecordInUse", f"DNS record {label} is already used by another public IP.")
+        fqdn = f"{label}.{address['location'].lower()}.cloudapp.azure.com"
+        address["properties"]["dnsSettings"] = {**settings, "fqdn": fqdn}
+
     def _must_exist(self, arm_id: str | None) -> None:
         if arm_id and arm_id.lower() not in self.resources:
             raise Refused(400, "InvalidResourceReference", f"Resource {arm_id} referenced was not found.")
@@ -172,7 +305,7 @@ class Store:
     def _boot(self, made: dict[str, Any]) -> None:
         properties = made["properties"]
         size = properties["hardwareProfile"]["vmSize"]
-        if size in self._faults.no_capacity:
+        if not self._faults.has_capacity(size, place=made["location"], zone=next(iter(made.get("zones") or ()), "")):
             raise Refused(409, "SkuNotAvailable", f"The requested VM size {size} is currently not available.")
         interface = self.resources[properties["networkProfile"]["networkInterfaces"][0]["id"].lower()]["properties"]
         configuration = interface["ipConfigurations"][0]["properties"]
@@ -184,13 +317,10 @@ class Store:
         public_keys = tuple(one["keyData"].strip() for one in profile["linuxConfiguration"]["ssh"]["publicKeys"])
         given = user_data.parse(text, user=profile["adminUsername"], authorized_keys=public_keys)
         key = made["id"].lower()
-        self._fleet.boot(
-            key,
-            name=properties["osProfile"]["computerName"],
-            addresses=addresses,
-            user_data=given,
-            rules=self._rules(interface),
-        )
+        self._boots[key] = {"name": profile["computerName"], "addresses": addresses, "user_data": given}
+        if given.expires_at is not None:
+            self._boots[key]["switched_off"] = partial(self.power_off, key)
+        self._fleet.boot(key, **self._boots[key], rules=self._rules(interface))
         with self._lock:
             is_wanted = self.resources.get(key) is made
             if is_wanted:
@@ -199,6 +329,14 @@ class Store:
                 self._apply_rules(interface.get("networkSecurityGroup", {}).get("id", ""))
         if not is_wanted:
             self._fleet.kill(key)
+
+    def _start(self, key: str) -> None:
+        """Starts a machine anew; where hosts are real, it begins again as it was born."""
+        with self._lock:
+            was = self._power.pop(key, None)
+        if was is not None:
+            nic = self.resources[key]["properties"]["networkProfile"]["networkInterfaces"][0]["id"].lower()
+            self._fleet.boot(key, **self._boots[key], rules=self._rules(self.resources[nic]["properties"]))
 
     def _add_disk(self, machine: dict[str, Any]) -> None:
         """Makes the managed disk that a machine is born with, a resource of its own that may outlive it."""
@@ -212,6 +350,7 @@ class Store:
             "name": name,
             "type": "Microsoft.Compute/disks",
             "location": machine["location"],
+            "tags": dict(machine.get("tags", {})),
             "properties": {"diskSizeGB": disk.get("diskSizeGB", 30), "provisioningState": "Succeeded"},
         }
 
@@ -242,7 +381,11 @@ class Store:
             removed = {other: self.resources.pop(other) for other in gone}
             for resource in removed.values():
                 for other in _leaves_with(resource["properties"]):
-                    self.resources.pop(other.lower(), None)
+                    if self.clock() >= self._reserved.get(other.lower(), 0.0):
+                        self.resources.pop(other.lower(), None)
+            for other in removed:
+                self._power.pop(other, None)
+                self._boots.pop(other, None)
         for other in removed:
             self._fleet.kill(other)
 
@@ -259,6 +402,16 @@ IN_USE = {
     MACHINES: "InUse",
     DISKS: "OperationNotAllowed",
 }
+
+
+def _check_sources(firewall: dict[str, Any]) -> None:
+    """Refuses a rule whose sources overlap."""
+    for rule in firewall["properties"].get("securityRules", []):
+        given = rule["properties"].get("sourceAddressPrefixes") or []
+        for one, other in itertools.combinations(map(ip_network, given), 2):
+            if one.overlaps(other):
+                text = f"Security rule {rule['name']} has the overlapping subnets {one} and {other}."
+                raise Refused(400, "OverlappingSubnetsNotPermittedInSecurityRule", text)
 
 
 def _leaves_with(properties: dict[str, Any]) -> list[str]:

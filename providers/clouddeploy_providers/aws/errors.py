@@ -35,6 +35,9 @@ CODES: dict[str, type[errors.ProviderError]] = {
     "PendingVerification": errors.AccessDenied,
     "InsufficientInstanceCapacity": errors.CapacityError,
     "InsufficientHostCapacity": errors.CapacityError,
+    "InsufficientFreeAddressesInSubnet": errors.CapacityError,
+    "InsufficientVolumeCapacity": errors.CapacityError,
+    "InsufficientAddressCapacity": errors.CapacityError,
     "Unsupported": errors.CapacityError,
     "VcpuLimitExceeded": errors.QuotaError,
     "InstanceLimitExceeded": errors.QuotaError,
@@ -61,7 +64,14 @@ CODES: dict[str, type[errors.ProviderError]] = {
     "Unavailable": errors.Transient,
     "ServiceUnavailable": errors.Transient,
     "ParameterNotFound": errors.NotFound,
+    "NoSuchResourceException": errors.NotFound,
+    "VolumeInUse": errors.Conflict,
+    "InvalidNetworkInterface.InUse": errors.Conflict,
+    # A machine that has just begun to stop cannot be started; when it has stopped, it can.
+    "IncorrectInstanceState": errors.Transient,
 }
+FOREIGN_IMAGE = "Not authorized for images"
+"""With this message `AuthFailure` is about an image that its owner does not share, and not about the credentials."""
 CREDENTIALS = (
     exceptions.NoCredentialsError,
     exceptions.PartialCredentialsError,
@@ -84,11 +94,18 @@ HINTS = {
     errors.CapacityError: "try later, another size or another region",
     errors.QuotaError: "delete what is not needed, or ask AWS for more in the Service Quotas console",
     errors.Conflict: "look at it in the AWS console; destroy, then apply, starts afresh",
+    errors.InvalidRequest: "correct the value in the deploy file; ids differ between regions and accounts",
+    errors.NotFound: "somebody deleted it meanwhile; run the same command again",
+    errors.Throttled: "other programs use the same account; run the same command again in a minute",
+    errors.Transient: "run the same command again",
+    errors.ProviderError: "look the code up in https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html",
 }
 
 
-def kind_of(code: str, status: int = 400) -> type[errors.ProviderError]:
+def kind_of(code: str, status: int = 400, message: str = "") -> type[errors.ProviderError]:
     """Returns the class for an EC2 error code; the HTTP status decides where the code says nothing."""
+    if code == "AuthFailure" and message.startswith(FOREIGN_IMAGE):
+        return errors.InvalidRequest
     if code in CODES:
         return CODES[code]
     if code.endswith((".NotFound", ".NotFoundException")) and not code.startswith(
@@ -98,6 +115,12 @@ def kind_of(code: str, status: int = 400) -> type[errors.ProviderError]:
     if code.startswith(("Invalid", "Missing", "Malformed", "Unknown")):
         return errors.InvalidRequest
     return errors.Transient if status >= SERVER_ERROR else errors.ProviderError
+
+
+def code_of(error: errors.ProviderError) -> str:
+    """Returns the code of EC2 that an error was made from; empty where there is none."""
+    cause = error.__cause__
+    return str(cause.response["Error"]["Code"]) if isinstance(cause, exceptions.ClientError) else ""
 
 
 @contextmanager
@@ -114,7 +137,7 @@ def translated(what: str) -> Iterator[None]:
         raise errors.Transient(what, why=why, hint="check the network and the region's name") from error
     except exceptions.ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        kind = kind_of(code, error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        kind = kind_of(code, error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), message)
         raise kind(what, why=f"{code}: {message}", hint=HINTS.get(kind, "")) from error
     except exceptions.BotoCoreError as error:
-        raise errors.InvalidRequest(what, why=str(error)) from error
+        raise errors.InvalidRequest(what, why=str(error), hint=HINTS[errors.InvalidRequest]) from error

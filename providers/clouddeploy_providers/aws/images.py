@@ -6,21 +6,25 @@ Source:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.aws.errors import translated
+from clouddeploy_providers.aws.sizes import architecture_of
 from clouddeploy_providers.errors import AccessDenied, InvalidRequest, NotFound
 
-CANONICAL = "099720109477"
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CANONICAL = {"aws": "099720109477", "aws-us-gov": "513442679011", "aws-cn": "837727238323"}
+"""Canonical's account by partition: an account's number means somebody else in another one."""
 PARAMETER = "/aws/service/canonical/ubuntu/server/24.04/stable/current/{arch}/hvm/ebs-gp3/ami-id"
 PATTERN = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{arch}-server-*"
 """Not `-pro-`: those images carry an hourly fee."""
-ARM_FAMILIES = ("a1.", "t4g.", "m6g", "m7g", "m8g", "c6g", "c7g", "c8g", "r6g", "r7g", "r8g", "g5g.", "x2gd.")
 
 
-def newest(ssm: Any, ec2: Any, size: str) -> str:
-    """Returns the newest image for the size's architecture; asks EC2 where SSM is not allowed."""
-    arch = "arm64" if size.startswith(ARM_FAMILIES) else "amd64"
+def newest(ssm: Any, ec2: Any, size: str, *, partition: str = "aws") -> str:
+    """Returns the newest image for the size's architecture; asks EC2 where SSM is not allowed or has none."""
+    arch = "arm64" if architecture_of(size) == "arm64" else "amd64"
     try:
         with translated("the image parameter cannot be read"):
             return str(ssm.get_parameter(Name=PARAMETER.format(arch=arch))["Parameter"]["Value"])
@@ -30,16 +34,26 @@ def newest(ssm: Any, ec2: Any, size: str) -> str:
                 {"Name": "name", "Values": [PATTERN.format(arch=arch)]},
                 {"Name": "state", "Values": ["available"]},
             ]
-            images = ec2.describe_images(Owners=[CANONICAL], Filters=filters)["Images"]
+            owner = CANONICAL.get(partition)
+            images = ec2.describe_images(Owners=[owner], Filters=filters)["Images"] if owner else []
         if not images:
             raise NotFound("no Ubuntu 24.04 image can be found", hint="name one in the deploy file: image") from None
         return str(max(images, key=lambda image: str(image["CreationDate"]))["ImageId"])
 
 
-def root_device(ec2: Any, image: str) -> str:
-    """Returns the name of the image's root device."""
+def described(ec2: Any, image: str) -> Mapping[str, Any]:
+    """Returns what EC2 says of the image.
+
+    Raises:
+        InvalidRequest: there is none of that id here.
+    """
     with translated(f"the image {image} cannot be read"):
         found = ec2.describe_images(ImageIds=[image])["Images"]
     if not found:
         raise InvalidRequest(f"there is no image {image} here", hint="correct `image`; ids differ between regions")
-    return str(found[0]["RootDeviceName"])
+    return dict(found[0])
+
+
+def root_device(ec2: Any, image: str) -> str:
+    """Returns the name of the image's root device."""
+    return str(described(ec2, image)["RootDeviceName"])

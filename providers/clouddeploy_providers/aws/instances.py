@@ -5,10 +5,20 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy_providers.aws.errors import translated
-from clouddeploy_providers.aws.network import by_deployment, by_name, tag_specification, tag_value
-from clouddeploy_providers.errors import CapacityError, InvalidRequest, NotFound, ProviderError
-from clouddeploy_providers.resources import Kind, ResourceRef
+from clouddeploy_providers.aws.errors import code_of, translated
+from clouddeploy_providers.aws.tagging import (
+    TAG_EXPIRES,
+    TAG_USER,
+    by_name,
+    name_of,
+    owned,
+    owner_of,
+    prove_ours,
+    tag_specification,
+    tag_value,
+)
+from clouddeploy_providers.errors import CapacityError, Conflict, InvalidRequest, NotFound, ProviderError
+from clouddeploy_providers.resources import Found, Kind, ResourceRef
 from clouddeploy_providers.waiters import retrying, wait_for
 
 if TYPE_CHECKING:
@@ -19,6 +29,10 @@ if TYPE_CHECKING:
 
 ALIVE = ("pending", "running", "stopping", "stopped")
 START_S = 300.0
+SPENT = "IdempotentInstanceTerminated"
+"""The token's machine ended, usually while it started, since its disk's key may not be used. Tokens that follow are
+always the same ones, so that a run that goes on from a lost answer still finds its machine."""
+MORE_TOKENS = 5
 POLL_S = 1.0
 """EC2 needs some seconds to start a machine; its own waiters ask every fifteen."""
 
@@ -41,12 +55,12 @@ def create(
         CapacityError: no zone has one free.
     """
 
-    def started() -> Mapping[str, Any]:
+    def one() -> Mapping[str, Any]:
         return _find(ec2, resource) or _run_somewhere(ec2, resource, image=image, root=root, subnets=subnets, size=size)
 
     # A group made a second ago may be unknown to RunInstances, a machine to AssociateAddress (boto/boto3#2556).
-    instance = retrying(started, cancel=cancel, also=(NotFound,))
-    running = _wait_running(ec2, str(instance["InstanceId"]), resource.name, cancel)
+    instance = retrying(one, cancel=cancel, also=(NotFound,))
+    running = started(ec2, str(instance["InstanceId"]), resource.name, cancel)
     address = resource.needed(Kind.ADDRESS)
     if address is not None:
         retrying(lambda: _associate(ec2, running, address, resource.name), cancel=cancel, also=(NotFound,))
@@ -63,9 +77,52 @@ def ref_of(instance: Mapping[str, Any], name: str = "") -> ResourceRef:
         "size": str(instance["InstanceType"]),
         "image": str(instance["ImageId"]),
         "zone": str(instance.get("Placement", {}).get("AvailabilityZone", "")),
-        "user": tag_value(instance, "clouddeploy:user"),
+        "user": tag_value(instance, TAG_USER),
+        "power": "running" if instance["State"]["Name"] in {"pending", "running"} else "stopped",
     }
-    return ResourceRef(Kind.MACHINE, name or tag_value(instance, "Name"), str(instance["InstanceId"]), outputs)
+    return ResourceRef(Kind.MACHINE, name or name_of(instance), str(instance["InstanceId"]), outputs)
+
+
+def request(
+    resource: Resource, *, image: str, root: str, subnet: str, size: str, groups: Sequence[str]
+) -> dict[str, Any]:
+    """Returns what RunInstances is asked for, so that everything is there at birth.
+
+    Args:
+        resource: the machine wanted.
+        image: AMI id.
+        root: the image's root device.
+        subnet: where it lives.
+        size: instance type.
+        groups: security groups; empty: the network's default one, for a trial that creates nothing.
+    """
+    spec = resource.machine
+    if spec is None:
+        raise InvalidRequest(f"{resource.name} lacks its machine")
+    specifications = [
+        tag_specification(kind, resource.owner, name=resource.name, kind=Kind.MACHINE)
+        for kind in ("instance", "volume", "network-interface")
+    ]
+    specifications[0]["Tags"].append({"Key": TAG_USER, "Value": spec.user})
+    ending = {}
+    if spec.expires_at:
+        # The machine switches itself off, without any right in the cloud; AWS makes that the end of it.
+        ending = {"InstanceInitiatedShutdownBehavior": "terminate"}
+        specifications[0]["Tags"].append({"Key": TAG_EXPIRES, "Value": spec.expires_at})
+    interface = {"DeviceIndex": 0, "SubnetId": subnet, "AssociatePublicIpAddress": True}
+    disk = {"VolumeType": "gp3", "VolumeSize": spec.disk_gib, "Encrypted": True, "DeleteOnTermination": True}
+    return {
+        "ImageId": image,
+        "InstanceType": size,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "UserData": spec.user_data,
+        "NetworkInterfaces": [{**interface, "Groups": list(groups)} if groups else interface],
+        "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
+        "BlockDeviceMappings": [{"DeviceName": root, "Ebs": disk}],
+        "TagSpecifications": specifications,
+        **ending,
+    }
 
 
 def read(ec2: Any, instance_id: str) -> Mapping[str, Any] | None:
@@ -74,18 +131,22 @@ def read(ec2: Any, instance_id: str) -> Mapping[str, Any] | None:
     return instance if instance is not None and instance["State"]["Name"] in ALIVE else None
 
 
-def find(ec2: Any, deployment: str) -> list[ResourceRef]:
-    """Returns the deployment's instances that cost money."""
+def find(ec2: Any, deployment: str | None) -> list[Found]:
+    """Returns the deployment's instances that cost money, or with None those of all deployments."""
     alive = {"Name": "instance-state-name", "Values": list(ALIVE)}
     with translated("the instances cannot be listed"):
-        pages = ec2.get_paginator("describe_instances").paginate(Filters=[*by_deployment(deployment), alive])
-        return [ref_of(one) for page in pages for each in page["Reservations"] for one in each["Instances"]]
+        pages = ec2.get_paginator("describe_instances").paginate(Filters=[*owned(deployment), alive])
+        there = [one for page in pages for each in page["Reservations"] for one in each["Instances"]]
+    return [Found(ref_of(one), owner_of(one)) for one in there]
 
 
 def terminate(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
     """Terminates an instance and returns once EC2 says terminated; an absent one is success."""
 
     def terminated() -> None:
+        instance = _describe(ec2, ref.id)
+        if instance is not None:  # else it is gone, or so new that EC2 does not show it yet, and is terminated too
+            prove_ours(instance, ref.name)
         with translated(f"{ref.name} could not be terminated"):
             ec2.terminate_instances(InstanceIds=[ref.id])
 
@@ -102,27 +163,30 @@ def terminate(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
     )
 
 
-def zones_offering(ec2: Any, size: str, subnets: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Returns the subnets whose zone offers the size: `Unsupported` from RunInstances would only be found out later.
+def started(ec2: Any, instance_id: str, name: str, cancel: Event) -> Mapping[str, Any]:
+    """Returns the instance once it runs; one that is stopped is started, one that is stopping when it has stopped.
 
     Raises:
-        InvalidRequest: no zone of the region offers it, so the name is wrong or the size is not sold here.
-        CapacityError: other zones offer it, but none of these.
+        ProviderError: it ended instead, for the reason that EC2 gives.
     """
-    filters = [{"Name": "instance-type", "Values": [size]}]
-    with translated(f"the zones of {size} cannot be listed"):
-        pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
-            LocationType="availability-zone", Filters=filters
-        )
-        zones = {str(one["Location"]) for page in pages for one in page["InstanceTypeOfferings"]}
-    if not zones:
-        raise InvalidRequest(f"the size {size} is not offered in this region", hint="correct `size`")
-    offering = [(subnet, zone) for subnet, zone in subnets if zone in zones]
-    if not offering:
-        tried = ", ".join(zone for _, zone in subnets)
-        hint = f"name a subnet in {', '.join(sorted(zones))}, or another size"
-        raise CapacityError(f"the size {size} is not offered in {tried}", hint=hint)
-    return offering
+    seen: list[Mapping[str, Any]] = []
+
+    def runs() -> bool:
+        instance = _describe(ec2, instance_id)
+        if instance is None:
+            return False  # a new instance may be invisible for some seconds (boto/boto3#2556)
+        state = str(instance["State"]["Name"])
+        if state not in ALIVE:
+            reason = instance.get("StateReason", {}).get("Message", "no reason given")
+            raise ProviderError(f"{name} ended while it was starting", why=str(reason), hint="apply again")
+        if state == "stopped":
+            with translated(f"{name} could not be started"):
+                ec2.start_instances(InstanceIds=[instance_id])
+        seen[:] = [instance]
+        return state == "running"
+
+    wait_for(runs, timeout_s=START_S, interval_s=POLL_S / 2, cancel=cancel, what=f"{name} to run")
+    return seen[0]
 
 
 def _associate(ec2: Any, instance: Mapping[str, Any], address: ResourceRef, name: str) -> None:
@@ -148,44 +212,21 @@ def _run_somewhere(
 def _run(
     ec2: Any, resource: Resource, *, image: str, root: str, subnet: str, zone: str, size: str
 ) -> Mapping[str, Any]:
-    spec = resource.machine
     firewall = resource.needed(Kind.FIREWALL)
-    if spec is None or firewall is None:
-        raise InvalidRequest(f"{resource.name} lacks its machine or its firewall")
-    owner = resource.owner
-    specifications = [
-        tag_specification(kind, owner, name=resource.name, kind=Kind.MACHINE)
-        for kind in ("instance", "volume", "network-interface")
-    ]
-    specifications[0]["Tags"].append({"Key": "clouddeploy:user", "Value": spec.user})
+    if firewall is None:
+        raise InvalidRequest(f"{resource.name} lacks its firewall")
+    given = request(resource, image=image, root=root, subnet=subnet, size=size, groups=[firewall.id])
     # The zone is part of the token: the same token with other arguments would be refused.
-    token = hashlib.sha256(f"{resource.token}/{zone}/{size}".encode()).hexdigest()[:32]
-    with translated(f"{resource.name} could not be started"):
-        answer = ec2.run_instances(
-            ImageId=image,
-            InstanceType=size,
-            MinCount=1,
-            MaxCount=1,
-            ClientToken=token,
-            UserData=spec.user_data,
-            NetworkInterfaces=[
-                {"DeviceIndex": 0, "SubnetId": subnet, "Groups": [firewall.id], "AssociatePublicIpAddress": True}
-            ],
-            MetadataOptions={"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
-            BlockDeviceMappings=[
-                {
-                    "DeviceName": root,
-                    "Ebs": {
-                        "VolumeType": "gp3",
-                        "VolumeSize": spec.disk_gib,
-                        "Encrypted": True,
-                        "DeleteOnTermination": True,
-                    },
-                }
-            ],
-            TagSpecifications=specifications,
-        )
-    return dict(answer["Instances"][0])
+    text, number = f"{resource.token}/{zone}/{size}", 0
+    while True:
+        token = hashlib.sha256(f"{text}/{number}".encode() if number else text.encode()).hexdigest()[:32]
+        try:
+            with translated(f"{resource.name} could not be started"):
+                return dict(ec2.run_instances(ClientToken=token, **given)["Instances"][0])
+        except Conflict as error:
+            if code_of(error) != SPENT or number == MORE_TOKENS:
+                raise
+            number += 1
 
 
 def _find(ec2: Any, resource: Resource) -> Mapping[str, Any] | None:
@@ -196,23 +237,6 @@ def _find(ec2: Any, resource: Resource) -> Mapping[str, Any] | None:
     with translated(f"{resource.name} cannot be looked for"):
         found = [one for each in ec2.describe_instances(Filters=filters)["Reservations"] for one in each["Instances"]]
     return dict(found[0]) if found else None
-
-
-def _wait_running(ec2: Any, instance_id: str, name: str, cancel: Event) -> Mapping[str, Any]:
-    seen: list[Mapping[str, Any]] = []
-
-    def running() -> bool:
-        instance = _describe(ec2, instance_id)
-        if instance is None:
-            return False  # a new instance may be invisible for some seconds (boto/boto3#2556)
-        if instance["State"]["Name"] not in ALIVE:
-            reason = instance.get("StateReason", {}).get("Message", "no reason given")
-            raise ProviderError(f"{name} ended while it was starting", why=str(reason), hint="apply again")
-        seen[:] = [instance]
-        return str(instance["State"]["Name"]) == "running"
-
-    wait_for(running, timeout_s=START_S, interval_s=POLL_S / 2, cancel=cancel, what=f"{name} to run")
-    return seen[0]
 
 
 def _describe(ec2: Any, instance_id: str) -> Mapping[str, Any] | None:

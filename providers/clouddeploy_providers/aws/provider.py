@@ -1,16 +1,7 @@
-"""AwsProvider: clients, checks, and dispatch to the modules beside it.
+"""AwsProvider: clients, and dispatch to the modules beside it.
 
-Needs these permissions and no others:
-    sts:GetCallerIdentity (needs no grant)
-    ssm:GetParameter on arn:aws:ssm:*::parameter/aws/service/canonical/* (else the image comes from DescribeImages)
-    ec2:DescribeVpcs, DescribeSubnets, DescribeImages, DescribeInstanceTypes, DescribeInstanceTypeOfferings,
-        DescribeAddresses, DescribeSecurityGroups, DescribeSecurityGroupRules, DescribeInstances
-    ec2:AllocateAddress, AssociateAddress, ReleaseAddress
-    ec2:CreateSecurityGroup, AuthorizeSecurityGroupIngress, RevokeSecurityGroupIngress, DeleteSecurityGroup
-    ec2:RunInstances, TerminateInstances
-    ec2:CreateTags, with the condition ec2:CreateAction in AllocateAddress, CreateSecurityGroup, RunInstances
-AssociateAddress, ReleaseAddress, the changes of security groups and TerminateInstances may be limited to resources with
-the tag `clouddeploy:deployment`. No action on IAM, and none on key pairs.
+It needs the permissions that `permissions.ACTIONS` lists, and no others; docs/permissions.md has them as a policy. No
+action on IAM, and none on key pairs.
 """
 
 from __future__ import annotations
@@ -18,13 +9,20 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 
-from clouddeploy_providers.aws import images, instances, network
+from clouddeploy_providers.aws import adopted, firewalls, images, instances, leftovers, network, sizes
+from clouddeploy_providers.aws.accounts import Account
 from clouddeploy_providers.aws.errors import translated
-from clouddeploy_providers.errors import InvalidRequest
+from clouddeploy_providers.aws.preflight import Preflight
+from clouddeploy_providers.aws.prices import Prices
+from clouddeploy_providers.aws.quotas import Quotas
+from clouddeploy_providers.aws.tagging import prove_ours
+from clouddeploy_providers.errors import InvalidRequest, NotFound
+from clouddeploy_providers.once import Once
 from clouddeploy_providers.resources import Check, Kind
 from clouddeploy_providers.waiters import retrying
 
@@ -34,88 +32,178 @@ if TYPE_CHECKING:
 
     from clouddeploy_providers.base import ComputeProvider
     from clouddeploy_providers.endpoints import Endpoints
-    from clouddeploy_providers.resources import MachineSpec, Resource, ResourceRef
+    from clouddeploy_providers.resources import (
+        Demand,
+        Found,
+        MachineSpec,
+        Need,
+        Offer,
+        Price,
+        Resource,
+        ResourceRef,
+    )
 
-DEFAULT_SIZE = "t3.small"
+PRICE_LIST_REGIONS = {"aws": "us-east-1", "aws-cn": "cn-northwest-1"}
+"""The price list of a whole partition is asked in one region; others have none, and the snapshot has to do."""
 TIMEOUTS_S: Final = {"connect_timeout": 20, "read_timeout": 60}
+CONNECTIONS = 64
+"""As many as there are sites at work; botocore's ten would be closed and opened again all the time."""
 """AWS answers in a second; RunInstances and a slow line may take some."""
 READS = 4
+OWN_DOMAINS = (
+    ".amazonaws.com",
+    ".api.aws",
+    ".amazonaws.com.cn",
+    ".api.amazonwebservices.com.cn",
+    ".amazonaws.eu",
+    ".api.amazonwebservices.eu",
+)
+"""Where AWS itself answers in its public partitions."""
+LAG_S = 30.0
+"""Reports speak of some seconds (boto/boto3#2556); this is what a run after a kill waits at most."""
 
 
 class AwsProvider:
-    """EC2 in one account and region; see `ComputeProvider` for the verbs."""
+    """EC2 in one account and region; see `ComputeProvider` for the verbs.
+
+    Without an endpoint of ours, all that boto3 knows works: profiles, `AWS_ENDPOINT_URL`, `AWS_CA_BUNDLE`, and the
+    regions of every partition.
+    """
 
     name: ClassVar[str] = "aws"
-    setting_names: ClassVar[frozenset[str]] = frozenset({"region", "vpc_id", "subnet_id"})
+    setting_names: ClassVar[frozenset[str]] = frozenset(
+        {"region", "profile", "vpc_id", "subnet_id", "machine_id", *adopted.REACHED}
+    )
     creates_nothing: ClassVar[bool] = False
     ends_processes: ClassVar[bool] = True
+    default_size: ClassVar[str] = "t3.small"
 
     def __init__(self, settings: Mapping[str, str], endpoints: Endpoints) -> None:
         if not settings.get("region"):
             raise InvalidRequest("an AWS site lacks its region", hint="add it in the deploy file: region: us-west-2")
+        self._machine_id = settings.get("machine_id", "")
+        if self._machine_id:
+            adopted.require_settings(settings)
         self._settings = settings
         self._ssh_port = str(endpoints.ssh_port)
+        self._lag_s = endpoints.aws.lag_s if endpoints.aws else LAG_S
+        self._instead = endpoints.hosts.get(self._machine_id)
+        self._prices = Prices(settings["region"])
         given: dict[str, Any] = {"region_name": settings["region"]}
         if endpoints.aws is not None:
             given |= {
                 "aws_access_key_id": endpoints.aws.access_key_id,
                 "aws_secret_access_key": endpoints.aws.secret_access_key,
             }
+        elif settings.get("profile"):
+            given["profile_name"] = settings["profile"]
         url = {"endpoint_url": endpoints.aws.url} if endpoints.aws is not None else {}
         # Changes are repeated by us, who know the deadline and what must not be repeated (botocore would ask four times
         # where there is no capacity); questions have nobody else to repeat them.
         once, standard = (
-            Config(retries={"mode": "standard", "total_max_attempts": attempts}, **TIMEOUTS_S)
+            Config(
+                retries={"mode": "standard", "total_max_attempts": attempts},
+                max_pool_connections=CONNECTIONS,
+                **TIMEOUTS_S,
+            )
             for attempts in (1, READS)
         )
         with translated("AWS cannot be used"):
             # Clients are shared by threads, sessions must not be (boto/boto3#1592); so all are made here.
             session = boto3.Session(**given)
+            self._partition = str(session.get_partition_for_region(settings["region"]))
             self._ec2 = session.client("ec2", config=once, **url)
-            self._reads, self._ssm, self._sts = (
-                session.client(name, config=standard, **url) for name in ("ec2", "ssm", "sts")
+            self._reads, self._ssm, sts, service_quotas = (
+                session.client(name, config=standard, **url) for name in ("ec2", "ssm", "sts", "service-quotas")
             )
+            prices_at = PRICE_LIST_REGIONS.get(self._partition, settings["region"])
+            self._pricing = session.client("pricing", config=standard, **{"region_name": prices_at, **url})
+        self._account = Account(sts)
+        self._once = Once()
+        self._quotas = Quotas(service_quotas, self._reads, settings["region"])
+        self._may_try_changes = endpoints.aws is not None or is_own_endpoint(self._ec2.meta.endpoint_url)
 
     @property
     def place(self) -> str:
-        """The region."""
-        return f"aws {self._settings['region']}"
+        """The region and the network that is named; for a machine that exists, the machine."""
+        region = f"aws {self._settings['region']}"
+        if self._machine_id:
+            return f"{region} {self._machine_id}"
+        named = (("vpc", "vpc_id"), ("subnet", "subnet_id"))
+        return ", ".join([region, *(f"{word} {self._settings[key]}" for word, key in named if self._settings.get(key))])
+
+    @property
+    def quota_scope(self) -> str:
+        """The profile, which decides the account, and the region; a machine that exists draws on nobody's quota."""
+        if self._machine_id:
+            return self.place
+        return " ".join(filter(None, ("aws", self._settings.get("profile"), self._settings["region"])))
+
+    @property
+    def lag_s(self) -> float:
+        """EC2 shows what is new within seconds, and seldom only within half a minute."""
+        return self._lag_s
 
     def kinds(self, *, is_server: bool) -> Sequence[Kind]:
-        """A static address for the server; a security group and an instance for all."""
+        """A static address for the server, a group and an instance for all; nothing around an adopted machine."""
+        if self._machine_id:
+            return (Kind.MACHINE,)
         return (Kind.ADDRESS, Kind.FIREWALL, Kind.MACHINE) if is_server else (Kind.FIREWALL, Kind.MACHINE)
 
-    def check(self, wanted: Sequence[MachineSpec]) -> list[Check]:
-        """Reports the network and the sizes; credentials that are refused raise."""
-        with translated("AWS does not accept the credentials"):
-            self._sts.get_caller_identity()
-        checks = []
-        try:
-            network.network_of(self._reads, self._settings)
-        except InvalidRequest as error:
-            checks.append(Check("network", ok=False, problem=str(error), hint=error.hint))
-        for size in sorted({spec.size or DEFAULT_SIZE for spec in wanted}):
-            try:
-                with translated(f"the size {size} is not offered in {self._settings['region']}"):
-                    self._reads.describe_instance_types(InstanceTypes=[size])
-            except InvalidRequest as error:
-                checks.append(Check("size", ok=False, problem=str(error), hint="correct `size`"))
-        return checks
+    def check(self, demand: Demand) -> list[Check]:
+        """Reports network, sizes, images, quotas and permissions; credentials that are refused raise."""
+        self._account.ask()
+        if self._machine_id:
+            there = adopted.read(self._reads, adopted.ref_of(self._settings, ""), instead=self._instead)
+            return adopted.check(there, self._machine_id)
+        if not (demand.machines or demand.addresses or demand.charged or demand.charged_addresses):
+            return []
+        return Preflight(
+            self._reads,
+            quotas=self._quotas,
+            settings=self._settings,
+            default_size=self.default_size,
+            image_of=self.resolve_image,
+            may_try_changes=self._may_try_changes,
+        ).findings(demand)
+
+    def offers(self, need: Need) -> list[Offer]:
+        """Returns the sizes of the region that satisfy the need."""
+        self._prices.refresh(self._pricing)
+        return sizes.offers(self._reads, need, self._prices)
+
+    def price(self, kind: Kind, spec: MachineSpec | None) -> Price | None:
+        """Returns what a resource costs per hour; an adopted machine is paid for by whoever made it."""
+        if self._machine_id:
+            return None
+        size = (spec.size if spec else None) or self.default_size
+        return self._prices.of(kind, size=size, disk_gib=spec.disk_gib if spec else 0)
 
     def resolve_image(self, spec: MachineSpec) -> str:
-        """Returns the image to pin."""
-        return spec.image or images.newest(self._ssm, self._reads, spec.size or DEFAULT_SIZE)
+        """Returns the image to pin; none for a machine that has one already."""
+        if self._machine_id:
+            return ""
+        size = spec.size or self.default_size
+        return spec.image or images.newest(self._ssm, self._reads, size, partition=self._partition)
 
     def create(self, resource: Resource, cancel: Event) -> ResourceRef:
         """Creates or finds one resource."""
+        if self._instead is None:
+            # Asked before, so that nothing is made that could not be recorded with its account.
+            retrying(self._account.number, cancel=cancel)
+        return self._marked(self._adopt(resource) if self._machine_id else self._create(resource, cancel))
+
+    def _create(self, resource: Resource, cancel: Event) -> ResourceRef:
         if resource.kind is Kind.ADDRESS:
             return retrying(partial(network.create_address, self._ec2, resource), cancel=cancel)
-        vpc = retrying(partial(network.network_of, self._reads, self._settings), cancel=cancel)
+        vpc = retrying(partial(self._once.get, "vpc", self._vpc), cancel=cancel)
         if resource.kind is Kind.FIREWALL:
-            return network.create_firewall(self._ec2, resource, vpc=vpc, cancel=cancel)
+            return firewalls.create(self._ec2, resource, vpc=vpc, cancel=cancel)
         if resource.machine is None:
             raise InvalidRequest(f"AWS has no {resource.kind}")
-        image, root, subnets = retrying(partial(self._whereabouts, resource.machine, vpc), cancel=cancel)
+        spec = resource.machine
+        key, ask = (spec.size, spec.image, spec.zones), partial(self._whereabouts, spec, vpc)
+        image, root, subnets = retrying(partial(self._once.get, key, ask), cancel=cancel)
         return self._reachable(
             instances.create(
                 self._ec2,
@@ -123,52 +211,123 @@ class AwsProvider:
                 image=image,
                 root=root,
                 subnets=subnets,
-                size=resource.machine.size or DEFAULT_SIZE,
+                size=resource.machine.size or self.default_size,
                 cancel=cancel,
             )
         )
 
     def update(self, ref: ResourceRef, resource: Resource, cancel: Event) -> ResourceRef:
-        """Sets a security group's rules."""
-        if ref.kind is not Kind.FIREWALL:
+        """Sets a security group's rules; starts an instance that is stopped, whose address may be another then."""
+        _refuse_adopted(ref, "change")
+        self._account.require(ref, "change")
+        return self._marked(self._update(ref, resource, cancel))
+
+    def _update(self, ref: ResourceRef, resource: Resource, cancel: Event) -> ResourceRef:
+        if ref.kind is Kind.FIREWALL:
+            return firewalls.update(self._ec2, ref, resource.rules, cancel)
+        if ref.kind is not Kind.MACHINE or leftovers.is_leftover(ref):
             raise InvalidRequest(f"a {ref.kind} cannot be changed", hint="it is replaced")
-        network.set_rules(self._ec2, ref, resource.rules, cancel)
-        return ref
+        there = instances.read(self._reads, ref.id)
+        if there is None:
+            raise NotFound(f"{ref.name} does not exist any more", hint="apply again; it is made anew")
+        prove_ours(there, ref.name, verb="change")
+        return self._reachable(instances.ref_of(instances.started(self._ec2, ref.id, ref.name, cancel), ref.name))
 
     def read(self, ref: ResourceRef) -> ResourceRef | None:
         """Returns the resource as EC2 sees it now."""
-        if ref.kind is Kind.MACHINE:
-            instance = instances.read(self._reads, ref.id)
-            return self._reachable(instances.ref_of(instance)) if instance else None
-        look = network.find_addresses if ref.kind is Kind.ADDRESS else network.find_firewalls
-        return next(iter(look(self._reads, id=ref.id)), None)
+        if self._instead is None:
+            self._account.require(ref, "read")
+        there = self._read(ref)
+        return self._marked(there) if there else None
+
+    def _read(self, ref: ResourceRef) -> ResourceRef | None:
+        if ref.is_adopted:
+            return adopted.read(self._reads, ref, instead=self._instead)
+        if ref.kind is Kind.ADDRESS:
+            return network.read_address(self._reads, ref)
+        if ref.kind is Kind.FIREWALL:
+            return firewalls.read(self._reads, ref)
+        if leftovers.is_leftover(ref):
+            return leftovers.read(self._reads, ref)
+        instance = instances.read(self._reads, ref.id)
+        return self._reachable(instances.ref_of(instance)) if instance else None
 
     def delete(self, ref: ResourceRef, cancel: Event) -> None:
-        """Deletes one resource."""
+        """Deletes one resource, after looking whether it carries our tag."""
+        _refuse_adopted(ref, "delete")
+        self._account.require(ref, "delete")
         deletions = {
-            Kind.MACHINE: instances.terminate,
-            Kind.FIREWALL: network.delete_firewall,
+            Kind.MACHINE: leftovers.delete if leftovers.is_leftover(ref) else instances.terminate,
+            Kind.FIREWALL: firewalls.delete,
             Kind.ADDRESS: network.release_address,
         }
         deletions[ref.kind](self._ec2, ref, cancel)
 
     def find(self, deployment: str) -> list[ResourceRef]:
-        """Returns what carries the deployment's tag."""
-        return [
-            *network.find_addresses(self._reads, deployment=deployment),
-            *network.find_firewalls(self._reads, deployment=deployment),
-            *(self._reachable(ref) for ref in instances.find(self._reads, deployment)),
+        """Returns what carries the deployment's tag; disks and interfaces only when they have lost their machine."""
+        return [found.ref for found in self._search(deployment)]
+
+    def find_all(self) -> list[Found]:
+        """Returns what carries any deployment's tag, in this region."""
+        return self._search(None)
+
+    def _search(self, deployment: str | None) -> list[Found]:
+        machines = instances.find(self._reads, deployment)
+        everything = [
+            *network.find_addresses(self._reads, deployment),
+            *firewalls.find(self._reads, deployment),
+            *(replace(found, ref=self._reachable(found.ref)) for found in machines),
+            *leftovers.find(self._reads, deployment),
         ]
+        return [replace(found, ref=self._marked(found.ref)) for found in everything]
+
+    def _adopt(self, resource: Resource) -> ResourceRef:
+        if resource.kind is not Kind.MACHINE:
+            raise InvalidRequest(f"{self._machine_id} exists, so there is no {resource.kind} to make for it")
+        ref = adopted.read(self._reads, adopted.ref_of(self._settings, resource.name), instead=self._instead)
+        if ref is None:
+            raise InvalidRequest(
+                f"there is no instance {self._machine_id} in {self._settings['region']}",
+                why="it is unknown or terminated",
+                hint="correct `machine_id`",
+            )
+        return ref
+
+    def _vpc(self) -> str:
+        return network.network_of(self._reads, self._settings)
 
     def _whereabouts(self, spec: MachineSpec, vpc: str) -> tuple[str, str, list[tuple[str, str]]]:
         """Returns the image, its root device, and the subnets whose zones offer the size."""
         subnets = network.subnets_of(self._reads, vpc, self._settings)
-        offering = instances.zones_offering(self._reads, spec.size or DEFAULT_SIZE, subnets)
+        if not self._settings.get("subnet_id"):
+            # Of a whole network only what can be reached; a subnet that somebody named is what he wants.
+            subnets = network.public_subnets(self._reads, vpc, subnets) or subnets
+        offering = sizes.zones_offering(
+            self._reads, spec.size or self.default_size, network.in_zones(subnets, spec.zones)
+        )
         image = self.resolve_image(spec)
         return image, images.root_device(self._reads, image), offering
 
+    def _marked(self, ref: ResourceRef) -> ResourceRef:
+        """Returns the reference with its account; a host that stands in for a machine is in none."""
+        return self._account.marked(ref) if self._instead is None else ref
+
     def _reachable(self, ref: ResourceRef) -> ResourceRef:
         return replace(ref, outputs={**ref.outputs, "ssh_port": self._ssh_port})
+
+
+def is_own_endpoint(url: str) -> bool:
+    """Tells whether AWS answers at an address, and not somebody who speaks like it."""
+    return (urlsplit(url).hostname or "").endswith(OWN_DOMAINS)
+
+
+def _refuse_adopted(ref: ResourceRef, verb: str) -> None:
+    if ref.is_adopted:
+        raise InvalidRequest(
+            f"{ref.name} is not ours to {verb}",
+            why=f"{ref.id} was there before the deployment",
+            hint="do it yourself in the AWS console",
+        )
 
 
 _: type[ComputeProvider] = AwsProvider

@@ -17,6 +17,11 @@ from clouddeploy_providers import errors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
+class InterfaceReserved(errors.Conflict):
+    """Azure keeps a network interface for the machine that it was last meant for, 180 seconds long."""
+
+
 LOGIN_HINT = "run `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
 CODES: dict[str, type[errors.ProviderError]] = {
     "AuthenticationFailed": errors.AuthenticationError,
@@ -32,7 +37,7 @@ CODES: dict[str, type[errors.ProviderError]] = {
     "OverconstrainedAllocationRequest": errors.CapacityError,
     "OverconstrainedZonalAllocationRequest": errors.CapacityError,
     "QuotaExceeded": errors.QuotaError,
-    "OperationNotAllowed": errors.QuotaError,
+    "OperationNotAllowed": errors.QuotaError,  # of 409, which the SDK calls ResourceExistsError
     "PublicIPCountLimitReached": errors.QuotaError,
     "IPv4StandardSkuPublicIpCountLimitReached": errors.QuotaError,
     "ResourceQuotaExceeded": errors.QuotaError,
@@ -41,6 +46,9 @@ CODES: dict[str, type[errors.ProviderError]] = {
     "MissingSubscriptionRegistration": errors.InvalidRequest,
     "LocationNotAvailableForResourceType": errors.InvalidRequest,
     "InvalidParameter": errors.InvalidRequest,
+    "ScopeLocked": errors.InvalidRequest,  # of 409; a lock does not go by itself
+    "DnsRecordInUse": errors.InvalidRequest,
+    "DomainNameLabelReserved": errors.InvalidRequest,
     "ResourceNotFound": errors.NotFound,
     "ResourceGroupNotFound": errors.NotFound,
     "NotFound": errors.NotFound,
@@ -50,10 +58,14 @@ CODES: dict[str, type[errors.ProviderError]] = {
     "ServiceUnavailable": errors.Transient,
     "RetryableError": errors.Transient,
     "AnotherOperationInProgress": errors.Transient,
+    "InternalExecutionError": errors.Transient,
+    "NetworkingInternalOperationError": errors.Transient,
+    "OperationPreempted": errors.Transient,
+    "CanceledAndSupersededDueToAnotherOperation": errors.Transient,
     "ReferencedResourceNotProvisioned": errors.Transient,
     "ResourceGroupBeingDeleted": errors.Transient,
     "CannotDeleteResource": errors.Conflict,
-    "NicReservedForAnotherVm": errors.Conflict,
+    "NicReservedForAnotherVm": InterfaceReserved,
     "PublicIPAddressCannotBeDeleted": errors.Conflict,
 }
 STATUSES: dict[int, type[errors.ProviderError]] = {
@@ -73,16 +85,22 @@ HINTS = {
     errors.Conflict: "look at it in the Azure portal; destroy, then apply, starts afresh",
 }
 HINTS_OF_CODES = {
+    "ScopeLocked": "remove the lock (`az lock list` shows it), then run the same command again",
+    "DnsRecordInUse": "choose another dns_label; it is taken by somebody in this location",
+    "DomainNameLabelReserved": "choose another dns_label; Azure keeps this one for itself",
     "SubscriptionNotFound": "correct subscription_id in the deploy file; `az account list` shows yours",
     "MissingSubscriptionRegistration": "`az provider register --namespace Microsoft.Compute`, and Microsoft.Network",
 }
 
 
-def kind_of(code: str, status: int) -> type[errors.ProviderError]:
+def kind_of(code: str, status: int, text: str = "") -> type[errors.ProviderError]:
     """Returns the class for an error of Resource Manager; the HTTP status decides where the code says nothing.
 
     The codes for things in use are one per type (`InUseSubnetCannotBeDeleted`, `NicInUse`), with status 400 or 409.
+    `OperationNotAllowed` is a quota that is used up, or a disk that is still attached: only the text tells.
     """
+    if code == "OperationNotAllowed" and "quota" not in text.lower():
+        return errors.Conflict
     if code in CODES:
         return CODES[code]
     if "InUse" in code:
@@ -103,7 +121,7 @@ def translated(what: str) -> Iterator[None]:
         raise errors.Transient(what, why=_first_line(error), hint="check the network") from error
     except exceptions.HttpResponseError as error:
         code = error.error.code if error.error is not None and error.error.code else ""
-        kind = kind_of(code, error.status_code or 0)
+        kind = kind_of(code, error.status_code or 0, str(error))
         hint = HINTS_OF_CODES.get(code) or HINTS.get(kind, "")
         raise kind(what, why=f"{code}: {_first_line(error)}".removeprefix(": "), hint=hint) from error
     except exceptions.AzureError as error:

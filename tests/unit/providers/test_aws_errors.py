@@ -2,7 +2,7 @@ import pytest
 from botocore import exceptions
 from botocore.parsers import ResponseParserError
 from clouddeploy_providers import errors
-from clouddeploy_providers.aws.errors import translated
+from clouddeploy_providers.aws.errors import code_of, translated
 
 
 def raised(error):
@@ -13,8 +13,8 @@ def raised(error):
     return caught.value
 
 
-def refusal(code, status=400):
-    response = {"Error": {"Code": code, "Message": "said AWS"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+def refusal(code, status=400, message="said AWS"):
+    response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return exceptions.ClientError(response, "RunInstances")
 
 
@@ -25,6 +25,9 @@ def refusal(code, status=400):
         ("ExpiredToken", 400, errors.AuthenticationError),
         ("UnauthorizedOperation", 403, errors.AccessDenied),
         ("InsufficientInstanceCapacity", 500, errors.CapacityError),
+        ("InsufficientFreeAddressesInSubnet", 400, errors.CapacityError),
+        ("InsufficientVolumeCapacity", 500, errors.CapacityError),
+        ("InsufficientAddressCapacity", 500, errors.CapacityError),
         ("VcpuLimitExceeded", 400, errors.QuotaError),
         ("AddressLimitExceeded", 400, errors.QuotaError),
         ("DependencyViolation", 400, errors.Conflict),
@@ -36,6 +39,9 @@ def refusal(code, status=400):
         ("InvalidGroup.NotFound", 400, errors.NotFound),
         ("InvalidAMIID.NotFound", 400, errors.InvalidRequest),
         ("InvalidParameterValue", 400, errors.InvalidRequest),
+        ("IncorrectInstanceState", 400, errors.Transient),
+        ("NoSuchResourceException", 400, errors.NotFound),
+        ("VolumeInUse", 400, errors.Conflict),
         ("NeverHeardOf", 502, errors.Transient),
         ("NeverHeardOf", 400, errors.ProviderError),
     ],
@@ -44,6 +50,20 @@ def test_a_code_decides_the_class(code, status, kind):
     error = raised(refusal(code, status))
     assert type(error) is kind
     assert error.why == f"{code}: said AWS"
+    assert error.hint
+
+
+def test_an_image_of_somebody_else_is_a_wrong_value_and_not_a_wrong_key():
+    """EC2 answers with the code of refused credentials, and logging in again would not help."""
+    error = raised(refusal("AuthFailure", 401, "Not authorized for images: [ami-0123456789abcdef0]"))
+    assert type(error) is errors.InvalidRequest
+    assert "ami-0123456789abcdef0" in error.why
+
+
+def test_the_code_of_an_error_is_known_after_it_has_become_ours():
+    assert code_of(raised(refusal("IdempotentInstanceTerminated"))) == "IdempotentInstanceTerminated"
+    assert code_of(raised(exceptions.NoCredentialsError())) == ""
+    assert code_of(errors.Conflict("of our own")) == ""
 
 
 @pytest.mark.parametrize(

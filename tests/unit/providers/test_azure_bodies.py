@@ -1,11 +1,12 @@
 import base64
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from clouddeploy_providers.azure import images, network, virtual_machines
 from clouddeploy_providers.errors import InvalidRequest
 from clouddeploy_providers.naming import TAG_DEPLOYMENT
-from clouddeploy_providers.resources import FirewallRule, Kind, MachineSpec, Owner, Resource
+from clouddeploy_providers.resources import FirewallRule, Kind, MachineSpec, Owner, Resource, rules_text
 from clouddeploy_rehearsal.azure import schema
 
 OWNER = Owner("0123abcd", "p", "s")
@@ -18,10 +19,10 @@ IDS = {"network": "/n", "address": "/a", "firewall": "/f"}
 IMAGE = "Canonical:ubuntu-24_04-lts:server:24.04.202609010"
 
 
-def body_of_machine(*, image=IMAGE, is_trusted_launch=True):
-    resource = Resource(Kind.MACHINE, "m", OWNER, machine=SPEC)
+def body_of_machine(*, image=IMAGE, is_trusted_launch=True, spec=SPEC, **given):
+    resource = Resource(Kind.MACHINE, "m", OWNER, machine=spec)
     return virtual_machines.machine(
-        resource, "westus2", interface="/nic", image=image, is_trusted_launch=is_trusted_launch
+        resource, "westus2", interface="/nic", image=image, is_trusted_launch=is_trusted_launch, **given
     )
 
 
@@ -39,10 +40,25 @@ def body_of_machine(*, image=IMAGE, is_trusted_launch=True):
             "microsoft.network/networkinterfaces",
             network.interface(Resource(Kind.MACHINE, "m", OWNER), "westus2", IDS),
         ),
+        (
+            "microsoft.network/publicipaddresses",
+            network.address(Resource(Kind.ADDRESS, "a", OWNER), "westus2", zones=("1", "2"), label="ours"),
+        ),
+        ("microsoft.compute/virtualmachines", body_of_machine(zone="2", has_gpu=True)),
         ("microsoft.compute/virtualmachines", body_of_machine()),
         ("microsoft.compute/virtualmachines", body_of_machine(is_trusted_launch=False)),
     ],
-    ids=["group", "address", "firewall", "network", "interface", "machine", "machine-without-secure-boot"],
+    ids=[
+        "group",
+        "address",
+        "firewall",
+        "network",
+        "interface",
+        "address-in-zones-with-a-name",
+        "machine-with-gpu-in-a-zone",
+        "machine",
+        "machine-without-secure-boot",
+    ],
 )
 def test_a_body_is_accepted_and_tagged_at_birth(kind, body):
     assert schema.problem(kind, body) == ""
@@ -54,6 +70,66 @@ def test_the_address_is_standard_and_static():
     body = network.address(Resource(Kind.ADDRESS, "a", OWNER), "westus2")
     assert body["sku"]["name"] == "Standard"
     assert body["properties"]["publicIPAllocationMethod"] == "Static"
+
+
+def test_an_address_fits_every_zone_and_has_a_name_when_one_is_wanted():
+    given = Resource(Kind.ADDRESS, "a", OWNER)
+    body = network.address(given, "westus2", zones=("1", "2", "3"), label="ours")
+    assert body["zones"] == ["1", "2", "3"]
+    assert body["properties"]["dnsSettings"] == {"domainNameLabel": "ours"}
+    assert "zones" not in network.address(given, "northcentralus")
+
+
+def rule(name, port, *, source="192.0.2.1", direction="Inbound", access="Allow", protocol="Tcp"):
+    return SimpleNamespace(
+        name=name,
+        direction=direction,
+        access=access,
+        protocol=protocol,
+        destination_port_range=port,
+        destination_port_ranges=None,
+        destination_address_prefix="*",
+        source_address_prefix=source,
+        source_address_prefixes=None,
+    )
+
+
+def test_rules_read_as_they_were_wanted_however_azure_spells_their_sources():
+    theirs = [rule("federation", "8002", source="Internet"), rule("ssh", "22")]
+    theirs[1].source_address_prefixes = ["192.0.2.2/32", "192.0.2.1"]
+    assert network.opened(theirs) == rules_text(RULES)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "words"),
+    [
+        (rule("x", "3389"), ["3389 from 192.0.2.1/32"]),
+        (rule("x", "8000-8999"), ["8000-8999", "192.0.2.1"]),
+        (rule("x", "53", protocol="Udp"), ["udp", "53"]),
+        (rule("x", "*", protocol="*", source="VirtualNetwork"), ["*", "VirtualNetwork"]),
+        (rule("x", "22", access="Deny"), ["deny", "22"]),
+        (rule("x", "443", direction="Outbound"), ["outbound", "443"]),
+    ],
+)
+def test_a_rule_that_is_not_one_of_ours_is_seen(foreign, words):
+    text = network.opened([rule("ssh", "22", source="192.0.2.9"), foreign])
+    assert text != "22 from 192.0.2.9/32"
+    assert [word for word in words if word not in text] == []
+
+
+def test_the_end_of_a_machine_is_a_tag_and_its_disk_has_a_name_that_says_whose_it_is():
+    body = body_of_machine(spec=replace(SPEC, expires_at="2026-11-25T18:00:00Z"))
+    assert body["tags"]["clouddeploy:expires-at"] == "2026-11-25T18:00:00Z"
+    assert body["properties"]["storageProfile"]["osDisk"]["name"] == "m-disk"
+    assert "clouddeploy:expires-at" not in body_of_machine()["tags"]
+
+
+def test_a_machine_is_in_its_zone_and_one_with_a_gpu_takes_drivers_that_nobody_signed():
+    body = body_of_machine(zone="2", has_gpu=True)
+    assert body["zones"] == ["2"]
+    firmware = body["properties"]["securityProfile"]["uefiSettings"]
+    assert (firmware["secureBootEnabled"], firmware["vTpmEnabled"]) == (False, True)
+    assert "zones" not in body_of_machine()
 
 
 def test_the_way_out_is_explicit():

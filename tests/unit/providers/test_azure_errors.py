@@ -5,9 +5,9 @@ import pytest
 from azure.core import exceptions
 from azure.core.exceptions import ODataV4Format
 from clouddeploy_providers import errors
-from clouddeploy_providers.azure.errors import translated
-from clouddeploy_providers.azure.machines import Machines
+from clouddeploy_providers.azure.errors import InterfaceReserved, translated
 from clouddeploy_providers.azure.operations import group_of
+from clouddeploy_providers.azure.tag_search import part_of
 
 
 def raised(error):
@@ -18,11 +18,11 @@ def raised(error):
     return caught.value
 
 
-def refusal(code, status, kind=exceptions.HttpResponseError):
-    text = json.dumps({"error": {"code": code, "message": "said Azure"}})
+def refusal(code, status, kind=exceptions.HttpResponseError, said="said Azure"):
+    text = json.dumps({"error": {"code": code, "message": said}})
     response = SimpleNamespace(status_code=status, reason="Refused", text=lambda: text, body=text.encode)
-    error = kind(message="said Azure", response=response)
-    error.error = ODataV4Format({"code": code, "message": "said Azure"}) if code else None
+    error = kind(message=said, response=response)
+    error.error = ODataV4Format({"code": code, "message": said}) if code else None
     return error
 
 
@@ -32,7 +32,7 @@ def refusal(code, status, kind=exceptions.HttpResponseError):
         ("SkuNotAvailable", 409, errors.CapacityError),
         ("AllocationFailed", 409, errors.CapacityError),
         ("ZonalAllocationFailed", 409, errors.CapacityError),
-        ("OperationNotAllowed", 409, errors.QuotaError),
+        ("OperationNotAllowed", 409, errors.Conflict),
         ("QuotaExceeded", 409, errors.QuotaError),
         ("AuthorizationFailed", 403, errors.AccessDenied),
         ("InvalidAuthenticationToken", 401, errors.AuthenticationError),
@@ -42,9 +42,15 @@ def refusal(code, status, kind=exceptions.HttpResponseError):
         ("SomethingNew", 500, errors.Transient),
         ("SomethingNew", 599, errors.Transient),
         ("AnotherOperationInProgress", 409, errors.Transient),
+        # An operation that began well and failed has the status of the question about it.
+        ("InternalExecutionError", 200, errors.Transient),
+        ("NetworkingInternalOperationError", 200, errors.Transient),
+        ("OperationPreempted", 200, errors.Transient),
+        ("CanceledAndSupersededDueToAnotherOperation", 200, errors.Transient),
+        ("ScopeLocked", 409, errors.InvalidRequest),
         ("InUseSubnetCannotBeDeleted", 400, errors.Conflict),
         ("NicInUse", 400, errors.Conflict),
-        ("NicReservedForAnotherVm", 400, errors.Conflict),
+        ("NicReservedForAnotherVm", 400, InterfaceReserved),
         ("PublicIPAddressCannotBeDeleted", 400, errors.Conflict),
         ("PropertyChangeNotAllowed", 409, errors.Conflict),
         ("", 412, errors.Conflict),
@@ -62,7 +68,9 @@ def test_a_code_decides_the_class(code, status, kind):
 
 
 def test_a_quota_that_arrives_as_a_conflict_is_a_quota():
-    error = raised(refusal("OperationNotAllowed", 409, exceptions.ResourceExistsError))
+    """The SDK calls every 409 ResourceExistsError, and the code is also that of a disk in use: only the text tells."""
+    said = "Operation could not be completed as it results in exceeding approved Total Regional Cores quota."
+    error = raised(refusal("OperationNotAllowed", 409, exceptions.ResourceExistsError, said=said))
     assert type(error) is errors.QuotaError
     assert error.hint
 
@@ -86,9 +94,15 @@ def test_the_group_in_an_id_is_found_however_it_is_spelled():
         assert group_of(f"/subscriptions/s/{word}/mine/providers/x/y/z") == "mine"
 
 
-def test_an_interface_names_the_machine_it_was_made_for():
-    prefix = "/subscriptions/s/resourceGroups/g/providers"
-    ref = Machines.of_interface(f"{prefix}/Microsoft.Network/networkInterfaces/m-nic")
-    assert (ref.name, ref.id) == ("m", f"{prefix}/Microsoft.Compute/virtualMachines/m")
-    assert Machines.of_interface(f"{prefix}/Microsoft.Network/networkInterfaces/other") is None
-    assert Machines.of_interface(f"{prefix}/Microsoft.Compute/virtualMachines/m-nic") is None
+def test_an_interface_and_a_disk_name_the_machine_they_were_made_for():
+    prefix, name = "/subscriptions/s/resourceGroups/g/providers", "cd-p-s-machine-0123abcd"
+    for part in (f"Microsoft.Network/networkInterfaces/{name}-nic", f"Microsoft.Compute/disks/{name}-disk"):
+        ref = part_of(f"{prefix}/{part}")
+        assert (ref.name, ref.id) == (name, f"{prefix}/Microsoft.Compute/virtualMachines/{name}")
+    for other in (
+        "Microsoft.Network/networkInterfaces/other-nic",
+        "Microsoft.Compute/disks/machine-0123abcd-disk",
+        "Microsoft.Compute/disks/cd-p-s-address-0123abcd-disk",
+        f"Microsoft.Compute/virtualMachines/{name}-nic",
+    ):
+        assert part_of(f"{prefix}/{other}") is None

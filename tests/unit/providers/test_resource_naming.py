@@ -1,6 +1,6 @@
 import re
 
-from clouddeploy_providers.naming import MAX_LENGTH, resource_name, tags
+from clouddeploy_providers.naming import MAX_LENGTH, owner_of, resource_name, tags
 from clouddeploy_providers.resources import Kind, MachineSpec, Owner, Resource, ResourceRef
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +31,16 @@ def test_the_tags_say_whose_it_is():
         "clouddeploy:site": "site-1",
         "clouddeploy:kind": "firewall",
     }
+
+
+@given(owners, st.sampled_from(Kind))
+def test_the_owner_is_read_back_from_the_tags(owner, kind):
+    assert owner_of(tags(owner, name="n", kind=kind)) == owner
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_tags_of_others_have_no_owner(tagged):
+    assert owner_of(tagged) is None
 
 
 def test_user_data_is_not_shown():

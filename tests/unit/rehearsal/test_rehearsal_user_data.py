@@ -1,4 +1,5 @@
 import subprocess
+from datetime import UTC, datetime
 
 import pytest
 from clouddeploy_providers import cloud_init
@@ -49,3 +50,35 @@ def test_write_files_then_runcmd_do_what_they_say(tmp_path):
 
 def test_a_host_private_key_is_not_in_the_text_of_the_object():
     assert "PRIVATE" not in repr(user_data.parse("", user="ubuntu"))
+
+
+def expiring(**changed):
+    key = cloud_init.generate_host_key()
+    given = {"user": "u", "public_key": key.public, "hostname": "h", "expires_at": "2026-11-25T18:00:00Z"}
+    return cloud_init.render(host_private_key=key.private, host_public_key=key.public, **given | changed)
+
+
+def test_the_time_at_which_a_machine_switches_itself_off_is_read_back():
+    read = user_data.parse(expiring(), user="ubuntu")
+    assert read.expires_at == datetime(2026, 11, 25, 18, tzinfo=UTC)
+    assert user_data.parse(expiring(expires_at=""), user="ubuntu").expires_at is None
+
+
+def test_nothing_of_systemd_is_run_where_there_is_none():
+    commands = user_data.parse(expiring(), user="ubuntu").commands
+    assert len(commands) == 2
+    assert all("/etc/systemd/system/clouddeploy-expiry" in line for line in commands)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("- enable\n", "- disable\n"),
+        ("systemctl poweroff", "systemctl status"),
+        ("2026-11-25 18:00:00 UTC", "hourly"),
+    ],
+)
+def test_a_timer_that_would_not_switch_it_off_does_not_here(was, now):
+    text = expiring()
+    assert was in text
+    assert user_data.parse(text.replace(was, now), user="ubuntu").expires_at is None
