@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from clouddeploy_providers.resources import MachineSpec, Resource
 from clouddeploy_providers.waiters import wait_for
-from clouddeploy_runtime import kit as kit_format
 
 from clouddeploy.errors import StateError
 from clouddeploy.remote import bootstrap
@@ -24,20 +23,27 @@ POLL_S = 0.2
 CONNECT_S = 5.0
 
 
-def wait_tls(address: str, port: int, *, kit: Path, timeout_s: float, cancel: Event) -> None:
-    """Returns once a TLS handshake with the server proves that it holds the server's key of this project.
+def wait_server(address: str, port: int, *, name: str, roots: bytes, timeout_s: float, cancel: Event) -> None:
+    """Returns once a TLS handshake proves that the server has a certificate of this name from one of these roots.
+
+    Args:
+        address: of the server.
+        port: of the server.
+        name: of the server in its certificate, whatever address leads there.
+        roots: PEM, as `CaStore.bundle` gives them: also where the server's kit was made on its machine and is not here.
+        timeout_s: how long to wait.
+        cancel: ends the wait.
 
     Raises:
         ProviderError: not before the deadline.
     """
-    server = kit_format.load(kit)
-    context = ssl.create_default_context(cafile=str(server.root_cert_file))
+    context = ssl.create_default_context(cadata=roots.decode("ascii"))
 
     def answers() -> bool:
         try:
             with (
                 socket.create_connection((address, port), timeout=CONNECT_S) as raw,
-                context.wrap_socket(raw, server_hostname=server.server_name),
+                context.wrap_socket(raw, server_hostname=name),
             ):
                 return True
         except OSError:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import tarfile
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy.errors import RemoteCommandFailed, StateError
+from clouddeploy.errors import RemoteCommandFailed, RemoteTimeout, StateError
 from clouddeploy.remote import commands
 from clouddeploy.remote.wheels import PythonTarget
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from clouddeploy.remote.host import Host
     from clouddeploy.remote.wheels import Wheelhouse
+
+log = logging.getLogger(__name__)
 
 CLOUD_INIT_S = 300.0
 START_S = 60.0
@@ -49,6 +52,25 @@ class Release:
         return f"clouddeploy-{project}-{site}.service"
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A machine with everything that a site needs but its kit.
+
+    Attributes:
+        root: the site's folder there.
+        wheels: digest of what its environment was made from.
+        unit: digest of its systemd unit.
+        data: digest of its data; empty for none.
+        have: names of what was uploaded before.
+    """
+
+    root: str
+    wheels: str
+    unit: str
+    data: str
+    have: frozenset[str]
+
+
 def install(
     host: Host,
     *,
@@ -73,7 +95,24 @@ def install(
     Raises:
         DeployError: the machine has no usable Python, or a step failed; running it again goes on from there.
     """
-    facts = _facts(_run(host, CLOUD_INIT_S, "probe", project, site))
+    prepared = prepare(host, project=project, site=site, data=data, wheelhouse_for=wheelhouse_for, timeout_s=timeout_s)
+    with tempfile.TemporaryDirectory() as folder:
+        archive, digest = pack(kit, "kit", Path(folder))
+        send(host, prepared, archive, f"kit-{digest}.tar")
+    return activate(host, prepared, digest, timeout_s=timeout_s)
+
+
+def prepare(
+    host: Host,
+    *,
+    project: str,
+    site: str,
+    data: Path | None,
+    wheelhouse_for: Callable[[PythonTarget], Wheelhouse],
+    timeout_s: float,
+) -> Prepared:
+    """Makes the site's folder and Python environment and brings its data; see `install`."""
+    facts = _facts(run(host, CLOUD_INIT_S, "probe", project, site))
     if not facts["python"]:
         raise RemoteCommandFailed(
             f"{host.name} has no Python 3.11 or newer",
@@ -81,25 +120,38 @@ def install(
             tail="python3 is missing or too old",
             hint="install python3 there, or use a newer image",
         )
+    if facts["boots"] == "no":
+        log.warning(
+            "%s: sudo asks for a password, so %s will not start again by itself after a reboot", host.name, site
+        )
     wheels = wheelhouse_for(PythonTarget(version=facts["version"], machine=facts["machine"]))
-    have = facts["have"].split()
-    root = facts["root"]
+    have = frozenset(facts["have"].split())
+    unit = resources.files("clouddeploy.remote").joinpath("site.service").read_bytes()
+    prepared = Prepared(facts["root"], wheels.digest, hashlib.sha256(unit).hexdigest()[:16], "", have)
     with tempfile.TemporaryDirectory() as folder:
-        kit_tar, kit_digest = pack(kit, "kit", Path(folder))
-        uploads = [(kit_tar, f"kit-{kit_digest}.tar"), (wheels.archive, f"wheels-{wheels.digest}.tar")]
-        data_digest = ""
+        send(host, prepared, wheels.archive, f"wheels-{wheels.digest}.tar")
         if data is not None:
-            data_tar, data_digest = pack(data, ".", Path(folder))
-            uploads.append((data_tar, f"data-{data_digest}.tar"))
-        unit = Path(folder) / "unit"
-        unit.write_bytes(resources.files("clouddeploy.remote").joinpath("site.service").read_bytes())
-        unit_digest = hashlib.sha256(unit.read_bytes()).hexdigest()[:16]
-        uploads.append((unit, f"unit-{unit_digest}"))
-        for source, name in uploads:
-            if name not in have:
-                host.upload(source, f"{root}/uploads/{name}", mode=0o600)
-    said = _run(host, timeout_s, "install", root, facts["python"], kit_digest, wheels.digest, unit_digest, data_digest)
-    release = Release(digest=kit_digest, root=root, python=f"{root}/venv/bin/python")
+            archive, digest = pack(data, ".", Path(folder))
+            prepared = replace(prepared, data=digest)
+            send(host, prepared, archive, f"data-{digest}.tar")
+        unit_file = Path(folder) / "unit"
+        unit_file.write_bytes(unit)
+        send(host, prepared, unit_file, f"unit-{prepared.unit}")
+    run(host, timeout_s, "prepare", prepared.root, facts["python"], wheels.digest)
+    return prepared
+
+
+def send(host: Host, prepared: Prepared, source: Path, name: str) -> None:
+    """Uploads a file whose name says its content, unless it is there."""
+    if name not in prepared.have:
+        host.upload(source, f"{prepared.root}/uploads/{name}", mode=0o600)
+
+
+def activate(host: Host, prepared: Prepared, digest: str, *, timeout_s: float) -> Release:
+    """Makes a kit, uploaded or packaged there, the current one; a site that runs another is stopped."""
+    root = prepared.root
+    said = run(host, timeout_s, "install", root, digest, prepared.wheels, prepared.unit, prepared.data)
+    release = Release(digest=digest, root=root, python=f"{root}/venv/bin/python")
     if said.split()[-1:] == ["changed"]:
         stop(host, release)  # the next start runs the new kit
     return release
@@ -107,22 +159,27 @@ def install(
 
 def start(host: Host, release: Release) -> None:
     """Starts the site unless it runs; the kit's own `start.sh` does it, supervised by systemd where there is one."""
-    _run(host, START_S, "start", release.root, release.service)
+    run(host, START_S, "start", release.root, release.service)
 
 
 def stop(host: Host, release: Release) -> None:
     """Stops the site and waits for its end."""
-    _run(host, START_S, "stop", release.root, release.service)
+    run(host, START_S, "stop", release.root, release.service)
 
 
 def is_running(host: Host, release: Release) -> bool:
     """Tells whether the site's supervisor is there."""
-    return _run(host, START_S, "alive", release.root, release.service).split()[-1:] == ["yes"]
+    return run(host, START_S, "alive", release.root, release.service).split()[-1:] == ["yes"]
 
 
 def uninstall(host: Host, release: Release) -> None:
     """Stops the site and removes its folder."""
-    _run(host, START_S, "uninstall", release.root, release.service)
+    run(host, START_S, "uninstall", release.root, release.service)
+
+
+def unfinished(host: Host, project: str, site: str) -> Release:
+    """Returns what there is to uninstall of a site whose installation was cut off: its folder, wherever that is."""
+    return Release("", _facts(run(host, CLOUD_INIT_S, "probe", project, site))["root"], "")
 
 
 def status(host: Host, release: Release) -> dict[str, Any] | None:
@@ -169,13 +226,26 @@ def pack(folder: Path, top: str, into: Path) -> tuple[Path, str]:
     return archive, hashlib.sha256(archive.read_bytes()).hexdigest()[:16]
 
 
-def _run(host: Host, timeout_s: float, *arguments: str) -> str:
+def run(host: Host, timeout_s: float, *arguments: str) -> str:
+    """Runs an action of `bootstrap.sh` and returns the end of what it printed.
+
+    Raises:
+        RemoteCommandFailed: it failed; names the action.
+        RemoteTimeout: it did not end in time.
+    """
     script = resources.files("clouddeploy.remote").joinpath("bootstrap.sh").read_bytes()
     try:
         return host.run(commands.script(*arguments), timeout_s=timeout_s, input=script).output
     except RemoteCommandFailed as error:
         raise RemoteCommandFailed(
             f"{arguments[0]} failed on {host.name}", status=error.status, tail=error.tail
+        ) from error
+    except RemoteTimeout as error:
+        is_probe = arguments[0] == "probe"  # which waits until cloud-init is done
+        raise RemoteTimeout(
+            f"{arguments[0]} on {host.name} did not end within {timeout_s:.0f} s",
+            why="cloud-init may still be at work there" if is_probe else error.why,
+            hint="look at the machine (cloud-init status --long), then repeat" if is_probe else error.hint,
         ) from error
 
 

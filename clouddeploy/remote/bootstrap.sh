@@ -1,8 +1,12 @@
 #!/bin/sh
 # Prepares one machine for one site; the same script on every cloud and on premises. May be repeated.
 #   bootstrap.sh probe PROJECT SITE                  says what this machine is, and makes the site's folder
-#   bootstrap.sh install ROOT PYTHON KIT WHEELS UNIT DATA
-#                                                    installs what was uploaded to ROOT/uploads (DATA may be empty);
+#   bootstrap.sh prepare ROOT PYTHON WHEELS          makes the Python environment from what was uploaded
+#   bootstrap.sh request ROOT WHEELS NAME WORD...    makes the site's private key, which stays here, and a request for
+#                                                    its certificate, unless they are here already
+#   bootstrap.sh package ROOT WHEELS NAME ANSWER FINGERPRINT
+#                                                    makes the release ANSWER from the project's answer and that key
+#   bootstrap.sh install ROOT KIT WHEELS UNIT DATA   installs what was uploaded to ROOT/uploads (DATA may be empty);
 #                                                    its last word: changed, when another release runs than the one
 #                                                    that is now current, else same
 #   bootstrap.sh start|stop|alive|uninstall ROOT SERVICE
@@ -41,12 +45,15 @@ probe() {
     chmod 700 "$root"
     version=""
     if [ -n "$found" ]; then version=$("$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); fi
+    boots=yes
+    if [ -z "${CLOUDDEPLOY_NO_SUDO:-}" ] && [ -d /run/systemd/system ] && ! has_systemd; then boots=no; fi
     have=$(cd "$root/uploads" && echo *)
-    printf 'root=%s\npython=%s\nversion=%s\nmachine=%s\nhave=%s\n' "$root" "$found" "$version" "$(uname -m)" "$have"
+    printf 'root=%s\npython=%s\nversion=%s\nmachine=%s\nboots=%s\nhave=%s\n' \
+        "$root" "$found" "$version" "$(uname -m)" "$boots" "$have"
 }
 
-install() {
-    root=$1 python=$2 kit=$3 wheels=$4 unit=$5 data=$6
+prepare() {
+    root=$1 python=$2 wheels=$3
     umask 077
     cd "$root"
     venv="venv-$wheels"
@@ -55,12 +62,52 @@ install() {
         mkdir "wheels-$wheels"
         tar -xf "uploads/wheels-$wheels.tar" -C "wheels-$wheels"
         "$python" -m venv --without-pip "$venv"
-        # Debian's python3 has no ensurepip; pip runs from its own wheel. Nothing is fetched: --no-index.
+        # Debian's python3 has no ensurepip; pip runs from its own wheel. Nothing is fetched: --no-index. Only what is
+        # imported is worth compiling, and the first import does that: half the time of an installation.
         "$venv/bin/python" "$(echo "wheels-$wheels"/pip-*.whl)/pip" install --quiet --disable-pip-version-check --no-index \
-            --require-hashes --find-links "wheels-$wheels" -r "wheels-$wheels/requirements.txt"
+            --no-compile --require-hashes --find-links "wheels-$wheels" -r "wheels-$wheels/requirements.txt"
         rm -rf "wheels-$wheels"
         touch "$venv/.complete"
     fi
+}
+
+# Its records stay in the site's folder too, so that nothing is left when that goes.
+runtime() {
+    venv=$1
+    shift
+    CLOUDDEPLOY_STATE_DIR="$root/enrolment/records" "$venv/bin/python" -P -m clouddeploy_runtime "$@"
+}
+
+request() {
+    root=$1 wheels=$2 name=$3
+    shift 3
+    umask 077
+    cd "$root"
+    # The runtime shows a request and its key only when both are whole.
+    if [ -e "enrolment/$name/$name.request.zip" ]; then return; fi
+    mkdir -p enrolment
+    runtime "venv-$wheels" request --name "$name" --out "$root/enrolment" "$@"
+}
+
+package() {
+    root=$1 wheels=$2 name=$3 answer=$4 fingerprint=$5
+    umask 077
+    cd "$root"
+    if [ -e "releases/$answer/.complete" ]; then return; fi
+    rm -rf "releases/$answer" packaged
+    mkdir -p "releases/$answer"
+    runtime "venv-$wheels" package "$root/uploads/answer-$answer.zip" --workspace "$root/packaged" \
+        --request-dir "$root/enrolment/$name" --fingerprint "$fingerprint"
+    mv packaged/*/prod_*/"$name" "releases/$answer/kit"
+    rm -rf packaged
+    touch "releases/$answer/.complete"
+}
+
+install() {
+    root=$1 kit=$2 wheels=$3 unit=$4 data=$5
+    umask 077
+    cd "$root"
+    venv="venv-$wheels"
     ln -sfn "$venv" venv.new
     mv -fT venv.new venv
     if [ ! -e "releases/$kit/.complete" ]; then
@@ -88,7 +135,7 @@ install() {
     # Archives of earlier kits hold earlier private keys.
     for file in uploads/*; do
         case "${file#uploads/}" in
-        "kit-$kit.tar" | "wheels-$wheels.tar" | "unit-$unit" | "data-$data.tar") ;;
+        "kit-$kit.tar" | "answer-$kit.zip" | "wheels-$wheels.tar" | "unit-$unit" | "data-$data.tar") ;;
         *) rm -f "$file" ;;
         esac
     done

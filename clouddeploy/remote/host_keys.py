@@ -1,15 +1,16 @@
-"""Replaces the host key that travelled in user data by one that the machine made itself.
+"""Replaces pinned host keys: that of the user data by one that the machine made itself, any by one that a person names.
 
 User data can be read on the machine and through the cloud's API, so the key in it is good for one first contact only.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from clouddeploy.errors import HostUnreachable, RemoteCommandFailed
+from clouddeploy.errors import ConfigError, HostUnreachable, RemoteCommandFailed
 from clouddeploy.remote import commands, ssh
 from clouddeploy.remote.known_hosts import fingerprint
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 STEP_S = 30.0
 PROOF_S = 20.0
 POLL_S = 0.1
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
 def rotate(host: SshHost, target: Target, host_keys: HostKeys, name: str, *, bootstrap: str, cancel: Event) -> SshHost:
@@ -63,3 +65,32 @@ def rotate(host: SshHost, target: Target, host_keys: HostKeys, name: str, *, boo
         proven.close()  # sshd has not read its new key yet
         if time.monotonic() > deadline or cancel.wait(POLL_S):
             raise HostUnreachable(f"{name} goes on showing its first host key", hint="run the same command again")
+
+
+def forget_and_repin(host_keys: HostKeys, site: str, machine: str, *, host_key: str) -> tuple[str, ...]:
+    """Makes a key that a person has vouched for the only accepted one of a site, whatever was pinned before.
+
+    Contacts nobody, and never takes the key from the host itself: that would be trust on first use.
+
+    Args:
+        host_keys: the pins.
+        site: the participant's name; the pins of its earlier machines go too.
+        machine: the id of its machine.
+        host_key: `SHA256:…`, read on the machine's console.
+
+    Returns:
+        What was pinned for this machine before.
+
+    Raises:
+        ConfigError: that is no fingerprint.
+    """
+    if _FINGERPRINT.fullmatch(host_key) is None:
+        raise ConfigError(
+            f"{host_key!r} is no fingerprint of a host key",
+            why="it must be SHA256: and 43 characters",
+            hint="on the machine's console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+        )
+    name = f"{site}/{machine}"
+    before = host_keys.lookup(name)
+    host_keys.repin(name, host_key, forget=f"{site}/")
+    return before

@@ -49,6 +49,14 @@ class HostKeys:
         """Drops the pins of every host whose name begins so: their machines are gone, and their names may come back."""
         self._change(lambda pins: {name: keys for name, keys in pins.items() if not name.startswith(prefix)})
 
+    def repin(self, name: str, fingerprint: str, *, forget: str) -> None:
+        """Drops the pins of every host whose name begins with `forget`, and pins this one, in one step."""
+
+        def changed(pins: Pins) -> Pins:
+            return {other: keys for other, keys in pins.items() if not other.startswith(forget)} | {name: [fingerprint]}
+
+        self._change(changed)
+
     def lookup(self, name: str) -> tuple[str, ...]:
         """Returns the accepted fingerprints of a host, none when it is unknown."""
         return tuple(self._read().get(name, ()))

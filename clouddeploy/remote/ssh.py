@@ -38,6 +38,7 @@ BANNER_S = 10.0
 KEEPALIVE_S = 15
 RETRY_S = 0.1
 CHUNK_BYTES = 32 * 1024
+UPLOAD_TRIES = 2
 LOST_LINK_S = 45
 """A peer that acknowledges nothing for so long is gone. TCP alone would go on for a quarter of an hour."""
 KEY_TYPES = (
@@ -57,6 +58,8 @@ class Target:
     port: int
     user: str
     identity_file: Path
+    answer_s: float = 60.0
+    """How long one step of a file transfer may take; a machine that hangs keeps its connections open."""
 
 
 def connect(target: Target, host_keys: HostKeys, *, timeout_s: float, cancel: Event) -> SshHost:
@@ -147,6 +150,7 @@ class SshHost:
 
     def __init__(self, target: Target, transport: paramiko.Transport) -> None:
         self.name = target.name
+        self._answer_s = target.answer_s
         key = transport.get_remote_server_key()
         self.shown = fingerprint(f"{key.get_name()} {key.get_base64()}")
         self._transport = transport
@@ -191,7 +195,17 @@ class SshHost:
         return Completed(status=status, output=tail)
 
     def upload(self, source: Path, target: str, *, mode: int) -> str:
-        """Copies a file over SFTP; see `Host.upload`."""
+        """Copies a file over SFTP, once more when it failed while the connection holds; see `Host.upload`."""
+        for tries_left in reversed(range(UPLOAD_TRIES)):
+            try:
+                return self._upload(source, target, mode=mode)
+            except UploadFailed:
+                self._close_sftp()
+                if not tries_left or not self._transport.is_active():
+                    raise
+        raise AssertionError  # pragma: no cover - the last try returns or raises
+
+    def _upload(self, source: Path, target: str, *, mode: int) -> str:
         aside = f"{target}.part"
         digest = hashlib.sha256()
         try:
@@ -205,7 +219,9 @@ class SshHost:
                         file.write(chunk)
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise UploadFailed(
-                f"{source.name} could not be copied to {self.name}", why=str(error), hint="run the same command again"
+                f"{source.name} could not be copied to {self.name}",
+                why=str(error) or type(error).__name__,
+                hint="run the same command again",
             ) from error
         there = self.run(commands.digest(aside), timeout_s=120).output.split()[0]
         if there != digest.hexdigest():
@@ -225,7 +241,12 @@ class SshHost:
         except FileNotFoundError:
             return None
         except (OSError, EOFError, paramiko.SSHException) as error:
-            raise HostUnreachable(f"cannot read {path} on {self.name}", why=str(error)) from error
+            self._close_sftp()
+            raise HostUnreachable(
+                f"cannot read {path} on {self.name}",
+                why=str(error) or type(error).__name__,
+                hint="run the same command again",
+            ) from error
 
     def _broken(self, command: str, timeout_s: float, deadline: float, why: str) -> DeployError:
         if time.monotonic() >= deadline:
@@ -241,14 +262,26 @@ class SshHost:
 
     def _open_sftp(self) -> paramiko.SFTPClient:
         if self._sftp is None:
-            sftp = paramiko.SFTPClient.from_transport(self._transport)
-            if sftp is None:
-                raise paramiko.SSHException("the host offers no SFTP")
-            channel = sftp.get_channel()
-            if channel is not None:
-                channel.settimeout(60.0)  # a dead link would block for ever
-            self._sftp = sftp
+            channel = self._transport.open_session(timeout=self._answer_s)
+            watchdog = threading.Timer(self._answer_s, channel.close)  # the wait for the subsystem knows no timeout
+            watchdog.daemon = True
+            watchdog.start()
+            try:
+                channel.settimeout(self._answer_s)
+                channel.invoke_subsystem("sftp")
+                self._sftp = paramiko.SFTPClient(channel)
+            except BaseException:
+                channel.close()
+                raise
+            finally:
+                watchdog.cancel()
         return self._sftp
+
+    def _close_sftp(self) -> None:
+        """Gives a transfer that failed no second use of its channel."""
+        if self._sftp is not None:
+            self._sftp.close()
+            self._sftp = None
 
     @staticmethod
     def _drain(channel: paramiko.Channel, deadline: float) -> str:

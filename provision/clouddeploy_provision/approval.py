@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
-from clouddeploy_runtime import revocation
-from clouddeploy_runtime.enrolment import archive, formats, request
+from clouddeploy_runtime.enrolment import formats, request
 from clouddeploy_runtime.enrolment.errors import EnrolmentFault
 from clouddeploy_runtime.enrolment.fingerprint import fingerprint
-from clouddeploy_runtime.enrolment.signed import KIT_PREFIX, ROOT_FILE, SIGNATURE_FILE, SIGNED_FILE, stem
-from clouddeploy_runtime.kit import Kind, manifest
+from clouddeploy_runtime.kit import Kind
 from clouddeploy_runtime.kit.kit import MAX_PORT, is_host
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from clouddeploy_provision import asked as requests
 from clouddeploy_provision import site_file
-from clouddeploy_provision.ca_records import Issued, write_atomic
+from clouddeploy_provision.answer import Answers, issued_on_request
+from clouddeploy_provision.ca_records import write_atomic
 from clouddeploy_provision.ca_store import CaStore
 from clouddeploy_provision.errors import CaError, ProvisionError
-from clouddeploy_provision.kit_builder import KitBuilder
-from clouddeploy_provision.kit_tree import File
 from clouddeploy_provision.project import Participant, Project
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
-
-    from cryptography import x509
 
     from clouddeploy_provision.asked import Asked
     from clouddeploy_provision.ca import Authority
@@ -192,29 +183,22 @@ class _Approver:
         participant, project = self._project(site)
         hosts = participant.hosts if participant.kind is Kind.SERVER else ()
         cert = self._authority.issue(participant, asked.public_key, hosts=hosts, now=self._now, days=days)
-        kit = self._kit(project, participant, cert)
-        signed = self._signed(asked, cert, kit)
-        document = formats.encode(signed)
-        members = {
-            SIGNED_FILE: document,
-            SIGNATURE_FILE: base64.b64encode(self._authority.sign(document)) + b"\n",
-            request.SITE_FILE: asked.site_yaml,
-            signed.cert_file: cert.public_bytes(Encoding.PEM),
-            ROOT_FILE: self._store.bundle(),
-            **{f"{KIT_PREFIX}{path}": file.content for path, file in kit.items()},
-        }
+        answers = Answers(
+            self._store, self._authority, msgspec.structs.replace(self._profile, server=self._server), now=self._now
+        )
+        content = answers.write(asked, participant, cert, answers.files(project, participant, cert))
         # Before anybody can have it: a certificate that nobody got is harmless, one that nobody knows of is not.
-        self._store.records.record([_issued(participant, cert)])
-        write_atomic(target, archive.write(members))
+        self._store.records.record([issued_on_request(participant, cert)])
+        write_atomic(target, content)
         return Approval(
             archive=target,
             name=site.name,
             kind=site.type,
             org=site.org,
             role=site.role,
-            serial=signed.certificate.serial,
+            serial=f"{cert.serial_number:x}",
             not_after=cert.not_valid_after_utc,
-            rootca_fingerprint=signed.ca_info.rootCA_fingerprint,
+            rootca_fingerprint=fingerprint(self._authority.certificate),
             public_key_sha256=asked.metadata.public_key_sha256,
             host_names=site.host_names,
         )
@@ -294,72 +278,3 @@ class _Approver:
             connection_security=security,
         )
         return one, Project(self._ca.project, "", (server, one), connection_security=security)
-
-    def _kit(self, project: Project, one: Participant, cert: x509.Certificate) -> Mapping[str, File]:
-        """Make every file of the kit but the private key, which the manifest names without a digest."""
-        name = stem(one.kind.value)
-        files = KitBuilder(project).files(one)
-        files["startup/rootCA.pem"] = File(self._store.bundle())
-        files[f"startup/{name}.crt"] = File(cert.public_bytes(Encoding.PEM))
-        revoked = len(self._store.records.revoked())
-        if revoked:
-            files[revocation.LIST_PATH] = File(self._store.records.crl(self._authority, now=self._now))
-        covered = sorted((path, file) for path, file in files.items() if path.startswith("startup/"))
-        data = manifest.encode(
-            manifest.Manifest(
-                project=project.name,
-                participant=one.name,
-                kind=one.kind.value,
-                certificate_serial=f"{cert.serial_number:x}",
-                issued_at=self._now.isoformat(),
-                files=tuple(manifest.entry(path, file.content, file.mode) for path, file in covered),
-                key_at_site=f"startup/{name}.key",
-                crl_number=revoked,
-            )
-        )
-        files[manifest.MANIFEST_PATH] = File(data)
-        files[manifest.SIGNATURE_PATH] = File(self._authority.sign(data))
-        return files
-
-    def _signed(self, asked: Asked, cert: x509.Certificate, kit: Mapping[str, File]) -> formats.Signed:
-        site, pem = asked.site, cert.public_bytes(Encoding.PEM)
-        return formats.Signed(
-            artifact_type=formats.SIGNED,
-            schema_version=formats.SCHEMA_VERSION,
-            request_id=asked.metadata.request_id,
-            approved_at=self._now.isoformat(),
-            project=site.project,
-            name=site.name,
-            org=site.org,
-            kind=site.type,
-            cert_type=site.type,
-            cert_role=site.role,
-            certificate=formats.Certificate(f"{cert.serial_number:x}", cert.not_valid_after_utc.isoformat()),
-            cert_file=f"{site.name}.crt",
-            rootca_file=ROOT_FILE,
-            ca_info=formats.CaInfo(self._ca.provision_version, fingerprint(self._authority.certificate)),
-            hashes=formats.Hashes(
-                csr_sha256=asked.metadata.csr_sha256,
-                site_yaml_sha256=asked.metadata.site_yaml_sha256,
-                certificate_sha256=hashlib.sha256(pem).hexdigest(),
-                rootca_sha256=hashlib.sha256(self._store.bundle()).hexdigest(),
-                public_key_sha256=asked.metadata.public_key_sha256,
-            ),
-            scheme=self._profile.scheme,
-            default_connection_security=self._profile.connection_security,
-            server=self._server,
-            kit={path: formats.SignedFile(file.sha256, f"{file.mode:04o}") for path, file in sorted(kit.items())},
-        )
-
-
-def _issued(one: Participant, cert: x509.Certificate) -> Issued:
-    return Issued(
-        serial=f"{cert.serial_number:x}",
-        name=one.name,
-        kind=one.kind.value,
-        org=one.org,
-        role=one.role,
-        not_after=cert.not_valid_after_utc.isoformat(),
-        not_before=cert.not_valid_before_utc.isoformat(),
-        by_request=True,
-    )

@@ -44,6 +44,11 @@ class Problem:
     """What must hold."""
     example: str = ""
 
+    def __post_init__(self) -> None:
+        """Keep it on one line, whatever the value that it quotes."""
+        for name in ("key", "participant", "rule"):
+            object.__setattr__(self, name, getattr(self, name).replace("\n", "\\n"))
+
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         subject = ", ".join(part for part in (self.participant, self.key) if part)

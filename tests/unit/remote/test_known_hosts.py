@@ -4,7 +4,8 @@ import pytest
 from clouddeploy_providers.cloud_init import generate_host_key
 from clouddeploy_runtime.errors import ExitCode
 
-from clouddeploy.errors import HostKeyChanged, HostKeyUnknown
+from clouddeploy.errors import ConfigError, HostKeyChanged, HostKeyUnknown
+from clouddeploy.remote.host_keys import forget_and_repin
 from clouddeploy.remote.known_hosts import HostKeys, fingerprint
 
 
@@ -75,3 +76,25 @@ def test_the_pins_of_a_machine_that_is_gone_are_forgotten_and_no_others(path, ke
     keys.forget("site-1/")
     assert keys.lookup("site-1/vm") == ()
     assert keys.lookup("site-10/vm") == (fingerprint(key),)
+
+
+def test_a_key_that_a_person_vouches_for_replaces_every_pin_of_the_site_and_of_no_other(path, key):
+    keys, other = HostKeys(path), generate_host_key().public
+    for name in ("site-1/old", "site-1/vm", "site-10/vm"):
+        keys.pin(name, key)
+    assert forget_and_repin(keys, "site-1", "vm", host_key=fingerprint(other)) == (fingerprint(key),)
+    keys.check("site-1/vm", other)
+    with pytest.raises(HostKeyChanged):
+        keys.check("site-1/vm", key)
+    assert keys.lookup("site-1/old") == ()
+    assert keys.lookup("site-10/vm") == (fingerprint(key),)
+
+
+@pytest.mark.parametrize("said", ["", "yes", "SHA256:abc", "MD5:" + 16 * "0a:", "ssh-ed25519 AAAA"])
+def test_what_is_no_fingerprint_changes_no_pin(path, key, said):
+    """An empty one above all: it never means whatever the host shows."""
+    keys = HostKeys(path)
+    keys.pin("site-1/vm", key)
+    with pytest.raises(ConfigError):
+        forget_and_repin(keys, "site-1", "vm", host_key=said)
+    assert keys.lookup("site-1/vm") == (fingerprint(key),)
