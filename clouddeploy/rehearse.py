@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING
 
 from clouddeploy_providers.endpoints import REAL
 
-from clouddeploy import config, wheelhouse
+from clouddeploy import config, rehearsal_faults, wheelhouse
 from clouddeploy.deployment import Deployment
-from clouddeploy.errors import ConfigError
+from clouddeploy.errors import ConfigError, DeployError
+from clouddeploy.killable import AFTER, Nursery, Order, Point
 from clouddeploy.outcome import require_completed
 from clouddeploy.remote.wheels import PythonTarget
 from clouddeploy.secrets import Secret
+from clouddeploy.trap import ANY_CALL, Trap
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from clouddeploy_providers.endpoints import Endpoints
     from clouddeploy_rehearsal.world import World
     from clouddeploy_runtime.jobs import JobInfo
 
+    from clouddeploy.rehearsal_faults import Met
     from clouddeploy.scheduler import Event
 
 JOB_TIMEOUT_S = 120.0
@@ -55,14 +58,18 @@ class Rehearsed:
         job: the job's outcome; None without a job.
         created: how many resources the deployment had.
         left: what the emulated clouds still had after destroy, asked of them.
+        apply_s: of that of apply.
         seconds: of the whole rehearsal.
+        faults: those that were wanted, and how often they were met.
     """
 
     sites: tuple[RehearsedSite, ...]
     job: JobInfo | None
     created: int
     left: tuple[str, ...]
+    apply_s: float
     seconds: float
+    faults: tuple[Met, ...] = ()
 
 
 def rehearse(
@@ -72,6 +79,7 @@ def rehearse(
     cache: Path,
     job: Path | None,
     as_root: bool,
+    faults: Sequence[str] = (),
     cancel: threading.Event,
     on_event: Callable[[Event], None],
     on_phase: Callable[[str], None],
@@ -85,6 +93,7 @@ def rehearse(
         job: a job folder; None: the deploy file's `smoke_job`.
         as_root: hosts are network namespaces with a real sshd and firewall; else processes of the caller, on loopback
             addresses and without a firewall.
+        faults: names of what goes wrong on the way, as `rehearsal_faults.parse` reads them.
         cancel: set it to stop after what is in flight.
         on_event: called for each step.
         on_phase: called with a line for people as each phase starts.
@@ -95,6 +104,7 @@ def rehearse(
     from clouddeploy_rehearsal.world import World, isolate  # noqa: PLC0415 - moto takes a second to import
 
     started = time.monotonic()
+    wish = rehearsal_faults.parse(faults, as_root=as_root)
     loaded = config.load(file)
     job = job or loaded.smoke_job
     if job is not None and not job.is_dir():
@@ -102,9 +112,19 @@ def rehearse(
     collect_wheels(cache)
     if as_root:
         isolate()
-    with World(directory / "world", as_root=as_root) as world:
+    shown = wish.of_clouds()
+    with World(directory / "world", faults=shown, as_root=as_root) as world:
         on_phase("the clouds and the on-premises hosts are up")
         add_hosts(loaded, world)
+        passphrase = secrets.token_urlsafe()
+        kills = 0
+        if wish.kill_at:
+            on_phase(f"apply, to be killed at call {wish.kill_at} to a cloud")
+            kills = apply_and_kill(
+                file, directory=directory, cache=cache, world=world, call=wish.kill_at, passphrase=passphrase
+            )
+            on_phase("apply once more")
+        cables = rehearsal_faults.Cables(world, is_wanted=rehearsal_faults.PARTITION in wish.names)
         deployment = Deployment(
             file,
             endpoints=world.endpoints,
@@ -113,14 +133,24 @@ def rehearse(
             cache=cache,
             cancel=cancel,
         )
+
+        def on_both(event: Event) -> None:
+            cables.on_event(event)
+            on_event(event)
+
         # A failure needs no destroy of its own, whose error could hide the first: the world ends with this block.
-        applied = deployment.apply(Secret(secrets.token_urlsafe()), on_event=on_event)
+        before_apply = time.monotonic()
+        applied = deployment.apply(Secret(passphrase), on_event=on_both)
+        apply_s = round(time.monotonic() - before_apply, 2)
+        cables.settle()
         addresses = {status.name: status.address for status in deployment.status()}
         created = len(world.resources())
         info = None
         if job is not None:
             on_phase(f"job {job.name}")
+            cables.on_job()
             info = run_job(deployment, job)
+            cables.settle()
         on_phase("destroy")
         deployment.destroy(on_event=on_event)
         left = tuple(world.resources())
@@ -139,8 +169,43 @@ def rehearse(
         job=info,
         created=created,
         left=left,
+        apply_s=apply_s,
         seconds=round(time.monotonic() - started, 1),
+        faults=rehearsal_faults.met(wish, clouds=shown, kills=kills, cables=cables),
     )
+
+
+def apply_and_kill(file: Path, *, directory: Path, cache: Path, world: World, call: int, passphrase: str) -> int:
+    """Applies in a process of its own that is killed at a call to a cloud, before its answer arrives.
+
+    Returns:
+        How often it was killed: 0 when it made fewer calls.
+
+    Raises:
+        DeployError: it failed before that by itself.
+    """
+    from clouddeploy_rehearsal.world import save_endpoints  # noqa: PLC0415 - an extra
+
+    endpoints = directory / "endpoints.json"
+    save_endpoints(world.endpoints, endpoints)
+    trap = Trap(Point(ANY_CALL, call, AFTER))
+    order = Order(
+        "apply",
+        file=str(file.absolute()),
+        endpoints=str(endpoints),
+        directory=str(directory / "state"),
+        cache=str(cache),
+        is_bare=False,
+        passphrase=passphrase,
+    )
+    world.watch(trap.watch)
+    with Nursery() as nursery:
+        ended = nursery.run(order, started=trap.process.set_result)
+    trap.wait_until_quiet()
+    world.watch(None)
+    if ended.error:
+        raise DeployError("the apply that was to be killed failed before", why=ended.error, hint="mend this first")
+    return int(ended.is_killed)
 
 
 def collect_wheels(cache: Path) -> None:
@@ -159,10 +224,17 @@ def collect_wheels(cache: Path) -> None:
 
 
 def add_hosts(loaded: config.DeployConfig, world: World) -> None:
-    """Puts a host on the emulated network for every on-premises site of the deploy file."""
+    """Makes exist what the deploy file takes for granted: machines, networks and groups of somebody else."""
     for site in loaded.sites:
-        if site.provider == "onprem" and "address" in site.settings:
-            world.add_host(site.settings["address"], name=site.name)
+        given = site.settings
+        there = given.get({"onprem": "address", "aws": "machine_id", "azure": "machine"}.get(site.provider, ""))
+        if there:
+            world.add_host(there, name=site.name)
+        elif site.provider == "aws" and ("vpc_id" in given or "subnet_id" in given):
+            vpc, subnet = given.get("vpc_id", ""), given.get("subnet_id", "")
+            world.aws.lend_network(given["region"], vpc_id=vpc, subnet_id=subnet)
+        elif site.provider == "azure":
+            world.azure.add_theirs(given)
 
 
 def run_job(deployment: Deployment, job: Path) -> JobInfo:
@@ -210,5 +282,7 @@ def as_json(result: Rehearsed) -> Mapping[str, object]:
             "metrics": dict(job.metrics),
         },
         "resources": {"created": result.created, "left": list(result.left)},
+        "faults": [{"name": fault.name, "hits": fault.hits} for fault in result.faults],
+        "apply_s": result.apply_s,
         "seconds": result.seconds,
     }

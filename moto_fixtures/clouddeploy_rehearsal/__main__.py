@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 from clouddeploy_rehearsal.isolation import isolate
+from clouddeploy_rehearsal.unmanned import UnmannedFleet
 from clouddeploy_rehearsal.world import Faults, World, save_endpoints
 
 
@@ -21,14 +22,19 @@ def main() -> None:
     parser.add_argument("--faults", type=json.loads, default={}, help="JSON with the fields of Faults")
     parser.add_argument("--host", action="append", default=[], metavar="ADDRESS=NAME", help="an on-premises host")
     parser.add_argument("--unprivileged", action="store_true", help="hosts without root even for root")
+    parser.add_argument(
+        "--unmanned", type=float, metavar="SECONDS", help="clouds alone; a machine takes so long to boot and is nothing"
+    )
     arguments = parser.parse_args()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    as_root = os.geteuid() == 0 and not arguments.unprivileged
+    is_unmanned = arguments.unmanned is not None
+    as_root = os.geteuid() == 0 and not arguments.unprivileged and not is_unmanned
     if as_root:
         isolate()
     faults = Faults(**{**arguments.faults, "no_capacity": frozenset(arguments.faults.get("no_capacity", ()))})
-    with World(arguments.directory, faults=faults, as_root=as_root) as world:
+    fleet = UnmannedFleet(arguments.directory, boot_s=arguments.unmanned) if is_unmanned else None
+    with World(arguments.directory, faults=faults, as_root=as_root, fleet=fleet) as world:
         for given in arguments.host:
             address, _, name = given.partition("=")
             world.add_host(address, name=name)

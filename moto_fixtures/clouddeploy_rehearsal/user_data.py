@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from clouddeploy_providers.cloud_init import generate_host_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ON_CALENDAR = re.compile(r"^OnCalendar=(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
+POWER_OFF = re.compile(r"^ExecStart=\S*systemctl poweroff$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -21,12 +30,16 @@ class UserData:
     host_public_key: str
     commands: tuple[str, ...] = field(default=(), repr=False)
     """Shell lines run once as root, before sshd answers."""
+    expires_at: datetime | None = None
+    """When a timer of the document switches the machine off; None: never."""
 
 
 def parse(text: str, *, user: str, authorized_keys: tuple[str, ...] = ()) -> UserData:
     """Reads `users`, `ssh_authorized_keys`, `ssh_keys`, `write_files` and `runcmd` of a cloud-config document.
 
     As with a real machine, what is no cloud-config is not an error: it is ignored, and the machine makes its own keys.
+    The machines have no systemd, so of its units one thing is honoured: a timer that is enabled and whose service
+    switches the machine off (the fleet does it); no line that calls `systemctl` is run.
 
     Args:
         text: the user data, decoded; may be empty.
@@ -47,13 +60,28 @@ def parse(text: str, *, user: str, authorized_keys: tuple[str, ...] = ()) -> Use
         private, public = made.private, made.public
     own = (*first.get("ssh_authorized_keys", []), *document.get("ssh_authorized_keys", []))
     lines = [line if isinstance(line, str) else shlex.join(map(str, line)) for line in document.get("runcmd", [])]
+    files = document.get("write_files", [])
     return UserData(
         user=str(first.get("name", user)),
         authorized_keys=tuple(dict.fromkeys([*authorized_keys, *map(str, own)])),
         host_private_key=private,
         host_public_key=public,
-        commands=(*(_write(one) for one in document.get("write_files", [])), *lines),
+        commands=(*map(_write, files), *(line for line in lines if not line.startswith("systemctl "))),
+        expires_at=_expiry(files, lines),
     )
+
+
+def _expiry(files: Sequence[Mapping[str, Any]], lines: Sequence[str]) -> datetime | None:
+    """Returns the time of the first enabled timer whose service is `systemctl poweroff`."""
+    units = {PurePosixPath(str(file["path"])).name: str(file.get("content", "")) for file in files}
+    for name, content in units.items():
+        time = ON_CALENDAR.search(content)
+        is_enabled = any("enable" in line.split() and name in line.split() for line in lines)
+        service = re.search(r"^Unit=(.+)$", content, re.MULTILINE)
+        started = units.get(service[1] if service else name.removesuffix(".timer") + ".service", "")
+        if name.endswith(".timer") and is_enabled and time and POWER_OFF.search(started):
+            return datetime.fromisoformat(time[1]).replace(tzinfo=UTC)
+    return None
 
 
 def _document(text: str) -> dict[str, Any]:

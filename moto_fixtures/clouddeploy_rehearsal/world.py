@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from clouddeploy_providers.cloud_init import generate_host_key
@@ -16,12 +17,15 @@ from clouddeploy_rehearsal.aws import AwsCloud
 from clouddeploy_rehearsal.azure.server import AzureCloud
 from clouddeploy_rehearsal.faults import Faults
 from clouddeploy_rehearsal.fleet import Fleet
+from clouddeploy_rehearsal.hosts.namespace import NamespaceHost
 from clouddeploy_rehearsal.isolation import is_isolated, isolate
 from clouddeploy_rehearsal.user_data import UserData
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
+
+    from clouddeploy_rehearsal.faults import Watch
 
 __all__ = ["Faults", "World", "isolate", "load_endpoints", "save_endpoints"]
 
@@ -38,12 +42,21 @@ class World:
         faults: what goes wrong.
         as_root: whether its hosts are network namespaces with a real sshd and firewall, or processes of the caller on
             loopback addresses; None: the former for root.
+        fleet: other machines than those.
     """
 
-    def __init__(self, directory: Path, *, faults: Faults | None = None, as_root: bool | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        faults: Faults | None = None,
+        as_root: bool | None = None,
+        fleet: Fleet | None = None,
+    ) -> None:
         faults = faults or Faults()
+        self._lag_s = faults.lag_s
         self._directory = directory
-        self._fleet = Fleet(directory, as_root=os.geteuid() == 0 if as_root is None else as_root)
+        self._fleet = fleet or Fleet(directory, as_root=os.geteuid() == 0 if as_root is None else as_root)
         pool = public if self._fleet.as_root else loopback
         self._loopback = loopback("onprem")
         self.aws = AwsCloud(self._fleet, faults, addresses=pool("aws"))
@@ -72,8 +85,8 @@ class World:
         self._fleet.start()
         self.endpoints = replace(
             self.endpoints,
-            aws=self.aws.start(),
-            azure=self.azure.start(self._directory),
+            aws=replace(self.aws.start(), lag_s=self._lag_s),
+            azure=replace(self.azure.start(self._directory), lag_s=self._lag_s),
             ssh_port=self._fleet.ssh_port,
         )
 
@@ -107,6 +120,26 @@ class World:
         self.endpoints = replace(self.endpoints, hosts={**self.endpoints.hosts, address: there})
         return there
 
+    def watch(self, watch: Watch | None) -> None:
+        """Has every call to the clouds watched, in the thread that answers it; its name says which cloud it went to.
+
+        Args:
+            watch: takes the place of the one before; None: nobody watches any more.
+        """
+        for name, counter in (("aws", self.aws.counter), ("azure", self.azure.counter)):
+            counter.watch = partial(_named, watch, name) if watch is not None else None
+
+    def plug(self, *, is_in: bool) -> int:
+        """Pulls the network cables of all running hosts, or puts them in again; the clouds stay reachable.
+
+        Returns:
+            How many hosts have a cable: network namespaces do, processes on loopback addresses do not.
+        """
+        hosts = [host for host in self._fleet.running() if isinstance(host, NamespaceHost)]
+        for host in hosts:
+            host.plug(is_in=is_in)
+        return len(hosts)
+
     def resources(self) -> list[str]:
         """Returns everything that exists in both clouds now, asked of the clouds and not of any state."""
         return [*self.aws.resources(), *self.azure.resources()]
@@ -122,6 +155,10 @@ class World:
     def machines_created(self) -> int:
         """Returns how many machines were ever created in both clouds."""
         return self.aws.created + self.azure.store.created
+
+
+def _named(watch: Watch, cloud: str, call: str, is_answered: bool) -> bool:
+    return watch(f"{cloud} {call}", is_answered)
 
 
 def save_endpoints(endpoints: Endpoints, path: Path) -> None:

@@ -64,6 +64,14 @@ class NamespaceHost:
         lines += [f"-A INPUT -p tcp --dport {first}:{last} -s {block} -j ACCEPT" for first, last, block in rules]
         self._inside(["iptables-restore"], "\n".join([*lines, "COMMIT", ""]))
 
+    def plug(self, *, is_in: bool) -> None:
+        """Pulls the machine's network cable or puts it in again; addresses and connections stay."""
+        words = ["ip", "link", "set", _link(self.process), "up" if is_in else "down"]
+        subprocess.run(words, check=True, capture_output=True)
+        if is_in:
+            for address in self.addresses:
+                arp.announce(address, _hardware(self.process))
+
     def kill(self) -> None:
         """Ends the machine as if its power were cut; returns when all its processes are gone."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
@@ -127,7 +135,7 @@ def boot(
     process = spawner.submit(spawn).result()
     host = NamespaceHost(name=name, directory=directory, process=process)
     try:
-        _connect_network(process, f"v{process.pid}")
+        _connect_network(process, _link(process))
         for address in addresses:
             host.add_address(address)
         _wait_for_banner(host)
@@ -135,6 +143,11 @@ def boot(
         host.kill()
         raise
     return host
+
+
+def _link(process: subprocess.Popen[bytes]) -> str:
+    """Returns the name of the world's end of the machine's cable."""
+    return f"v{process.pid}"
 
 
 def _hardware(process: subprocess.Popen[bytes]) -> str:
