@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from clouddeploy_providers.errors import CapacityError, InvalidRequest, QuotaError
-from clouddeploy_providers.resources import Kind, MachineSpec, Resource
+from clouddeploy_providers.resources import Kind, Resource
 
-from clouddeploy import scheduler
+from clouddeploy.openings import Openings, addresses_of, blocks_of
 from clouddeploy.plan import Action, Change, Wanted
-from clouddeploy.recovery import settle
-from clouddeploy.removal import delete_steps
+from clouddeploy.removal import after_strays, delete_steps, stray_steps
 from clouddeploy.scheduler import Step
-from clouddeploy.state import Record
+from clouddeploy.site_work import Progress, kits_step, site_steps
 
 if TYPE_CHECKING:
     import threading
@@ -23,37 +20,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clouddeploy_providers.base import ComputeProvider
-    from clouddeploy_providers.resources import ResourceRef
+    from clouddeploy_providers.resources import FirewallRule, ResourceRef
 
-    from clouddeploy.journal import Journal
-    from clouddeploy.keyring import Keyring
-    from clouddeploy.remote.bootstrap import Release
-    from clouddeploy.remote.host import Host
+    from clouddeploy import scheduler
+    from clouddeploy.ledger import Ledger
+    from clouddeploy.recovery import Stray
+    from clouddeploy.removal import Farewell
+    from clouddeploy.resource_steps import Maker
     from clouddeploy.scheduler import Event
-    from clouddeploy.state import State
-
-log = logging.getLogger(__name__)
-
-DEFINITE = (InvalidRequest, CapacityError, QuotaError)
-"""Refusals after which certainly nothing was made, so that the next try is a new request with a new token."""
-
-
-@dataclass(frozen=True)
-class SiteWork:
-    """What is done on a machine once it exists; the deployment supplies it, so that this module knows no SSH."""
-
-    kits: Callable[[str], Mapping[str, Path]]
-    """Takes the server's address, provisions, and returns each participant's kit."""
-    open: Callable[[str, ResourceRef], Host]
-    install: Callable[[str, Host, Path], Release]
-    start: Callable[[str, Host, Release], None]
-    wait_ready: Callable[[str, Host, Release, str], None]
-    """Takes the machine's address last: the server answers with our certificate, or a client is registered."""
-    user_data: Callable[[Wanted], str]
-    uninstall: Callable[[str, ResourceRef], None]
-    """Stops and removes a site from a machine that stays."""
-    machine_gone: Callable[[str], None]
-    """Forgets the keys of a site's machine that was deleted."""
+    from clouddeploy.site_work import SiteWork
+    from clouddeploy.state import Record
 
 
 @dataclass
@@ -64,233 +40,149 @@ class Applied:
         report: how every step ended.
         ready_after_s: by site, seconds from the start until the server was ready or the client registered.
         kits: by participant, the kit folder.
+        warnings: what the preflight found that is no reason to stop.
     """
 
     report: scheduler.Report
     ready_after_s: dict[str, float] = field(default_factory=dict)
     kits: dict[str, Path] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Applier:
-    """One run of apply; lives as long as the run."""
+    """One run of apply; lives as long as the run.
+
+    Args:
+        ledger: state and journal.
+        maker: creates and updates.
+        farewell: what else is done when a machine goes.
+        work: what is done on machines.
+        server: the server's site.
+        server_firewall: the server's; None: it has none.
+        sites: all of the deploy file, whatever is applied.
+        server_rules: takes the blocks of the sites and returns the rules of the server's firewall; None: its port is
+            not opened site by site.
+        cancel: set by the first Ctrl-C; what is in flight is finished.
+        clock: seconds.
+    """
 
     def __init__(
         self,
         *,
-        state: State,
-        journal: Journal,
-        keyring: Keyring,
-        providers: Mapping[str, ComputeProvider],
-        server: str,
+        ledger: Ledger,
+        maker: Maker,
+        farewell: Farewell,
         work: SiteWork,
+        server: str,
+        sites: frozenset[str] = frozenset(),
+        server_firewall: Wanted | None = None,
+        server_rules: Callable[[Mapping[str, tuple[str, ...]]], tuple[FirewallRule, ...]] | None = None,
         cancel: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._state = state
-        self._journal = journal
-        self._keyring = keyring
-        self._providers = providers
-        self._server = server
+        self._ledger = ledger
+        self._maker = maker
+        self._farewell = farewell
         self._work = work
+        self._server = server
+        self._sites = sites
+        self._server_firewall = server_firewall
+        self._server_rules = server_rules
         self._cancel = cancel
         self._clock = clock
-        self._started = clock()
-        self._hosts: dict[str, Host] = {}
-        self._releases: dict[str, Release] = {}
-        self._applied = Applied(report=scheduler.Report())
 
     def run(
-        self, changes: Sequence[Change], *, old: Mapping[str, ComputeProvider], on_event: Callable[[Event], None]
+        self,
+        changes: Sequence[Change],
+        *,
+        old: Mapping[str, ComputeProvider],
+        strays: Sequence[Stray] = (),
+        on_event: Callable[[Event], None],
     ) -> Applied:
         """Runs the plan to its end, or as far as it goes.
 
         Args:
             changes: the plan.
             old: by node, the provider that made a recorded resource which is to be deleted or replaced.
+            strays: what a killed run made twice.
             on_event: called as things happen.
         """
-        settle(self._journal, self._state)
-        steps: list[Step] = []
-        doomed = [change.node for change in changes if change.action in {Action.REPLACE, Action.DELETE}]
-        steps += delete_steps(
-            doomed,
-            state=self._state,
-            journal=self._journal,
-            providers=old,
-            cancel=self._cancel,
-            uninstall=self._work.uninstall,
-            machine_gone=self._work.machine_gone,
+        started, progress, state = self._clock(), Progress(), self._ledger.state
+
+        def on_ready(site: str) -> None:
+            progress.ready_after_s[site] = self._clock() - started
+            self._ledger.journal.note("ready", site=site)
+
+        doomed = [c.node for c in changes if c.action in {Action.REPLACE, Action.DELETE, Action.RELEASE}]
+        stray = stray_steps(strays, cancel=self._maker.calls)
+        steps = delete_steps(
+            doomed, ledger=self._ledger, providers=old, farewell=self._farewell, cancel=self._maker.calls
         )
-        wanted = [change for change in changes if change.wanted is not None]
-        for change in wanted:
-            if change.action is not Action.KEEP:
-                steps.append(self._resource_step(change, wanted))
-        steps.append(self._kits_step(wanted))
-        for site in dict.fromkeys(change.wanted.site.name for change in wanted if change.wanted):
-            steps += self._site_steps(site)
+        steps = [*stray, *after_strays([*steps, *self._maker.steps(changes)], stray)]
+        items = [change.wanted for change in changes if change.wanted is not None]
+        leaving = frozenset(change.node for change in changes if change.wanted is None)
+        nodes = frozenset(item.node for item in items) | (frozenset(state.resources) - leaving)
+        if items:
+            steps.append(kits_step(self._server, nodes=nodes, state=state, work=self._work, progress=progress))
+        opening_steps = self._opening_steps(items)
+        steps += opening_steps.values()
+        for site in dict.fromkeys(item.site.name for item in items):
+            opening = opening_steps.get(site)
+            steps += site_steps(
+                site,
+                server=self._server,
+                ledger=self._ledger,
+                work=self._work,
+                progress=progress,
+                on_ready=on_ready,
+                waits_for=(opening.name,) if opening else (),
+            )
         try:
-            self._applied.report = scheduler.run(steps, cancel=self._cancel, on_event=on_event)
+            report = self._ledger.run(steps, cancel=self._cancel, on_event=on_event)
         finally:
-            for host in self._hosts.values():
-                host.close()
-        return self._applied
+            progress.close()
+        return Applied(report=report, ready_after_s=progress.ready_after_s, kits=progress.kits)
 
-    def _resource_step(self, change: Change, wanted: Sequence[Change]) -> Step:
-        item = change.wanted
-        assert item is not None  # noqa: S101 - narrowed by the caller
-        site = item.site.name
-        provider = self._providers[site]
-        order = list(Kind)
-        earlier = [
-            other.node
-            for other in wanted
-            if other.wanted
-            and other.wanted.site.name == site
-            and order.index(other.wanted.kind) < order.index(item.kind)
-        ]
-        is_update = change.action is Action.UPDATE
-        operation = "update" if is_update else "create"
-        request: list[Resource] = []
+    def _opening_steps(self, items: Sequence[Wanted]) -> dict[str, Step]:
+        """Returns, by client, the step that opens the server's port to it once its address is known."""
+        firewall = self._server_firewall
+        record = self._ledger.state.resources.get(firewall.node) if firewall is not None else None
+        is_made = any(item is firewall or (firewall and item.node == firewall.node) for item in items)
+        if self._server_rules is None or firewall is None or not (is_made or _is_of(firewall, record)):
+            return {}  # where the server is about to move, the run that moves it opens its port
+        node, rules_for, state = firewall.node, self._server_rules, self._ledger.state
+        provider = self._maker.providers[self._server]
 
-        def before() -> None:
-            request[:] = [self._resource(item, earlier)]
-            self._journal.intend(
-                operation,
-                node=item.node,
-                name=item.name,
-                token=request[0].token,
-                provider=item.site.provider,
-                settings=item.site.settings,
-            )
+        def set_rules(sites: Mapping[str, tuple[str, ...]]) -> None:
+            request = Resource(firewall.kind, firewall.name, firewall.owner, rules=rules_for(sites))
+            made.append((request, provider.update(state.resources[node].ref, request, self._maker.calls)))
 
-        def work() -> ResourceRef:
-            if is_update:
-                return provider.update(self._state.resources[item.node].ref, request[0], self._cancel)
-            return provider.create(request[0], self._cancel)
+        made: list[tuple[Resource, ResourceRef]] = []
+        openings = Openings(addresses_of(state.resources.values(), sites=self._sites), set_rules)
 
-        def after(ref: ResourceRef) -> None:
-            self._state.resources[item.node] = Record(
-                ref=ref,
+        def opened(_: object) -> None:
+            if made:
+                request, ref = made[-1]
+                self._ledger.made("update", replace(firewall, rules=request.rules), ref)
+
+        def step(site: str) -> Step:
+            machine = f"{site}/{Kind.MACHINE.value}"
+            return Step(
+                name=f"{site}/opening",
                 site=site,
-                provider=item.site.provider,
-                settings=item.site.settings,
-                fingerprint=item.fingerprint,
-            )
-            self._state.save()
-            self._journal.done(operation, node=item.node, name=item.name, id=ref.id)
-
-        def failed(error: BaseException) -> None:
-            if isinstance(error, DEFINITE):
-                self._state.attempts[item.node] = self._state.attempts.get(item.node, 0) + 1
-                self._state.save()
-                self._journal.failed(operation, node=item.node, name=item.name, error=str(error))
-
-        return Step(
-            name=item.node,
-            site=site,
-            title=f"{operation} {item.kind.value}",
-            needs=(*earlier, f"delete {item.node}"),
-            before=before,
-            work=work,
-            after=after,
-            failed=failed,
-        )
-
-    def _resource(self, item: Wanted, earlier: Sequence[str]) -> Resource:
-        attempt = self._state.attempts.setdefault(item.node, 0)
-        machine = None
-        if item.kind is Kind.MACHINE:
-            machine = MachineSpec(
-                size=item.site.size,
-                image=item.site.image,
-                disk_gib=item.site.disk_gib,
-                user=item.site.user,
-                public_key=self._keyring.operator().public,
-                user_data=self._work.user_data(item),
-            )
-        return Resource(
-            kind=item.kind,
-            name=item.name,
-            owner=item.owner,
-            rules=item.rules,
-            machine=machine,
-            needs=tuple(self._state.resources[node].ref for node in earlier),
-            token=f"{item.name}/{attempt}",
-        )
-
-    def _kits_step(self, wanted: Sequence[Change]) -> Step:
-        nodes = [change.node for change in wanted if change.wanted and change.wanted.site.name == self._server]
-        address = f"{self._server}/{Kind.ADDRESS.value}"
-        need = address if address in nodes else f"{self._server}/{Kind.MACHINE.value}"
-        found: list[str] = []
-
-        def before() -> None:
-            found[:] = [self._state.resources[need].ref.outputs["address"]]
-
-        def after(kits: Mapping[str, Path]) -> None:
-            self._applied.kits = dict(kits)
-
-        return Step(
-            name="kits",
-            site="project",
-            title="sign kits",
-            needs=(need,),
-            before=before,
-            work=lambda: self._work.kits(found[0]),
-            after=after,
-        )
-
-    def _site_steps(self, site: str) -> list[Step]:
-        machine = f"{site}/{Kind.MACHINE.value}"
-        is_server = site == self._server
-
-        def ref() -> ResourceRef:
-            return self._state.resources[machine].ref
-
-        def opened(host: Host) -> None:
-            self._hosts[site] = host
-
-        def installed(release: Release) -> None:
-            self._releases[site] = release
-            self._state.sites[site] = {"release": release.digest, "root": release.root, "python": release.python}
-            self._state.save()
-
-        def ready(_: Any) -> None:
-            self._applied.ready_after_s[site] = self._clock() - self._started
-            self._journal.note("ready", site=site)
-
-        return [
-            Step(
-                f"{site}/connect",
-                site,
-                "connect",
-                work=lambda: self._work.open(site, ref()),
-                needs=(machine,),
+                title="open the server's port to it",
+                needs=(machine, node),
+                before=lambda: self._ledger.intend("update", firewall, token=""),
+                work=lambda: openings.open(site, blocks_of(state.resources[machine])),
                 after=opened,
-            ),
-            Step(
-                f"{site}/install",
-                site,
-                "install",
-                work=lambda: self._work.install(site, self._hosts[site], self._applied.kits[site]),
-                needs=(f"{site}/connect", "kits"),
-                after=installed,
-            ),
-            Step(
-                f"{site}/start",
-                site,
-                "start",
-                work=lambda: self._work.start(site, self._hosts[site], self._releases[site]),
-                needs=(f"{site}/install",) if is_server else (f"{site}/install", f"{self._server}/ready"),
-            ),
-            Step(
-                f"{site}/ready",
-                site,
-                "answer with our certificate" if is_server else "register",
-                work=lambda: self._work.wait_ready(
-                    site, self._hosts[site], self._releases[site], ref().outputs["address"]
-                ),
-                needs=(f"{site}/start",),
-                after=ready,
-            ),
-        ]
+            )
+
+        clients = dict.fromkeys(item.site.name for item in items if item.site.name != self._server)
+        return {site: step(site) for site in clients}
+
+
+def _is_of(wanted: Wanted, record: Record | None) -> bool:
+    """Tells whether what is recorded is what is wanted, in the same place."""
+    if record is None:
+        return False
+    return (record.provider, dict(record.settings)) == (wanted.site.provider, dict(wanted.site.settings))

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import ipaddress
 import urllib.request
+from typing import TYPE_CHECKING
 
 from clouddeploy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SOURCES = ("https://checkip.amazonaws.com", "https://api.ipify.org")
 """Two independent answers: one of them alone could open a stranger's door."""
 TIMEOUT_S = 5
 
 
-def detect() -> str:
-    """Returns this machine's public address, on which both sources agree.
+def detect(sources: Sequence[str] = SOURCES) -> str:
+    """Returns this machine's public address, on which all sources agree.
+
+    Args:
+        sources: addresses that answer with the one they were asked from.
 
     Raises:
         ConfigError: they cannot be asked or differ. It never falls back to the whole internet.
     """
     answers = set()
-    for source in SOURCES:
+    for source in sources:
         try:
-            with urllib.request.urlopen(source, timeout=TIMEOUT_S) as reply:  # noqa: S310 - constant https addresses
+            with urllib.request.urlopen(source, timeout=TIMEOUT_S) as reply:  # noqa: S310 - the caller's, https by default
                 answers.add(str(ipaddress.ip_address(reply.read(64).decode().strip())))
         except (OSError, ValueError) as error:
             raise ConfigError(

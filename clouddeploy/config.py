@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from clouddeploy_providers.naming import plain
+from clouddeploy_providers.resources import Need
+from pydantic import ValidationError
 
+from clouddeploy import deploy_schema
 from clouddeploy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from datetime import timedelta
 
-GENERAL_KEYS = frozenset({"provider", "size", "image", "disk_gib", "user", "data"})
-"""Keys of a site that mean the same at every provider; the rest belongs to the provider named."""
-TOP_KEYS = frozenset({"version", "project", "workspace", "ssh_sources", "smoke_job", "sites"})
-MIN_DISK_GIB, MAX_DISK_GIB = 8, 16384
-"""Ubuntu's image needs 8; 16384 is the largest gp3 volume."""
+ANYWHERE, SITES = "anywhere", "sites"
+ON_SITE = "on-site"
+OWN_USER = frozenset({"onprem"})
+"""Providers whose machines always exist already, and the account on them."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class SiteConfig:
     user: str = "clouddeploy"
     data: Path | None = None
     """A folder on this machine that is copied to the site; jobs find it through the client API."""
+    need: Need | None = None
+    """What the machine must have, when no size is named."""
+    siblings: bool = False
+    """Whether another size with at least the same will do when there is no capacity."""
+    zones: tuple[str, ...] = ()
+    """The zones to try, in this order; empty: all."""
+    makes_key: bool = False
+    """Whether the private key is made on the machine and never leaves it."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +58,21 @@ class DeployConfig:
     sites: tuple[SiteConfig, ...]
     ssh_sources: tuple[str, ...] = ()
     """CIDR blocks that may reach port 22 of the machines; empty: the address this machine is seen from."""
+    federation_sources: str | tuple[str, ...] = ANYWHERE
+    """Who may reach the server's port: `anywhere`, `sites` (the addresses of the sites, as far as known) or blocks."""
     smoke_job: Path | None = None
     """A job that proves the federation works; `rehearse` runs it."""
+    ttl: timedelta | None = None
+    """After so long the machines in clouds switch themselves off; None: never."""
+    state: str | None = None
+    """Where the state is shared; None: in a folder beside this file."""
     lines: Mapping[tuple[str, ...], int] = field(default_factory=dict, repr=False, compare=False)
     """Path of keys → line in the file, for problems that are found later."""
+
+    @property
+    def on_site(self) -> frozenset[str]:
+        """The sites whose private key is made on their machine."""
+        return frozenset(site.name for site in self.sites if site.makes_key)
 
     def site(self, name: str) -> SiteConfig:
         """Returns the site of that name, which must exist."""
@@ -85,26 +107,34 @@ def load(file: Path) -> DeployConfig:
     """
     document, lines = _parse(file)
     problems = _Problems(file, lines)
-    for key in sorted(set(document) - TOP_KEYS):
-        problems.add((key,), "unknown key", example=f"one of {', '.join(sorted(TOP_KEYS))}")
-    if document.get("version") != 1:
-        problems.add(("version",), "must be 1", example="version: 1")
+    try:
+        given = deploy_schema.File.model_validate(document)
+    except ValidationError as error:
+        _note_schema(error, problems)
+        raw = document.get("sites")
+        for name, body in (raw if isinstance(raw, dict) else {}).items():
+            if isinstance(body, dict):
+                _check_site(str(name), body, problems, base=file.parent)
+        problems.raise_if_any()
+        raise
+    for name, body in document["sites"].items():
+        _check_site(str(name), body, problems, base=file.parent)
+    problems.raise_if_any()
     base = file.parent
-    project = _path(document, "project", problems, base=base, default=None)
-    if project is None:
-        problems.add(("project",), "names the project file", example="project: project.yml")
-    sites = _sites(document.get("sites"), problems, base=base)
-    config = DeployConfig(
+    return DeployConfig(
         file=file,
-        project=project or base,
-        workspace=_path(document, "workspace", problems, base=base, default=base / "workspace") or base,
-        sites=sites,
-        ssh_sources=_sources(document.get("ssh_sources", []), problems),
-        smoke_job=_path(document, "smoke_job", problems, base=base, default=None),
+        project=_at(base, given.project),
+        workspace=_at(base, given.workspace or "workspace"),
+        sites=tuple(_site(name, site, base=base, keys=given.keys) for name, site in given.sites.items()),
+        ssh_sources=tuple(given.ssh_sources),
+        federation_sources=given.federation_sources
+        if isinstance(given.federation_sources, str)
+        else tuple(given.federation_sources),
+        smoke_job=_at(base, given.smoke_job) if given.smoke_job else None,
+        ttl=given.ttl,
+        state=given.state,
         lines=lines,
     )
-    problems.raise_if_any()
-    return config
 
 
 def check_sites(config: DeployConfig, *, servers: tuple[str, ...], clients: tuple[str, ...]) -> None:
@@ -120,6 +150,11 @@ def check_sites(config: DeployConfig, *, servers: tuple[str, ...], clients: tupl
             problems.add(
                 ("sites", site.name), f"{config.project} has no such server or client", example=", ".join(known)
             )
+    seen: dict[str, str] = {}
+    for site in config.sites:
+        other = seen.setdefault(plain(site.name), site.name)
+        if other != site.name:
+            problems.add(("sites", site.name), f"its resources would have the names of those of {other!r}")
     for server in servers:
         if all(site.name != server for site in config.sites):
             problems.add(("sites",), f"the server {server!r} of the project is missing", example=f"{server}: {{…}}")
@@ -143,7 +178,7 @@ def check_settings(config: DeployConfig, known: Mapping[str, frozenset[str]]) ->
             problems.add(
                 ("sites", site.name, key),
                 f"unknown key for provider {site.provider!r}",
-                example=f"one of {', '.join(sorted(allowed | GENERAL_KEYS))}",
+                example=f"one of {', '.join(sorted(allowed | deploy_schema.GENERAL_KEYS))}",
             )
     problems.raise_if_any()
 
@@ -173,7 +208,7 @@ def _parse(file: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         )
     lines: dict[tuple[str, ...], int] = {}
     _note_lines(node, (), lines, file)
-    return document, lines
+    return {str(key): value for key, value in document.items()}, lines
 
 
 def _note_lines(node: yaml.Node | None, path: tuple[str, ...], lines: dict[tuple[str, ...], int], file: Path) -> None:
@@ -192,83 +227,70 @@ def _note_lines(node: yaml.Node | None, path: tuple[str, ...], lines: dict[tuple
         _note_lines(value, here, lines, file)
 
 
-def _path(
-    document: Mapping[str, Any], key: str, problems: _Problems, *, base: Path, default: Path | None
-) -> Path | None:
-    value = document.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, str) or not value:
-        problems.add((key,), "is a path, relative to this file")
-        return default
-    return base / Path(value).expanduser()
+def _note_schema(error: ValidationError, problems: _Problems) -> None:
+    seen = set()
+    for one in error.errors():
+        path = _keys_of(one["loc"])
+        if path in seen:
+            continue  # a union reports each of its members
+        seen.add(path)
+        key = next((part for part in reversed(path) if part in deploy_schema.EXAMPLES), "")
+        if one["type"] == "extra_forbidden":
+            problems.add(path, "unknown key", example=f"one of {', '.join(sorted(deploy_schema.TOP_KEYS))}")
+        elif one["type"] == "missing":
+            problems.add(path, "is missing", example=deploy_schema.EXAMPLES.get(key, ""))
+        else:
+            message = one["msg"][:1].lower() + one["msg"][1:]
+            problems.add(path, message, example=deploy_schema.EXAMPLES.get(key, ""))
 
 
-def _sources(value: object, problems: _Problems) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        problems.add(("ssh_sources",), "is a list of CIDR blocks", example="[203.0.113.7/32]")
-        return ()
-    sources = []
-    for item in value:
-        try:
-            sources.append(str(ipaddress.ip_network(str(item))))
-        except ValueError as error:
-            problems.add(("ssh_sources",), f"{item!r} is not a CIDR block: {error}", example="203.0.113.7/32")
-    return tuple(sources)
+def _keys_of(location: Sequence[str | int]) -> tuple[str, ...]:
+    """Returns the keys of a place in the file, without what pydantic adds for unions and list items."""
+    is_site = location[:1] == ("sites",)
+    return tuple(str(part) for part in location[: 3 if is_site else 1])
 
 
-def _sites(value: object, problems: _Problems, *, base: Path) -> tuple[SiteConfig, ...]:
-    if not isinstance(value, dict) or not value:
-        problems.add(
-            ("sites",),
-            "maps each participant's name to where it runs",
-            example="site-1: {provider: aws, region: us-west-2}",
-        )
-        return ()
-    sites = []
-    for name, body in value.items():
-        path = ("sites", str(name))
-        if not isinstance(body, dict):
-            problems.add(path, "is a mapping", example="{provider: aws, region: us-west-2}")
-            continue
-        sites.append(_site(str(name), body, problems, base=base))
-    return tuple(sites)
-
-
-def _site(name: str, body: Mapping[str, Any], problems: _Problems, *, base: Path) -> SiteConfig:
+def _check_site(name: str, body: Mapping[str, Any], problems: _Problems, *, base: Path) -> None:
+    """Notes what the schema of a single key cannot see."""
     path = ("sites", name)
-    provider = body.get("provider")
-    if not isinstance(provider, str):
-        problems.add((*path, "provider"), "names where the site runs", example="provider: aws")
-        provider = ""
-    disk = body.get("disk_gib", 30)
-    if not isinstance(disk, int) or isinstance(disk, bool) or not MIN_DISK_GIB <= disk <= MAX_DISK_GIB:
-        problems.add(
-            (*path, "disk_gib"), f"is a whole number of GiB, {MIN_DISK_GIB} to {MAX_DISK_GIB}", example="disk_gib: 30"
-        )
-        disk = 30
-    texts = {}
     for key, value in body.items():
-        if key in {"provider", "disk_gib"}:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (str, int)):
+        if key not in deploy_schema.GENERAL_KEYS and (isinstance(value, bool) or not isinstance(value, (str, int))):
             problems.add((*path, str(key)), "is text or a number")
-            continue
-        texts[str(key)] = str(value)
-    data = base / Path(texts["data"]).expanduser() if "data" in texts else None
-    if data is not None and not data.is_dir():
-        problems.add((*path, "data"), f"{data} is not a folder", example="data: data/site-1")
+    data = body.get("data")
+    if isinstance(data, str) and data and not _at(base, data).is_dir():
+        problems.add((*path, "data"), f"{_at(base, data)} is not a folder", example=deploy_schema.EXAMPLES["data"])
+    needs = [key for key in ("gpus", "gpu_memory_gib", "vcpus", "memory_gib") if body.get(key) is not None]
+    if body.get("size") is not None and needs:
+        problems.add((*path, needs[0]), "names a need beside a size", example="either size or what it must have")
+    if body.get("gpu_memory_gib") is not None and body.get("gpus") is None:
+        problems.add((*path, "gpu_memory_gib"), "is the memory of each GPU, so gpus is needed", example="gpus: 1")
+
+
+def _at(base: Path, text: str) -> Path:
+    return base / Path(text).expanduser()
+
+
+def _site(name: str, site: deploy_schema.Site, *, base: Path, keys: str) -> SiteConfig:
+    own = {str(key): str(value) for key, value in (site.model_extra or {}).items()}
+    if "user" in site.model_fields_set and (site.provider in OWN_USER or "identity_file" in own):
+        own["user"] = site.user  # the account of a machine that was there before us
+    need = Need(
+        gpus=site.gpus or 0,
+        gpu_memory_gib=site.gpu_memory_gib or 0,
+        vcpus=site.vcpus or 0,
+        memory_gib=site.memory_gib or 0,
+    )
     return SiteConfig(
         name=name,
-        provider=provider,
-        settings={
-            key: text
-            for key, text in texts.items()
-            if key not in GENERAL_KEYS or (key == "user" and provider == "onprem")
-        },
-        size=texts.get("size"),
-        image=texts.get("image"),
-        disk_gib=disk,
-        user=texts.get("user", "clouddeploy"),
-        data=data,
+        provider=site.provider,
+        settings=own,
+        size=site.size,
+        image=site.image,
+        disk_gib=site.disk_gib,
+        user=site.user,
+        data=_at(base, site.data) if site.data else None,
+        need=need if need != Need() else None,
+        siblings=site.siblings,
+        zones=tuple(site.zones or ()),
+        makes_key=(site.keys or keys) == ON_SITE,
     )

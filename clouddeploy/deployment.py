@@ -4,49 +4,43 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
-from functools import partial
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from clouddeploy_providers import cloud_init, registry
+from clouddeploy_providers import registry
 from clouddeploy_providers.endpoints import REAL, Endpoints
-from clouddeploy_providers.resources import Kind, MachineSpec
+from clouddeploy_providers.resources import Kind
 from clouddeploy_provision import project as project_file
-from clouddeploy_provision.provisioner import Endpoint, provision
 from clouddeploy_runtime.errors import ClouddeployError
 
-from clouddeploy import caller_address, config, readiness, state, wheelhouse
-from clouddeploy.access import CONNECT_TIMEOUT_S, Access
-from clouddeploy.apply import Applied, Applier, SiteWork
-from clouddeploy.destroy import Destroyed, Place, destroy
-from clouddeploy.errors import Interrupted, PartialFailure, PreflightFailed
-from clouddeploy.journal import Journal
+from clouddeploy import config, drift, readiness, recovery, state, verdict, wheelhouse
+from clouddeploy.apply import Applied, Applier
+from clouddeploy.audit import LOG, AuditTrail, Entry
+from clouddeploy.destroy import Destroyed, destroy
+from clouddeploy.errors import ConfigError, PreflightFailed
+from clouddeploy.installation import Installation
+from clouddeploy.journal import Journal, remembered
 from clouddeploy.keyring import Keyring
-from clouddeploy.plan import Action, Change, diff, firewall_rules, wanted_resources
-from clouddeploy.remote import bootstrap
+from clouddeploy.ledger import Ledger
+from clouddeploy.places import Places
+from clouddeploy.planner import Planner
+from clouddeploy.remote.host_keys import forget_and_repin
 from clouddeploy.remote.known_hosts import HostKeys
+from clouddeploy.resource_steps import Maker
+from clouddeploy.stores import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from clouddeploy_providers.base import ComputeProvider
-    from clouddeploy_providers.resources import ResourceRef
-
-    from clouddeploy.plan import Wanted
-    from clouddeploy.remote.host import Host
-    from clouddeploy.scheduler import Event, Report
+    from clouddeploy.plan import Change, Plan
+    from clouddeploy.removal import Farewell
+    from clouddeploy.scheduler import Event
     from clouddeploy.secrets import Secret
+    from clouddeploy.stores import StateStore
 
 log = logging.getLogger(__name__)
-
-PROBE_TIMEOUT_S = 10.0
-"""For a machine that should be up already: longer means somebody has to look at it."""
-INSTALL_TIMEOUT_S = 600.0
-READY_TIMEOUT_S = 120.0
-
-PlaceKey = tuple[str, tuple[tuple[str, str], ...]]
-"""A provider's name and its settings, sorted."""
 
 
 def _ignore(_event: Event) -> None:
@@ -63,6 +57,8 @@ class SiteStatus:
     state: str
     """What the site's runtime says of itself, `not deployed` or `unreachable`."""
     detail: str = ""
+    drift: tuple[str, ...] = ()
+    """How its resources differ from what was recorded; only when the clouds were asked."""
 
 
 class Deployment:
@@ -71,10 +67,12 @@ class Deployment:
     Args:
         file: the deploy.yml.
         endpoints: where the clouds answer; a rehearsal gives its own.
-        directory: state, journal and keys; default `.clouddeploy/<name of the file>/` beside the file.
+        directory: keys and, unless it is shared, state; default `.clouddeploy/<name of the file>/` beside the file.
         workspace: kits and the certificate authority; default as the file says.
         cache: where wheels are kept between deployments; default `wheelhouse.default_cache()`.
         cancel: set it to stop after what is in flight.
+        ssh_sources: who may reach port 22, instead of what the file says.
+        installation: what is done on machines; a test without machines gives its own.
 
     Raises:
         ClouddeployError: the deploy file or the project file has problems; nothing was contacted.
@@ -89,35 +87,72 @@ class Deployment:
         workspace: Path | None = None,
         cache: Path | None = None,
         cancel: threading.Event | None = None,
+        ssh_sources: tuple[str, ...] = (),
+        installation: type[Installation] = Installation,
     ) -> None:
-        self.config = config.load(file)
+        loaded = config.load(file)
+        self.config = replace(loaded, ssh_sources=ssh_sources) if ssh_sources else loaded
         self.project = project_file.load(self.config.project)
         servers = tuple(one.name for one in self.project.servers)
         config.check_sites(self.config, servers=servers, clients=tuple(one.name for one in self.project.clients))
-        types = {site.provider: registry.load(site.provider) for site in self.config.sites}
-        config.check_settings(self.config, {name: provider.setting_names for name, provider in types.items()})
+        used = dict.fromkeys(site.provider for site in self.config.sites)
+        config.check_settings(self.config, {name: registry.load(name).setting_names for name in used})
         self.server = servers[0]
         self.directory = directory or file.parent / ".clouddeploy" / file.stem
         self.workspace = workspace or self.config.workspace
         self.cancel = cancel or threading.Event()
-        self._cache = cache or wheelhouse.default_cache()
         self._endpoints = endpoints
         self._keyring = Keyring(self.directory / "keys")
         self._host_keys = HostKeys(self.directory / "known_hosts")
-        self._providers: dict[str, ComputeProvider] = {
-            site.name: types[site.provider](site.settings, endpoints) for site in self.config.sites
-        }
+        self._places = Places(endpoints)
+        self._places.by_site(self.config.sites)  # wrong settings are refused now, and not in the middle of a run
+        self._installation = installation(
+            config=self.config,
+            project=self.project,
+            server=self.server,
+            workspace=self.workspace,
+            cache=cache or wheelhouse.default_cache(),
+            keyring=self._keyring,
+            host_keys=self._host_keys,
+            cancel=self.cancel,
+        )
+        self._planner = Planner(
+            config=self.config,
+            project=self.project,
+            server=self.server,
+            workspace=self.workspace,
+            endpoints=endpoints,
+            places=self._places,
+        )
 
-    def plan(self) -> list[Change]:
-        """Returns what apply would do, contacting no cloud."""
-        recorded = state.State.load(self.directory)
-        return self._diff(recorded, ssh_sources=self.config.ssh_sources or self._expected_sources(recorded))
+    def plan(self, *, is_offline: bool = False, sites: frozenset[str] = frozenset()) -> Plan:
+        """Returns what apply would do.
 
-    def apply(self, passphrase: Secret, *, on_event: Callable[[Event], None] = _ignore) -> Applied:
+        Args:
+            is_offline: contact nobody: no drift, prices of the snapshot, sizes and images as far as they are named.
+            sites: only these; empty: all.
+
+        Raises:
+            ClouddeployError: a cloud refuses the credentials or does not answer.
+        """
+        self._check_chosen(sites)
+        recorded = state.State.load(self.directory, store=self._store())
+        return self._planner.plan(recorded, is_offline=is_offline, only=sites)
+
+    def apply(
+        self,
+        passphrase: Secret,
+        *,
+        sites: frozenset[str] = frozenset(),
+        abandoned: frozenset[str] = frozenset(),
+        on_event: Callable[[Event], None] = _ignore,
+    ) -> Applied:
         """Makes the plan true. May be repeated, also after a kill at any moment.
 
         Args:
             passphrase: of the project's certificate authority.
+            sites: only these; empty: all.
+            abandoned: sites on machines of somebody else that are not there any more to be cleaned up.
             on_event: called as things happen, in this thread.
 
         Raises:
@@ -126,173 +161,145 @@ class Deployment:
             Interrupted: cancelled; the same call resumes.
             ClouddeployError: the first error, when every site failed.
         """
-        with state.locked(self.directory, "apply"):
-            recorded = state.State.load(self.directory)
+        self._check_chosen(sites)
+        with self.held("apply", on_event) as (ledger, tell):
+            recorded, journal = ledger.state, ledger.journal
             recorded.project = self.project.name
-            self._preflight(recorded)
-            changes = self._diff(recorded, ssh_sources=self._ssh_sources())
+            strays = self._recover(ledger)
+            plan = self._planner.plan(recorded, is_offline=False, only=sites)
+            self._refuse_or_probe(plan, ledger)
+            self._planner.pin(plan, recorded)
             recorded.save()  # the deployment's id must be on disk before anything is tagged with it
-            journal = Journal(self.directory / "journal.jsonl")
             journal.note("apply", deployment=recorded.deployment)
-            old = {node: self._provider_of(record) for node, record in recorded.resources.items()}
-            applier = Applier(
-                state=recorded,
-                journal=journal,
-                keyring=self._keyring,
-                providers=self._providers,
+            self._keyring.operator()  # made once, before many threads ask for it
+            applied = Applier(
+                ledger=ledger,
+                maker=self._maker(ledger),
+                farewell=self._farewell(recorded, abandoned),
+                work=self._installation.work(passphrase),
                 server=self.server,
-                work=self._site_work(passphrase, recorded),
+                sites=self._names,
+                server_firewall=plan.server_firewall,
+                server_rules=self._planner.server_rules(plan.ssh_sources),
                 cancel=self.cancel,
+            ).run(plan.changes, old=self._places.by_node(recorded.resources), strays=strays, on_event=tell)
+        verdict.raise_for(
+            applied.report,
+            "apply",
+            sites=sites or self._names,
+            server=self.server,
+            is_cancelled=self.cancel.is_set(),
+            costs=verdict.running(recorded),
+        )
+        return replace(applied, warnings=plan.warnings)
+
+    def status(self, *, is_refresh: bool = False) -> list[SiteStatus]:
+        """Asks every site how it is, and with `is_refresh` the clouds how their resources are."""
+        recorded = state.State.load(self.directory, store=self._store())
+        seen: dict[str, drift.Drift] = {}
+        if is_refresh:
+            seen = drift.observe(recorded.resources, self._places.by_node(recorded.resources))
+        return [
+            replace(
+                self._status(recorded, site.name, site.provider),
+                drift=tuple(
+                    f"{recorded.resources[node].ref.kind.value}: {one.reason}"
+                    for node, one in seen.items()
+                    if recorded.resources[node].site == site.name
+                ),
             )
-            applied = applier.run(changes, old=old, on_event=on_event)
-        self._raise_for(applied.report, "apply")
-        return applied
+            for site in self.config.sites
+        ]
 
-    def status(self) -> list[SiteStatus]:
-        """Asks every site how it is."""
-        recorded = state.State.load(self.directory)
-        return [self._status(recorded, site.name, site.provider) for site in self.config.sites]
-
-    def destroy(self, *, on_event: Callable[[Event], None] = _ignore) -> Destroyed:
+    def destroy(
+        self,
+        *,
+        keep_address: bool = False,
+        abandoned: frozenset[str] = frozenset(),
+        on_event: Callable[[Event], None] = _ignore,
+    ) -> Destroyed:
         """Deletes everything this deployment made and verifies it with the clouds. May be repeated.
+
+        Args:
+            keep_address: leave the server's address reserved, since others have it in their allow-lists.
+            abandoned: sites on machines of somebody else that are not there any more to be cleaned up.
+            on_event: called as things happen.
 
         Raises:
             PartialFailure: something is left; says what.
             Interrupted: cancelled; the same call resumes.
         """
-        with state.locked(self.directory, "destroy"):
-            recorded = state.State.load(self.directory)
-            journal = Journal(self.directory / "journal.jsonl")
-            journal.note("destroy", deployment=recorded.deployment)
+        with self.held("destroy", on_event) as (ledger, tell):
+            recorded = ledger.state
+            ledger.journal.note("destroy", deployment=recorded.deployment)
             result = destroy(
-                self._places(recorded, journal),
-                state=recorded,
-                journal=journal,
-                uninstall=partial(self._uninstall, recorded),
-                machine_gone=self._machine_gone,
+                self._places.ever_used(self.config.sites, recorded, ledger.journal),
+                ledger=ledger,
+                farewell=self._farewell(recorded, abandoned),
+                keeps_address_of=self.server if keep_address else None,
+                calls=threading.Event(),
                 cancel=self.cancel,
-                on_event=on_event,
+                on_event=tell,
             )
-            recorded.save()
             if not result.left:
+                recorded.expires_at = ""
                 self._keyring.forget()
                 (self.directory / "known_hosts").unlink(missing_ok=True)
-        self._raise_for(result.report, "destroy")
-        if result.left:
-            raise PartialFailure(
-                f"{len(result.left)} resource(s) are still there", why=", ".join(result.left), hint="run destroy again"
-            )
+            recorded.save()
+        verdict.raise_for(
+            result.report,
+            "destroy",
+            sites=self._names,
+            server=None,
+            is_cancelled=self.cancel.is_set(),
+            costs=verdict.running(recorded),
+        )
+        verdict.raise_if_left(result.left)
         return result
 
-    def _diff(self, recorded: state.State, *, ssh_sources: tuple[str, ...]) -> list[Change]:
-        wanted = wanted_resources(
-            self.config,
-            project=self.project.name,
-            deployment=recorded.deployment,
-            server=self.server,
-            kinds=self._kinds(),
-            places={name: provider.place for name, provider in self._providers.items()},
-            rules={
-                name: firewall_rules(
-                    ssh_port=self._endpoints.ssh_port,
-                    ssh_sources=ssh_sources,
-                    federation_port=self.project.port if name == self.server else None,
+    def refresh_access(self, *, on_event: Callable[[Event], None] = _ignore) -> list[Change]:
+        """Opens SSH to the address from which this machine is seen now, and to no other; changes nothing else.
+
+        Raises:
+            ConfigError: that address cannot be found out for certain.
+        """
+        with self.held("access refresh", on_event) as (ledger, tell):
+            changes = self._planner.ssh_changes(ledger.state)
+            report = ledger.run(self._maker(ledger).steps(changes), cancel=self.cancel, on_event=tell)
+        verdict.raise_for(
+            report,
+            "access refresh",
+            sites=self._names,
+            server=None,
+            is_cancelled=self.cancel.is_set(),
+            costs="",
+        )
+        return changes
+
+    def repin(self, site: str, host_key: str) -> tuple[str, ...]:
+        """Makes a host key that a person has read on a machine's console the only accepted one of its site.
+
+        Args:
+            site: whose machine.
+            host_key: `SHA256:…`.
+
+        Returns:
+            What was pinned before.
+
+        Raises:
+            ConfigError: the site has no machine here, it is pinned in the deploy file, or that is no fingerprint.
+        """
+        with self.held("access repin", _ignore) as (ledger, _):
+            record = ledger.state.resources.get(f"{site}/{Kind.MACHINE.value}")
+            if record is None:
+                raise ConfigError(f"{site} has no machine yet", hint="see `clouddeploy status`")
+            if record.ref.outputs.get("host_key"):
+                raise ConfigError(
+                    f"the host key of {site} is not pinned here",
+                    why="its machine was there before us, so the deploy file says which key it has",
+                    hint=f"correct host_key of {site} in {self.config.file}",
                 )
-                for name in self._providers
-            },
-        )
-        return diff(wanted, recorded.resources)
-
-    def _kinds(self) -> dict[str, Sequence[Kind]]:
-        return {name: provider.kinds(is_server=name == self.server) for name, provider in self._providers.items()}
-
-    def _expected_sources(self, recorded: state.State) -> tuple[str, ...]:
-        """Returns the address that apply will let in, as far as it can be known without asking anybody."""
-        if self._endpoints.caller_address:
-            return (f"{self._endpoints.caller_address}/32",)
-        rules = (record.fingerprint.get("rules", "") for record in recorded.resources.values())
-        known = next((text.split(" from ")[1].split(";")[0] for text in rules if text.startswith("ssh ")), "")
-        return tuple(known.split(", ")) if known else ("this machine's address",)
-
-    def _ssh_sources(self) -> tuple[str, ...]:
-        if self.config.ssh_sources:
-            return self.config.ssh_sources
-        if not any(Kind.FIREWALL in kinds for kinds in self._kinds().values()):
-            return ("127.0.0.1/32",)  # no firewall of ours will ever carry it
-        return (f"{self._endpoints.caller_address or caller_address.detect()}/32",)
-
-    def _preflight(self, recorded: state.State) -> None:
-        problems = []
-        for sites in self._by_place().values():
-            specs = [MachineSpec(s.size, s.image, s.disk_gib, s.user, public_key="", user_data="") for s in sites]
-            names = ", ".join(site.name for site in sites)
-            checks = self._providers[sites[0].name].check(specs)
-            problems += [f"{names}: {check.name}: {check.problem}. {check.hint}" for check in checks if not check.ok]
-        if problems:
-            raise PreflightFailed(
-                "the clouds are not ready for this deployment", why="; ".join(problems), hint="nothing was created"
-            )
-        for wanted in self._diff(recorded, ssh_sources=("127.0.0.1/32",)):
-            if wanted.wanted and self._providers[wanted.wanted.site.name].creates_nothing:
-                self._probe(wanted.wanted, recorded)
-
-    def _by_place(self) -> dict[PlaceKey, list[config.SiteConfig]]:
-        """Returns the sites that share a provider and its settings; one question to the cloud serves them all."""
-        places: dict[PlaceKey, list[config.SiteConfig]] = {}
-        for site in self.config.sites:
-            places.setdefault(_place_of(site.provider, site.settings), []).append(site)
-        return places
-
-    def _probe(self, wanted: Wanted, recorded: state.State) -> None:
-        """Reaches a machine that exists already, before money is spent on those that do not."""
-        record = recorded.resources.get(wanted.node)
-        if record is not None and wanted.site.name in recorded.sites:
-            return
-        ref = self._providers[wanted.site.name].create(readiness.adoption(wanted), self.cancel)
-        self._open(wanted.site.name, ref, timeout_s=PROBE_TIMEOUT_S).close()
-
-    def _site_work(self, passphrase: Secret, recorded: state.State) -> SiteWork:
-        data = {site.name: site.data for site in self.config.sites}
-
-        def install(site: str, host: Host, kit: Path) -> bootstrap.Release:
-            return bootstrap.install(
-                host,
-                project=self.project.name,
-                site=site,
-                kit=kit,
-                data=data[site],
-                wheelhouse_for=partial(wheelhouse.collect, cache=self._cache),
-                timeout_s=INSTALL_TIMEOUT_S,
-            )
-
-        def kits(address: str) -> Mapping[str, Path]:
-            report = provision(
-                self.project,
-                self.workspace,
-                passphrase=passphrase.reveal().encode(),
-                extra_server_hosts=(address,),
-                endpoint=Endpoint(host=address, port=self.project.port),
-                reuse_result=True,
-            )
-            return report.kits
-
-        def wait_ready(site: str, host: Host, release: bootstrap.Release, address: str) -> None:
-            if site == self.server:
-                kit = self.kit(self.server)
-                readiness.wait_tls(address, self.project.port, kit=kit, timeout_s=READY_TIMEOUT_S, cancel=self.cancel)
-            else:
-                readiness.wait_registered(site, host, release, timeout_s=READY_TIMEOUT_S, cancel=self.cancel)
-
-        return SiteWork(
-            kits=kits,
-            open=self._open,
-            install=install,
-            start=lambda _site, host, release: bootstrap.start(host, release),
-            wait_ready=wait_ready,
-            user_data=self._user_data,
-            uninstall=partial(self._uninstall, recorded),
-            machine_gone=self._machine_gone,
-        )
+            return forget_and_repin(self._host_keys, site, record.ref.id, host_key=host_key)
 
     def kit(self, participant: str) -> Path:
         """Returns the newest startup kit of a participant.
@@ -300,101 +307,133 @@ class Deployment:
         Raises:
             ClouddeployError: nothing was provisioned yet.
         """
-        return readiness.newest_kit(self.workspace / self.project.name, participant)
+        return self._installation.kit(participant)
 
-    def _user_data(self, wanted: Wanted) -> str:
-        key = self._keyring.bootstrap(wanted.site.name)
-        return cloud_init.render(
-            user=wanted.site.user,
-            public_key=self._keyring.operator().public,
-            host_private_key=key.private,
-            host_public_key=key.public,
-            hostname=wanted.name,
+    def deployment_id(self) -> str | None:
+        """Returns the id that everything of this deployment is tagged with; None before the first apply."""
+        recorded = state.State.load(self.directory, store=self._store())
+        # A state that was lost is made up again from the journal, and what carries its id is no stray.
+        return recorded.deployment if recorded.serial or remembered(self._store()).deployment else None
+
+    def places(self) -> list[recovery.Place]:
+        """Returns every place that the deploy file names."""
+        return list({id(p): p for p in (self._places.of(s.provider, s.settings) for s in self.config.sites)}.values())
+
+    def _store(self) -> StateStore:
+        return open_store(self.config.state, self.directory, endpoints=self._endpoints)
+
+    @contextmanager
+    def held(self, command: str, on_event: Callable[[Event], None]) -> Iterator[tuple[Ledger, Callable[[Event], None]]]:
+        """Holds the deployment for one command; gives its records, and a listener that also writes the audit trail."""
+        store = self._store()
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with store.locked(command):
+            recorded = state.State.load(self.directory, store=store)
+            trail = AuditTrail(self.directory / LOG, command=command, deployment=recorded.deployment, store=store)
+            ledger = Ledger(recorded, Journal(self.directory / "journal.jsonl", store=store))
+
+            seen: list[Entry] = []
+
+            def tell(event: Event) -> None:
+                if event.phase != "start":
+                    detail = str(event.error) if event.error else ""
+                    seen.append(Entry(event.title, result=event.phase, node=event.site, detail=detail))
+                on_event(event)
+
+            def write() -> None:
+                trail.record_all(seen)
+                seen.clear()
+
+            ledger.also_flush.append(write)
+
+            trail.record(command, result="started")
+            try:
+                yield ledger, tell
+                write()
+            except BaseException as error:
+                with suppress(ClouddeployError):  # that nothing can be written is not the error that matters
+                    write()
+                    if isinstance(error, ClouddeployError):
+                        trail.record(command, result="refused", detail=str(error))
+                raise
+            trail.record(command, result="ended")
+
+    def _maker(self, ledger: Ledger) -> Maker:
+        return Maker(
+            ledger=ledger,
+            providers=self._places.by_site(self.config.sites),
+            public_key=lambda: self._keyring.operator().public,
+            user_data=self._installation.user_data,
+            expires_at=ledger.state.expires_at,
+            calls=threading.Event(),
         )
 
-    def _open(self, site: str, machine: ResourceRef, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Host:
-        return Access(self._keyring, self._host_keys, timeout_s=timeout_s).open(site, machine, self.cancel)
+    def _recover(self, ledger: Ledger) -> list[recovery.Stray]:
+        """Closes what a kill left open; returns what it made twice."""
+        recorded, journal = ledger.state, ledger.journal
+        recovery.settle(journal, recorded)
+        if not recovery.needs_search(journal):
+            return []
+        wanted = self._planner.wanted_places(recorded)
+        places = self._places.ever_used(self.config.sites, recorded, journal)
+        recovery.wait_for_lag(places, recorded, journal, cancel=self.cancel)
+        strays = recovery.adopt_found(places, recorded, journal, wanted=wanted)
+        recovery.close_unwanted(journal, recorded, wanted)
+        return strays
 
-    def _machine_gone(self, site: str) -> None:
-        """Forgets both host keys of a machine: the next one makes its own, and some clouds give it the same id."""
-        self._keyring.forget_bootstrap(site)
-        self._host_keys.forget(f"{site}/")
+    @property
+    def _names(self) -> frozenset[str]:
+        return frozenset(site.name for site in self.config.sites)
+
+    def _farewell(self, recorded: state.State, abandoned: frozenset[str]) -> Farewell:
+        known = self._names | {record.site for record in recorded.resources.values()}
+        if abandoned - known:
+            raise ConfigError(
+                f"{', '.join(sorted(abandoned - known))} is no site of this deployment",
+                hint=f"one of {', '.join(sorted(known))}",
+            )
+        return self._installation.farewell(recorded, abandoned=abandoned)
+
+    def _check_chosen(self, sites: frozenset[str]) -> None:
+        unknown = sorted(sites - self._names)
+        if unknown:
+            raise ConfigError(
+                f"{', '.join(unknown)} is no site of {self.config.file}",
+                hint=f"one of {', '.join(site.name for site in self.config.sites)}",
+            )
+        if sites and self.server not in sites:
+            recorded = state.State.load(self.directory, store=self._store())
+            if f"{self.server}/{Kind.MACHINE.value}" not in recorded.resources:
+                raise ConfigError(
+                    f"{', '.join(sorted(sites))} cannot run without the server",
+                    why=f"{self.server} was not applied yet",
+                    hint=f"add --site {self.server}, or apply all",
+                )
+
+    def _refuse_or_probe(self, plan: Plan, ledger: Ledger) -> None:
+        """Refuses before money is spent: what the clouds say, and machines that exist already and are not reached."""
+        _refuse(plan)
+        providers = self._places.by_site(self.config.sites)
+        for change in plan.changes:
+            if change.wanted is None or not providers[change.wanted.site.name].creates_nothing:
+                continue
+            site = change.wanted.site.name
+            if change.node in ledger.state.resources and ledger.state.sites.get(site):
+                continue
+            ref = providers[site].create(readiness.adoption(change.wanted), self.cancel)
+            self._installation.probe(site, ref)
 
     def _status(self, recorded: state.State, site: str, provider: str) -> SiteStatus:
         record = recorded.resources.get(f"{site}/{Kind.MACHINE.value}")
         installed = recorded.sites.get(site)
-        if record is None or installed is None:
+        if record is None or not installed:
             return SiteStatus(site, provider, address="", state="not deployed")
-        address = record.ref.outputs.get("address", "")
-        try:
-            host = self._open(site, record.ref, timeout_s=PROBE_TIMEOUT_S)
-        except ClouddeployError as error:
-            return SiteStatus(site, provider, address, state="unreachable", detail=str(error))
-        try:
-            said = bootstrap.status(host, _release(installed)) or {}
-        finally:
-            host.close()
-        return SiteStatus(
-            site, provider, address, state=str(said.get("state", "stopped")), detail=str(said.get("detail") or "")
+        said, detail = self._installation.status(site, record.ref, installed)
+        return SiteStatus(site, provider, record.ref.outputs.get("address", ""), state=said, detail=detail)
+
+
+def _refuse(plan: Plan) -> None:
+    if plan.problems:
+        raise PreflightFailed(
+            "the clouds are not ready for this deployment", why="; ".join(plan.problems), hint="nothing was created"
         )
-
-    def _uninstall(self, recorded: state.State, site: str, machine: ResourceRef) -> None:
-        installed = recorded.sites.get(site)
-        if installed is None:
-            return
-        host = self._open(site, machine, timeout_s=PROBE_TIMEOUT_S)
-        try:
-            bootstrap.uninstall(host, _release(installed))
-        finally:
-            host.close()
-
-    def _provider_of(self, record: state.Record) -> ComputeProvider:
-        return registry.load(record.provider)(record.settings, self._endpoints)
-
-    def _places(self, recorded: state.State, journal: Journal) -> list[Place]:
-        used = [(site.provider, site.settings) for site in self.config.sites]
-        used += [(record.provider, record.settings) for record in recorded.resources.values()]
-        used += [(intent.provider, intent.settings) for intent in journal.open_intents() if intent.provider]
-        places: dict[PlaceKey, Place] = {}
-        for name, settings in used:
-            key = _place_of(name, settings)
-            if key not in places:
-                places[key] = Place(name, settings, registry.load(name)(settings, self._endpoints))
-        return list(places.values())
-
-    def _raise_for(self, report: Report, command: str) -> None:
-        if not report.errors:
-            if report.interrupted:
-                raise Interrupted(
-                    f"{command} was stopped",
-                    why="by request, after what was in flight",
-                    hint=f"run {command} again to resume",
-                )
-            return
-        failed = {
-            name.removeprefix("delete ").split("/", maxsplit=1)[0]: error for name, error in report.errors.items()
-        }
-        sites = {site.name for site in self.config.sites}
-        first = next(iter(failed.values()))
-        if sites <= set(failed) or len(sites) == 1 or self.server in failed or "kits" in failed:
-            # Nothing works without the server, so its error is the answer and not one of several.
-            raise failed.get(self.server, failed.get("kits", first))
-        raise PartialFailure(
-            f"{command} failed at {', '.join(sorted(failed))}",
-            why="; ".join(f"{site}: {error}" for site, error in sorted(failed.items())),
-            hint=f"the other sites are fine and were left alone; mend this and run {command} again",
-        ) from first
-
-
-def _place_of(provider: str, settings: Mapping[str, str]) -> PlaceKey:
-    """Returns what tells one place from another."""
-    return provider, tuple(sorted(settings.items()))
-
-
-def _release(installed: Mapping[str, str]) -> bootstrap.Release:
-    return bootstrap.Release(installed["release"], installed["root"], installed["python"])
-
-
-def pending(changes: list[Change]) -> list[Change]:
-    """Returns the changes that do something."""
-    return [change for change in changes if change.action is not Action.KEEP]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from clouddeploy_providers.resources import Kind
@@ -15,54 +17,91 @@ if TYPE_CHECKING:
     from clouddeploy_providers.base import ComputeProvider
     from clouddeploy_providers.resources import ResourceRef
 
-    from clouddeploy.journal import Journal
-    from clouddeploy.state import Record, State
+    from clouddeploy.ledger import Ledger
+    from clouddeploy.recovery import Stray
+    from clouddeploy.state import Record
+
+
+@dataclass(frozen=True)
+class Farewell:
+    """What else is done when a machine goes; the deployment supplies it, so that this module knows no SSH."""
+
+    uninstall: Callable[[str, ResourceRef], None]
+    """Stops and removes a site, where deleting its machine does not do that."""
+    machine_gone: Callable[[str], None]
+    """Forgets the keys of a site's machine."""
+    abandoned: frozenset[str] = frozenset()
+    """Sites whose machine is not there to be cleaned up."""
 
 
 def delete_steps(
     nodes: Sequence[str],
     *,
-    state: State,
-    journal: Journal,
+    ledger: Ledger,
     providers: Mapping[str, ComputeProvider],
+    farewell: Farewell,
     cancel: threading.Event,
-    uninstall: Callable[[str, ResourceRef], None],
-    machine_gone: Callable[[str], None],
 ) -> list[Step]:
     """Returns one step per node, named `delete <node>`; within a site they follow each other in reverse creation order.
 
+    What was adopted is left as it is: a site on it is removed, and the record.
+
     Args:
         nodes: recorded nodes to delete.
-        state: forgets each resource once its provider says that it is gone.
-        journal: takes intents and results.
+        ledger: takes intents and results.
         providers: by node, the provider that made it.
+        farewell: what else is done when a machine goes.
         cancel: ends long waits.
-        uninstall: stops and removes a site, where deleting its machine does not do that.
-        machine_gone: called with the site, before the state forgets its machine.
     """
     order = list(Kind)
-    records = {node: state.resources[node] for node in nodes}
+    records = {node: ledger.state.resources[node] for node in nodes}
     steps = []
     for site in dict.fromkeys(record.site for record in records.values()):
         mine = [node for node, record in records.items() if record.site == site]
         mine.sort(key=lambda node: -order.index(records[node].ref.kind))
         before: tuple[str, ...] = ()
         for node in mine:
-            steps.append(
-                _step(
-                    node,
-                    records[node],
-                    before,
-                    state=state,
-                    journal=journal,
-                    provider=providers[node],
-                    cancel=cancel,
-                    uninstall=uninstall,
-                    machine_gone=machine_gone,
-                )
+            step = _step(
+                node,
+                records[node],
+                before,
+                ledger=ledger,
+                provider=providers[node],
+                farewell=farewell,
+                cancel=cancel,
             )
-            before = (steps[-1].name,)
+            steps.append(step)
+            before = (step.name,)
     return steps
+
+
+def stray_steps(strays: Sequence[Stray], *, cancel: threading.Event) -> list[Step]:
+    """Returns steps that delete what carries our tag and is recorded nowhere, dependants first.
+
+    Args:
+        strays: provider, what it found, and the site it belongs to.
+        cancel: ends long waits.
+    """
+    order = list(Kind)
+    steps: list[Step] = []
+    last: dict[str, tuple[str, ...]] = {}
+    for provider, ref, site in sorted(strays, key=lambda one: -order.index(one[1].kind)):
+        step = Step(
+            name=f"stray {ref.kind.value} {ref.id}",
+            site=site,
+            title=f"delete stray {ref.kind.value}",
+            needs=last.get(site, ()),
+            work=partial(provider.delete, ref, cancel),
+        )
+        steps.append(step)
+        last[site] = (step.name,)
+    return steps
+
+
+def after_strays(steps: Sequence[Step], strays: Sequence[Step]) -> list[Step]:
+    """Returns the steps with those of a site waiting for its strays: a stray holds firewall, address and name."""
+    last = {step.site: step.name for step in strays}
+    return [replace(step, needs=(*step.needs, last[step.site])) if step.site in last else step for step in steps]
 
 
 def _step(
@@ -70,36 +109,31 @@ def _step(
     record: Record,
     needs: tuple[str, ...],
     *,
-    state: State,
-    journal: Journal,
+    ledger: Ledger,
     provider: ComputeProvider,
+    farewell: Farewell,
     cancel: threading.Event,
-    uninstall: Callable[[str, ResourceRef], None],
-    machine_gone: Callable[[str], None],
 ) -> Step:
+    is_machine, is_adopted = record.ref.kind is Kind.MACHINE, record.ref.is_adopted
+
     def work() -> None:
-        if record.ref.kind is Kind.MACHINE and not provider.ends_processes:
-            uninstall(record.site, record.ref)
-        provider.delete(record.ref, cancel)
+        stays = is_machine and (is_adopted or not provider.ends_processes)
+        if stays and record.site not in farewell.abandoned and provider.read(record.ref) is not None:
+            farewell.uninstall(record.site, record.ref)
+        if not is_adopted:
+            provider.delete(record.ref, cancel)
 
     def after(_: object) -> None:
-        state.resources.pop(node, None)
-        # A name may be used again; its token must not: clouds remember tokens of what is gone.
-        state.attempts[node] = state.attempts.get(node, 0) + 1
-        if record.ref.kind is Kind.MACHINE:
-            state.sites.pop(record.site, None)
-            machine_gone(record.site)
-        state.save()
-        journal.done("delete", node=node, name=record.ref.name)
+        if is_machine:
+            farewell.machine_gone(record.site)
+        ledger.deleted(node, record)
 
     return Step(
         name=f"delete {node}",
         site=record.site,
-        title=f"delete {record.ref.kind.value}",
+        title=f"{'release' if is_adopted else 'delete'} {record.ref.kind.value}",
         needs=needs,
-        before=lambda: journal.intend(
-            "delete", node=node, name=record.ref.name, provider=record.provider, settings=record.settings
-        ),
+        before=lambda: ledger.intend_delete(node, record),
         work=work,
         after=after,
     )

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_WORKERS = 32
-"""Enough for a federation of some dozens of sites; each waiting worker costs a thread and nothing else."""
+MAX_WORKERS = 128
+"""Enough for a federation of a hundred sites; each waiting worker costs a thread and nothing else."""
 
 
 class Outcome(StrEnum):
@@ -46,6 +46,7 @@ class Step:
         before: run in the owning thread just before `work` starts.
         after: run in the owning thread with what `work` returned.
         failed: run in the owning thread with what `work` raised.
+        again: run in the owning thread with what `work` raised; whether another try, `before` included, may do better.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Step:
     before: Callable[[], None] = lambda: None
     after: Callable[[Any], None] = lambda _result: None
     failed: Callable[[BaseException], None] = lambda _error: None
+    again: Callable[[BaseException], bool] = lambda _error: False
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Event:
     site: str
     title: str
     phase: str
-    """`start`, `done`, `failed` or `skipped`."""
+    """`start`, `done`, `again`, `failed` or `skipped`."""
     seconds: float = 0.0
     error: BaseException | None = None
 
@@ -77,15 +79,23 @@ class Report:
     Attributes:
         outcomes: by step name.
         errors: by step name, for the failed ones.
+        sites: by step name, whose step it was.
         interrupted: the run was cancelled before every step had started.
     """
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     errors: dict[str, BaseException] = field(default_factory=dict)
+    sites: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
 
-def run(steps: Sequence[Step], *, cancel: threading.Event, on_event: Callable[[Event], None]) -> Report:
+def run(
+    steps: Sequence[Step],
+    *,
+    cancel: threading.Event,
+    on_event: Callable[[Event], None],
+    flush: Callable[[], None] = lambda: None,
+) -> Report:
     """Runs every step whose needs succeeded, as many at once as can be.
 
     A failed step takes only its dependants with it. When `cancel` is set nothing new starts; what is in flight is
@@ -95,23 +105,33 @@ def run(steps: Sequence[Step], *, cancel: threading.Event, on_event: Callable[[E
         steps: in any order; needs that name no step count as met.
         cancel: set by the first Ctrl-C.
         on_event: called in this thread.
+        flush: makes durable what `before` and `after` have recorded; called in this thread before any work starts that
+            builds on it, and at the end. Many steps that end at once cost one write.
 
     Raises:
         KeyboardInterrupt: a second Ctrl-C; the journal still knows what was in flight.
     """
-    report = Report()
-    names = {step.name for step in steps}
+    report = Report(sites={step.name: step.site for step in steps})
+    names = frozenset(step.name for step in steps)
     waiting = list(steps)
     flying: dict[Future[Any], tuple[Step, float]] = {}
     pool = ThreadPoolExecutor(max_workers=MAX_WORKERS, thread_name_prefix="step")
     try:
         while waiting or flying:
-            waiting = _start_ready(waiting, names, report, cancel=cancel, pool=pool, flying=flying, on_event=on_event)
+            ready, waiting = _sort_out(waiting, names, report, cancel=cancel, on_event=on_event)
+            for step in ready:
+                step.before()
+                on_event(Event(step.site, step.title, "start"))
+            flush()
+            flying |= {pool.submit(step.work): (step, time.monotonic()) for step in ready}
             if not flying:
                 break
             finished, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in finished:
-                _record(*flying.pop(future), future, report, on_event)
+                step, since = flying.pop(future)
+                if not _record(step, since, future, report, on_event):
+                    waiting.append(step)
+        flush()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     report.interrupted = cancel.is_set() and bool(waiting)
@@ -120,17 +140,17 @@ def run(steps: Sequence[Step], *, cancel: threading.Event, on_event: Callable[[E
     return report
 
 
-def _start_ready(
-    waiting: list[Step],
-    names: set[str],
+def _sort_out(
+    waiting: Sequence[Step],
+    names: frozenset[str],
     report: Report,
     *,
     cancel: threading.Event,
-    pool: ThreadPoolExecutor,
-    flying: dict[Future[Any], tuple[Step, float]],
     on_event: Callable[[Event], None],
-) -> list[Step]:
-    left = []
+) -> tuple[list[Step], list[Step]]:
+    """Returns the steps that can start now and those that wait; what never will is skipped."""
+    ready: list[Step] = []
+    left: list[Step] = []
     for step in waiting:
         needs = [report.outcomes.get(need) for need in step.needs if need in names]
         if any(outcome in {Outcome.FAILED, Outcome.SKIPPED} for outcome in needs):
@@ -139,26 +159,30 @@ def _start_ready(
         elif cancel.is_set() or not all(outcome is Outcome.DONE for outcome in needs):
             left.append(step)
         else:
-            step.before()
-            on_event(Event(step.site, step.title, "start"))
-            flying[pool.submit(step.work)] = (step, time.monotonic())
-    if any(report.outcomes.get(step.name) is Outcome.SKIPPED for step in waiting) and left and left != waiting:
+            ready.append(step)
+    if len(ready) + len(left) < len(waiting):
         # A skipped step may free its dependants for skipping too, in whatever order they were given.
-        return _start_ready(left, names, report, cancel=cancel, pool=pool, flying=flying, on_event=on_event)
-    return left
+        more, left = _sort_out(left, names, report, cancel=cancel, on_event=on_event)
+        ready += more
+    return ready, left
 
 
-def _record(step: Step, started: float, future: Future[Any], report: Report, on_event: Callable[[Event], None]) -> None:
+def _record(step: Step, started: float, future: Future[Any], report: Report, on_event: Callable[[Event], None]) -> bool:
+    """Notes how a step ended; False when it is to be tried again."""
     seconds = time.monotonic() - started
     error = future.exception()
     if error is None:
         step.after(future.result())
         report.outcomes[step.name] = Outcome.DONE
         on_event(Event(step.site, step.title, "done", seconds))
-        return
+        return True
     if not isinstance(error, ClouddeployError):
         log.error("%s: %s failed unexpectedly", step.site, step.title, exc_info=error)
     step.failed(error)
+    if step.again(error):
+        on_event(Event(step.site, step.title, "again", seconds, error))
+        return False
     report.outcomes[step.name] = Outcome.FAILED
     report.errors[step.name] = error
     on_event(Event(step.site, step.title, "failed", seconds, error))
+    return True

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 COMMANDS = {
+    "access": ("access", "Open SSH to the address this machine has now."),
+    "audit": ("audit", "Verify what was recorded of everything done."),
     "cert": ("cert", "Certificates: list, renew, revoke; requests of sites that keep their own key."),
     "apply": ("deploy", "Make the deploy file true: machines, kits, server, clients."),
     "destroy": ("deploy", "Delete everything a deployment made, and verify it."),
@@ -34,6 +36,7 @@ COMMANDS = {
     "provision": ("provision", "Make signed startup kits from a project file."),
     "rehearse": ("rehearse", "Run a deploy file against emulated clouds on this machine."),
     "status": ("deploy", "Ask every site how it is."),
+    "sweep": ("sweep", "Find what carries our tags and belongs to no known state."),
 }
 """Command → module and help; the module is imported only when its command runs, so that help stays fast."""
 

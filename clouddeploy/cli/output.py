@@ -65,7 +65,7 @@ class Output:
         if event.phase == "start" and not self.verbose:
             return
         line = f"  {event.site:<12} {event.title:<28} {event.phase}"
-        if event.phase in {"done", "failed"}:
+        if event.phase in {"done", "again", "failed"}:
             line += f" {event.seconds:6.2f} s"
         if event.error is not None:
             line += f"  {event.error}"

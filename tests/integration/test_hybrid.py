@@ -61,13 +61,22 @@ def run(served, tmp_path):
     environment = {**os.environ, "CLOUDDEPLOY_CA_PASSPHRASE": "correct horse", "HOME": str(Path.home())}
 
     def run(command, *words, wait=True):
-        argv = ["nsenter", f"--net=/proc/{pid}/ns/net", *CLI, command, str(file), "--endpoints", str(endpoints), *words]
+        cloud = () if command == "audit" else ("--endpoints", str(endpoints))
+        argv = ["nsenter", f"--net=/proc/{pid}/ns/net", *CLI, command]
+        argv += [*(words if command == "audit" else ()), str(file), *cloud, *(() if command == "audit" else words)]
         if not wait:
             return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return subprocess.run(
             argv, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
 
+    def clouds(*verbs):
+        deployment = json.loads((run.state / "state.json").read_text())["deployment"]
+        seen = Path(__file__).with_name("clouds_seen.py")
+        argv = ["nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, str(seen), str(endpoints), deployment, *verbs]
+        return json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+
+    run.clouds = clouds
     run.state = file.parent / ".clouddeploy" / "deploy"
     run.file = file
     yield run
@@ -110,6 +119,50 @@ def test_apply_killed_once_the_servers_machine_exists_then_applied_again_makes_n
     gone = envelope(run("destroy", "--yes", "--output", "json"))
     assert gone["data"]["left"] == []
     assert run("destroy", "--yes").returncode == 0
+
+
+@needs_root
+def test_what_is_made_is_closed_to_strangers_and_what_strangers_do_is_mended(run):
+    """Asked of the clouds themselves: rules, metadata service, disks, passwords, tags; a key stays on its machine."""
+    text = run.file.read_text().replace("sites:\n", "federation_sources: sites\nttl: 8h\nsites:\n", 1)
+    run.file.write_text(text.replace("    address: 192.0.2.20", "    keys: on-site\n    address: 192.0.2.20"))
+    done = run("apply", "--yes", "--output", "json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    state = json.loads((run.state / "state.json").read_text())
+    seen = run.clouds()
+    caller = seen["aws"]["rules"][0][1]
+    assert caller.endswith("/32")
+    assert seen["aws"]["rules"] == [[22, caller]]
+    client = state["resources"]["site-1/machine"]["ref"]["outputs"]["address"]
+    sources = {caller, f"{client}/32", "192.0.2.20/32"}
+    assert seen["azure"]["rules"] == sorted([[22, caller], *([8002, source] for source in sources)])
+    assert (seen["aws"]["metadata"], seen["aws"]["encrypted"], seen["aws"]["identities"]) == (["required"], [True], [])
+    assert "passwd" not in "".join(seen["aws"]["user_data"]).replace("lock_passwd", "")
+    assert seen["azure"]["address_skus"] == ["Standard"]
+    assert (seen["azure"]["untagged"], seen["azure"]["passwords"], seen["azure"]["identities"]) == ([], [], [])
+    assert state["expires_at"]
+    keys = [path for path in run.file.parent.rglob("client.key") if "site-2" in path.parts]
+    assert keys == []
+
+    run.clouds("meddle")
+    drift = {
+        site["name"]: site["drift"]
+        for site in envelope(run("status", "--refresh", "--output", "json"))["data"]["sites"]
+    }
+    assert (len(drift["site-1"]), drift["server1"], drift["site-2"]) == (2, [], [])
+    plan = run("plan", "--detailed-exitcode", "--output", "json")
+    assert plan.returncode == ExitCode.CHANGES_PENDING, plan.stderr
+    changes = {one["node"]: one["action"] for one in envelope(plan)["data"]["changes"] if one["action"] != "keep"}
+    assert changes == {"site-1/firewall": "update", "site-1/machine": "update"}
+    assert envelope(plan)["data"]["usd_per_hour"] > 0
+    done = run("apply", "--yes", "--site", "site-1", "--output", "json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert run.clouds()["aws"]["rules"] == [[22, caller]]
+
+    kept = envelope(run("destroy", "--yes", "--keep-address", "--output", "json"))["data"]
+    assert (len(kept["kept"]), kept["left"], len(kept["released"])) == (2, [], 1)
+    assert envelope(run("destroy", "--yes", "--output", "json"))["data"]["left"] == []
+    assert run("audit", "verify").returncode == 0
 
 
 @needs_root

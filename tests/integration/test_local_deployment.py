@@ -13,7 +13,7 @@ from clouddeploy_runtime.admin.session import AdminSession
 from clouddeploy_runtime.jobs import JobStatus
 from safetensors.numpy import load_file
 
-from clouddeploy.deployment import Deployment, pending
+from clouddeploy.deployment import Deployment
 from clouddeploy.rehearse import run_job
 from clouddeploy.secrets import Secret
 
@@ -83,7 +83,7 @@ def test_apply_job_a_site_less_and_gone(file, tmp_path):
         "site-2": "registered",
     }
     assert runtimes(file) == set(SITES)
-    assert pending(Deployment(file).plan()) == []
+    assert Deployment(file).plan().pending == ()
     info = run_job(deployment, EXAMPLES / "jobs" / "breast-cancer")
     assert info.status is JobStatus.COMPLETED
     assert info.metrics["test_accuracy"] > 0.93

@@ -1,7 +1,10 @@
+from datetime import timedelta
+
 import pytest
+from clouddeploy_providers.resources import Need
 from clouddeploy_runtime.errors import ExitCode
 
-from clouddeploy import config
+from clouddeploy import config, deploy_schema
 from clouddeploy.errors import ConfigError
 
 GOOD = """\
@@ -96,3 +99,99 @@ def test_a_key_that_the_provider_does_not_know(write):
     loaded = config.load(write(GOOD))
     with pytest.raises(ConfigError, match=r"site-1\.region: unknown key for provider 'aws'"):
         config.check_settings(loaded, {"azure": frozenset({"location"}), "aws": frozenset()})
+
+
+SITE = "  site-1: {provider: aws, region: us-west-2, size: t3.small, data: data}\n"
+
+
+def with_site(**given):
+    body = ", ".join(f"{key}: {value}" for key, value in given.items())
+    return GOOD.replace(SITE, f"  site-1: {{provider: aws, region: us-west-2, {body}}}\n")
+
+
+def test_a_need_instead_of_a_size(write):
+    site = config.load(write(with_site(gpus=2, gpu_memory_gib=16, vcpus=8, memory_gib=61.5))).site("site-1")
+    assert site.need == Need(gpus=2, gpu_memory_gib=16, vcpus=8, memory_gib=61.5)
+    assert site.size is None
+
+
+def test_a_size_and_a_need_contradict_each_other(write):
+    assert "names a need beside a size" in problem(write(with_site(size="t3.small", gpus=1)))
+
+
+def test_memory_of_gpus_that_are_not_asked_for(write):
+    assert "so gpus is needed" in problem(write(with_site(gpu_memory_gib=16)))
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"gpus": 0}, "gpus"),
+        ({"vcpus": "many"}, "vcpus"),
+        ({"memory_gib": -1}, "memory_gib"),
+        ({"siblings": "maybe"}, "siblings"),
+        ({"zones": "[]"}, "zones"),
+        ({"keys": "elsewhere"}, "keys"),
+        ({"provider": 7}, "provider"),
+        ({"vpc_id": "[a, b]"}, "vpc_id: is text or a number"),
+    ],
+)
+def test_a_value_that_makes_no_sense_names_its_key(write, given, rule):
+    assert f"sites.site-1.{rule}" in problem(write(with_site(**given)))
+
+
+@pytest.mark.parametrize(
+    ("text", "ttl"),
+    [("8h", timedelta(hours=8)), ("30m", timedelta(minutes=30)), ("2d", timedelta(days=2))],
+)
+def test_how_long_machines_live(write, text, ttl):
+    assert config.load(write(GOOD + f"ttl: {text}\n")).ttl == ttl
+
+
+@pytest.mark.parametrize("text", ["8", "1m", "1000d", "-3h", "soon", "[8h]"])
+def test_a_life_that_makes_no_sense(write, text):
+    assert ":7: ttl:" in problem(write(GOOD + f"ttl: {text}\n"))
+
+
+def test_keys_are_made_on_the_machine_where_the_file_says_so(write):
+    loaded = config.load(write(GOOD.replace("site-1: {", "site-1: {keys: central, ") + "keys: on-site\n"))
+    assert loaded.on_site == {"server1"}
+
+
+@pytest.mark.parametrize("text", ["s3://a-bucket/trial", "azblob://account1/states/trial/one", "s3://a-bucket"])
+def test_a_state_that_is_shared(write, text):
+    assert config.load(write(GOOD + f"state: {text}\n")).state == text
+
+
+@pytest.mark.parametrize("text", ["file:///tmp/x", "s3://", "azblob://account1", "s3://Bucket/UP", "7"])
+def test_a_state_nowhere(write, text):
+    assert ":7: state:" in problem(write(GOOD + f"state: {text}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sources"),
+    [("sites", "sites"), ("anywhere", "anywhere"), ("[10.0.0.0/8]", ("10.0.0.0/8",))],
+)
+def test_who_may_reach_the_server(write, text, sources):
+    assert config.load(write(GOOD + f"federation_sources: {text}\n")).federation_sources == sources
+
+
+@pytest.mark.parametrize("text", ["everyone", "[home]", "7"])
+def test_who_may_reach_the_server_and_is_nobody(write, text):
+    assert ":7: federation_sources:" in problem(write(GOOD + f"federation_sources: {text}\n"))
+
+
+def test_the_account_of_a_machine_that_exists_belongs_to_its_provider(write):
+    site = config.load(write(with_site(machine_id="i-1", user="fl", identity_file="key"))).site("site-1")
+    assert site.settings["user"] == "fl"
+    assert "user" not in config.load(write(with_site(user="fl"))).site("site-1").settings
+
+
+def test_every_key_has_an_example_for_its_messages():
+    assert set(deploy_schema.EXAMPLES) == deploy_schema.GENERAL_KEYS | deploy_schema.TOP_KEYS
+
+
+def test_two_sites_whose_resources_would_share_names(write):
+    loaded = config.load(write(GOOD + "  site_1: {provider: local}\n"))
+    with pytest.raises(ConfigError, match=r"sites\.site_1: its resources would have the names of those of 'site-1'"):
+        config.check_sites(loaded, servers=("server1",), clients=("site-1", "site_1"))

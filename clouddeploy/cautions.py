@@ -1,0 +1,63 @@
+"""What a plan says although it is no reason to stop: open doors, ends of lives, settings that wait. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clouddeploy_providers.resources import Kind
+
+from clouddeploy.config import ANYWHERE, SITES
+from clouddeploy.ledger import EXPIRY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from clouddeploy.config import DeployConfig
+    from clouddeploy.state import State
+
+WORLDS = frozenset({"0.0.0.0/0", "::/0"})
+
+
+def of_openings(config: DeployConfig, *, server: str, ssh_sources: Sequence[str]) -> Iterator[str]:
+    """Yields what is open to more than may be meant, or to less."""
+    if config.federation_sources == ANYWHERE:
+        yield (
+            "the server's port is open to the world: mutual TLS decides who may speak, but anybody may knock. "
+            "`federation_sources: sites` opens it to the sites alone"
+        )
+    for site in config.sites if config.federation_sources == SITES else ():
+        if site.provider == "onprem" and site.name != server and not site.settings.get("egress"):
+            yield (
+                f"{site.name}: without `egress` the server's port opens to the address of its machine, which may be "
+                "another than the one it is seen from"
+            )
+    for block in ssh_sources:
+        if block in WORLDS:
+            yield f"port 22 of the machines is open to the world: {block}"
+
+
+def of_lifetime(config: DeployConfig, recorded: State) -> Iterator[str]:
+    """Yields the machines whose end is another than the deploy file says; a timer is set at birth only."""
+    for node, record in recorded.resources.items():
+        if record.ref.kind is not Kind.MACHINE or record.ref.is_adopted or "size" not in record.ref.outputs:
+            continue
+        expiry = record.fingerprint.get(EXPIRY, "")
+        if config.ttl is not None and not expiry:
+            yield f"{node} was made without a ttl and will not switch itself off; replace it to change that"
+        if config.ttl is None and expiry:
+            yield f"{node} was made with a ttl and switches itself off at {expiry}"
+
+
+def of_settings(config: DeployConfig, recorded: State) -> Iterator[str]:
+    """Yields the settings that were changed and are part of no place: they take effect at birth only."""
+    for site in config.sites:
+        mine = [record for record in recorded.resources.values() if record.site == site.name]
+        changed = {
+            key
+            for record in mine
+            if not record.ref.is_adopted and record.provider == site.provider
+            for key in {*record.settings, *site.settings}
+            if record.settings.get(key) != site.settings.get(key)
+        }
+        if changed:
+            yield f"{site.name}: another {', '.join(sorted(changed))} takes effect when its resources are made anew"
