@@ -146,9 +146,10 @@ class Applier:
     def _opening_steps(self, items: Sequence[Wanted]) -> dict[str, Step]:
         """Returns, by client, the step that opens the server's port to it once its address is known."""
         firewall = self._server_firewall
-        record = self._ledger.state.resources.get(firewall.node) if firewall is not None else None
-        is_made = any(item is firewall or (firewall and item.node == firewall.node) for item in items)
-        if self._server_rules is None or firewall is None or not (is_made or _is_of(firewall, record)):
+        if self._server_rules is None or firewall is None:
+            return {}
+        is_made = any(item.node == firewall.node for item in items)
+        if not is_made and not _is_of(firewall, self._ledger.state.resources.get(firewall.node)):
             return {}  # where the server is about to move, the run that moves it opens its port
         node, rules_for, state = firewall.node, self._server_rules, self._ledger.state
         provider = self._maker.providers[self._server]
@@ -164,6 +165,8 @@ class Applier:
             if made:
                 request, ref = made[-1]
                 self._ledger.made("update", replace(firewall, rules=request.rules), ref)
+            else:  # it was open already
+                self._ledger.journal.done("update", node=node, name=firewall.name)
 
         def step(site: str) -> Step:
             machine = f"{site}/{Kind.MACHINE.value}"

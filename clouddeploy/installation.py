@@ -134,6 +134,7 @@ class Installation:
             readiness.wait_registered(site, host, release, timeout_s=READY_TIMEOUT_S, cancel=self.cancel)
 
     def user_data(self, wanted: Wanted, expires_at: str) -> str:
+        """Returns what a machine is told at birth, with the bootstrap host key of its site."""
         key = self.keyring.bootstrap(wanted.site.name)
         return cloud_init.render(
             user=wanted.site.user,

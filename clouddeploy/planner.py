@@ -139,7 +139,8 @@ class Planner:
         Raises:
             ConfigError: it cannot be found out for certain where it has to go.
         """
-        providers, sources = self.places.by_site(self.config.sites), self.ssh_sources()
+        providers = self.places.by_site(self.config.sites)
+        sources = self._ssh_sources(providers)
         changes = []
         for item in self._wanted(recorded, providers, sources):
             record = recorded.resources.get(item.node)
@@ -156,14 +157,6 @@ class Planner:
                     Change(Action.UPDATE, item.node, item.name, item.place, reason, wanted=replace(item, rules=rules))
                 )
         return changes
-
-    def ssh_sources(self) -> tuple[str, ...]:
-        """Returns who may reach port 22 of the machines, asking where that is not given.
-
-        Raises:
-            ConfigError: it cannot be found out for certain.
-        """
-        return self._ssh_sources(self.places.by_site(self.config.sites))
 
     def server_rules(
         self, ssh_sources: Sequence[str]

@@ -213,6 +213,13 @@ def test_the_servers_port_opens_to_the_sites_alone(trial):
     assert trial.plan().warnings == ()
 
 
+def test_a_port_that_is_open_already_leaves_no_question_in_the_journal(trial):
+    trial.top["federation_sources"] = "sites"
+    trial.apply()
+    trial.apply()
+    assert Journal(trial.deployment().directory / "journal.jsonl").open_intents() == []
+
+
 def test_a_port_open_to_the_world_is_said(trial):
     (warning,) = trial.plan().warnings
     assert "open to the world" in warning
