@@ -22,6 +22,7 @@ from clouddeploy_providers.errors import (
     Throttled,
 )
 from clouddeploy_providers.fake_cloud import DEFAULT_SIZE, IMAGE, SIZES, FakeCloud
+from clouddeploy_providers.reach import REACHED
 from clouddeploy_providers.resources import Check, Found, Kind
 from clouddeploy_providers.waiters import retrying, stopped
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeCloud", "FakeProvider", "kill_this_process"]
 
-REACH = ("user", "identity_file", "host_key")
-"""How a machine is reached that exists already; its deploy file has to say it, as on premises."""
 ADOPTABLE = {Kind.NETWORK: "network", Kind.MACHINE: "machine"}
 
 
@@ -78,7 +77,7 @@ class FakeProvider:
             "lag_s",
             "crash_after",
             *ADOPTABLE.values(),
-            *REACH,
+            *REACHED,
         }
     )
     creates_nothing: ClassVar[bool] = False
@@ -93,7 +92,7 @@ class FakeProvider:
         cloud: FakeCloud | None = None,
         crash: Callable[[], None] = kill_this_process,
     ) -> None:
-        missing = [key for key in REACH if "machine" in settings and not settings.get(key)]
+        missing = [key for key in REACHED if "machine" in settings and not settings.get(key)]
         if missing:
             raise InvalidRequest(
                 f"the machine {settings['machine']} lacks {', '.join(missing)}",
@@ -288,7 +287,7 @@ class FakeProvider:
         if thing is None or thing["kind"] != kind:
             return None
         ref = fake_cloud.reference(theirs, thing)
-        reach = {key: self._settings[key] for key in REACH} | {"ssh_port": "22"} if kind is Kind.MACHINE else {}
+        reach = {key: self._settings[key] for key in REACHED} | {"ssh_port": "22"} if kind is Kind.MACHINE else {}
         return replace(ref, name=name, id=theirs, outputs={**ref.outputs, **reach}, is_adopted=True)
 
     def _check_permissions(self) -> Iterator[Check]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, ClassVar
 
 from clouddeploy_providers.errors import InvalidRequest
+from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT
 from clouddeploy_providers.resources import Check, Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from clouddeploy_providers.resources import Demand, Found, MachineSpec, Need, Offer, Price, Resource
 
 REQUIRED = ("address", "user", "host_key", "identity_file")
-HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}|(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+={0,2}( .*)?")
-HOST_KEY_HINT = "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine prints `SHA256:…`"
 PORTS = range(1, 65536)
 EGRESS_HINT = "IPv4 addresses or CIDR blocks, `203.0.113.7, 198.51.100.0/28`; leave it out if they are not known"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.aws import instances
 from clouddeploy_providers.errors import InvalidRequest
+from clouddeploy_providers.reach import REACHED
 from clouddeploy_providers.resources import Check, Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from clouddeploy_providers.endpoints import SshEndpoint
 
 SSH_PORT = "22"
-REACHED = ("user", "identity_file", "host_key")
-"""Settings without which it could not be reached or recognised; they mean what they mean for an on-premises site."""
 
 
 def require_settings(settings: Mapping[str, str]) -> None:

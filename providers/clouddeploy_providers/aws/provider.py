@@ -23,6 +23,7 @@ from clouddeploy_providers.aws.quotas import Quotas
 from clouddeploy_providers.aws.tagging import prove_ours
 from clouddeploy_providers.errors import InvalidRequest, NotFound
 from clouddeploy_providers.once import Once
+from clouddeploy_providers.reach import REACHED
 from clouddeploy_providers.resources import Check, Kind
 from clouddeploy_providers.waiters import retrying
 
@@ -72,7 +73,7 @@ class AwsProvider:
 
     name: ClassVar[str] = "aws"
     setting_names: ClassVar[frozenset[str]] = frozenset(
-        {"region", "profile", "vpc_id", "subnet_id", "machine_id", *adopted.REACHED}
+        {"region", "profile", "vpc_id", "subnet_id", "machine_id", *REACHED}
     )
     creates_nothing: ClassVar[bool] = False
     ends_processes: ClassVar[bool] = True

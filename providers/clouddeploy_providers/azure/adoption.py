@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clouddeploy_providers.azure.errors import translated
 from clouddeploy_providers.azure.operations import group_of, name_of, subscription_of
 from clouddeploy_providers.errors import InvalidRequest, NotFound
+from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT, REACHED
 from clouddeploy_providers.resources import Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
     from clouddeploy_providers.endpoints import SshEndpoint
     from clouddeploy_providers.resources import Resource
 
-ACCESS = ("user", "identity_file", "host_key")
-"""How an adopted machine is reached: it was not born with an account and a host key of ours."""
-SETTINGS = frozenset({"resource_group", "network", "subnet", "machine", *ACCESS})
-HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}|(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+={0,2}( .*)?")
+SETTINGS = frozenset({"resource_group", "network", "subnet", "machine", *REACHED})
 NETWORK_ID = re.compile(
     r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/virtualNetworks/[^/]+", re.IGNORECASE
 )
@@ -135,20 +133,20 @@ def _machine(
     beside = [key for key in ("resource_group", "network", "subnet", "dns_label") if settings.get(key)]
     if beside:
         raise InvalidRequest(f"an Azure site has {', '.join(beside)} beside machine", hint="a machine needs neither")
-    absent = [key for key in ACCESS if not settings.get(key)]
+    absent = [key for key in REACHED if not settings.get(key)]
     if absent:
         raise InvalidRequest(
             f"the machine of an Azure site lacks {', '.join(absent)}",
             why="it was not made by us, so we know neither its account nor its host key",
-            hint="add them; `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine prints `SHA256:…`",
+            hint=f"add them; {HOST_KEY_HINT}",
         )
     if not HOST_KEY.fullmatch(settings["host_key"]):
         raise InvalidRequest(
             "the host_key of an Azure machine is neither a SHA256 fingerprint nor a public key",
-            hint="`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine prints `SHA256:…`",
+            hint=HOST_KEY_HINT,
         )
     machine = _checked(settings["machine"], MACHINE_ID, subscription, setting="machine", is_rehearsal=is_rehearsal)
-    return Adoption(machine=machine, access={key: settings[key] for key in ACCESS}, instead=instead)
+    return Adoption(machine=machine, access={key: settings[key] for key in REACHED}, instead=instead)
 
 
 def _checked(arm_id: str, shape: re.Pattern[str], subscription: str, *, setting: str, is_rehearsal: bool) -> str:
