@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clouddeploy_providers.cloud_init import HostKey, generate_host_key
+from clouddeploy_providers.cloud_init import HostKey, generate_host_key, read_host_key
 
 from clouddeploy import durable
 from clouddeploy.errors import StateError
@@ -18,6 +18,7 @@ class Keyring:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._known: dict[str, HostKey] = {}
 
     @property
     def operator_file(self) -> Path:
@@ -34,30 +35,41 @@ class Keyring:
 
     def forget_bootstrap(self, site: str) -> None:
         """Deletes the host key of a machine that is gone; the next one is born with another."""
-        for name in (f"{site}.bootstrap", f"{site}.bootstrap.pub"):
-            (self._directory / name).unlink(missing_ok=True)
+        self._known.pop(f"{site}.bootstrap", None)
+        (self._directory / f"{site}.bootstrap").unlink(missing_ok=True)
 
     def forget(self) -> None:
         """Deletes every key; called when nothing is left that they open."""
+        self._known.clear()
         if self._directory.is_dir():
             for file in self._directory.iterdir():
                 file.unlink()
 
     def _key(self, name: str) -> HostKey:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        private, public = self._directory / name, self._directory / f"{name}.pub"
+        # Remembered: hundreds of machines are told the operator's key, each in a thread of its own.
+        if name not in self._known:
+            self._known[name] = self._read(self._directory / name) or self._make(self._directory / name)
+        return self._known[name]
+
+    @staticmethod
+    def _read(file: Path) -> HostKey | None:
         try:
-            return HostKey(
-                private=private.read_text(encoding="ascii"), public=public.read_text(encoding="ascii").strip()
-            )
+            return read_host_key(file.read_text(encoding="ascii"))
         except FileNotFoundError:
-            key = generate_host_key()
+            return None
+        except (OSError, ValueError) as error:
+            raise StateError(
+                f"cannot read the key {file}", why=str(error), hint="restore it from a backup or fix the permissions"
+            ) from error
+
+    @staticmethod
+    def _make(file: Path) -> HostKey:
+        key = generate_host_key()
         try:
-            # The public half first: a kill between the two leaves no private key without its public one.
-            durable.replace(public, key.public + "\n")
-            durable.replace(private, key.private)
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.replace(file, key.private)
         except OSError as error:
             raise StateError(
-                f"cannot write the key {private}", why=str(error), hint="make room or fix the permissions"
+                f"cannot write the key {file}", why=str(error), hint="make room or fix the permissions"
             ) from error
         return key

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import ClouddeployError
 
+from clouddeploy.workers import Workers
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
+
+    from clouddeploy.workers import Result
 
 log = logging.getLogger(__name__)
 
@@ -114,26 +117,24 @@ def run(
     report = Report(sites={step.name: step.site for step in steps})
     names = frozenset(step.name for step in steps)
     waiting = list(steps)
-    flying: dict[Future[Any], tuple[Step, float]] = {}
-    pool = ThreadPoolExecutor(max_workers=MAX_WORKERS, thread_name_prefix="step")
-    try:
+    flying: dict[str, tuple[Step, float]] = {}
+    with Workers[str](min(len(steps), MAX_WORKERS)) as workers:
         while waiting or flying:
             ready, waiting = _sort_out(waiting, names, report, cancel=cancel, on_event=on_event)
             for step in ready:
                 step.before()
                 on_event(Event(step.site, step.title, "start"))
             flush()
-            flying |= {pool.submit(step.work): (step, time.monotonic()) for step in ready}
+            for step in ready:
+                flying[step.name] = (step, time.monotonic())
+                workers.begin(step.name, step.work)
             if not flying:
                 break
-            finished, _ = wait(flying, return_when=FIRST_COMPLETED)
-            for future in finished:
-                step, since = flying.pop(future)
-                if not _record(step, since, future, report, on_event):
+            for result in workers.results():
+                step, since = flying.pop(result.key)
+                if not _record(step, time.monotonic() - since, result, report, on_event):
                     waiting.append(step)
         flush()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
     report.interrupted = cancel.is_set() and bool(waiting)
     for step in waiting:
         report.outcomes[step.name] = Outcome.SKIPPED
@@ -167,12 +168,11 @@ def _sort_out(
     return ready, left
 
 
-def _record(step: Step, started: float, future: Future[Any], report: Report, on_event: Callable[[Event], None]) -> bool:
+def _record(step: Step, seconds: float, result: Result[str], report: Report, on_event: Callable[[Event], None]) -> bool:
     """Notes how a step ended; False when it is to be tried again."""
-    seconds = time.monotonic() - started
-    error = future.exception()
+    error = result.error
     if error is None:
-        step.after(future.result())
+        step.after(result.value)
         report.outcomes[step.name] = Outcome.DONE
         on_event(Event(step.site, step.title, "done", seconds))
         return True

@@ -10,7 +10,6 @@ from clouddeploy_providers.resources import ResourceRef
 
 from clouddeploy import state_file
 from clouddeploy.journal import remembered
-from clouddeploy.state_file import RecordBody, RefBody, StateBody
 from clouddeploy.stores import LocalStore
 from clouddeploy.stores.base import STATE
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from clouddeploy.state_file import RecordBody
     from clouddeploy.stores import StateStore
 
 
@@ -112,18 +112,18 @@ class State:
         self.serial += 1
         self.version = store.save(state_file.render(self._body()), version=self.version)
 
-    def _body(self) -> StateBody:
-        return StateBody(
-            schema=state_file.SCHEMA,
-            deployment=self.deployment,
-            project=self.project,
-            serial=self.serial,
-            resources={node: _as_body(record) for node, record in sorted(self.resources.items())},
-            attempts=dict(sorted(self.attempts.items())),
-            sites=dict(sorted(self.sites.items())),
-            pins=dict(sorted(self.pins.items())),
-            expires_at=self.expires_at,
-        )
+    def _body(self) -> dict[str, object]:
+        return {
+            "schema": state_file.SCHEMA,
+            "deployment": self.deployment,
+            "project": self.project,
+            "serial": self.serial,
+            "resources": dict(sorted(self.resources.items())),
+            "attempts": dict(sorted(self.attempts.items())),
+            "sites": dict(sorted(self.sites.items())),
+            "pins": dict(sorted(self.pins.items())),
+            "expires_at": self.expires_at,
+        }
 
 
 def _record(body: RecordBody) -> Record:
@@ -135,18 +135,6 @@ def _record(body: RecordBody) -> Record:
         settings=body.settings,
         fingerprint=body.fingerprint,
         created=body.created,
-    )
-
-
-def _as_body(record: Record) -> RecordBody:
-    ref = record.ref
-    return RecordBody(
-        ref=RefBody(kind=ref.kind, name=ref.name, id=ref.id, outputs=dict(ref.outputs), is_adopted=ref.is_adopted),
-        site=record.site,
-        provider=record.provider,
-        settings=dict(record.settings),
-        fingerprint=dict(record.fingerprint),
-        created=record.created,
     )
 
 

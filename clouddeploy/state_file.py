@@ -11,7 +11,7 @@ from clouddeploy_providers.resources import Kind  # noqa: TC002 - msgspec resolv
 from clouddeploy.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 SCHEMA = 2
 
@@ -95,6 +95,11 @@ def parse(body: bytes, where: str) -> tuple[StateBody, int]:
         raise StateError(f"cannot read the state {where}", why=str(error), hint=hint) from error
 
 
-def render(state: StateBody) -> bytes:
-    """Returns the file's content."""
-    return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
+def render(body: Mapping[str, object]) -> bytes:
+    """Returns the file's content.
+
+    Args:
+        body: the members of a `StateBody`. It may hold the dataclasses that a `RecordBody` stands for: they are
+            written as they are, since a deployment of many sites is written hundreds of times.
+    """
+    return msgspec.json.format(msgspec.json.encode(body, enc_hook=dict), indent=2) + b"\n"

@@ -51,7 +51,8 @@ class FakeProvider:
     delete address`); `no_capacity` (sizes, zones and `size@zone`s of which none is free, separated by commas);
     `quota_vcpus` and `quota_addresses` (how many there may be); `throttle` (this many calls are refused first);
     `latency_s` (each creation takes so long); `lag_s` (so long searches and `read` do not see a new thing);
-    `crash_after` (this process dies right after the creation of that number, before anybody hears of it). `network`
+    `crash_after` (this process dies right after its site's creation that is the cloud's of that number or a later one,
+    before anybody hears of it). `network`
     and `machine` name things that exist and are adopted; the latter comes with `user`, `identity_file`, `host_key`.
 
     What others do to the cloud meanwhile are methods of `FakeCloud`. See `ComputeProvider` for the verbs.
@@ -252,7 +253,7 @@ class FakeProvider:
             elif fake_cloud.owner_of(thing) != resource.owner:
                 raise Conflict(f"{resource.name} is there and is not ours", hint="remove or rename it yourself")
             number, ref = content["created"], fake_cloud.reference(resource.name, thing)
-        if is_new and number == self._crash_after:
+        if is_new and 0 < self._crash_after <= number:
             self._crash()
         return ref
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,9 @@ ALL_PROTOCOLS = "-1"
 
 def create(ec2: Any, resource: Resource, *, vpc: str, cancel: Event) -> ResourceRef:
     """Creates a security group, or finds it, and gives it the wanted rules. Its egress stays as EC2 makes it: open."""
-    group = retrying(lambda: _group_of(ec2, resource, vpc), cancel=cancel)
+    group, is_new = retrying(lambda: _group_of(ec2, resource, vpc), cancel=cancel)
     ref = ResourceRef(Kind.FIREWALL, resource.name, group, {"vpc": vpc})
-    return set_rules(ec2, ref, resource.rules, cancel)
+    return set_rules(ec2, ref, resource.rules, cancel, is_new=is_new)
 
 
 def find(ec2: Any, deployment: str | None) -> list[Found]:
@@ -54,19 +55,28 @@ def update(ec2: Any, ref: ResourceRef, rules: Sequence[FirewallRule], cancel: Ev
     return set_rules(ec2, ref, rules, cancel)
 
 
-def set_rules(ec2: Any, ref: ResourceRef, rules: Sequence[FirewallRule], cancel: Event) -> ResourceRef:
+def set_rules(
+    ec2: Any, ref: ResourceRef, rules: Sequence[FirewallRule], cancel: Event, *, is_new: bool = False
+) -> ResourceRef:
     """Makes the group's incoming rules equal to `rules`: adds what lacks first, so that nobody is shut out in between.
 
     The group may be so new that EC2 does not see it everywhere yet, so `NotFound` is repeated too.
+
+    Args:
+        ec2: the client.
+        ref: the group.
+        rules: all that is to be let in.
+        cancel: ends the repeating.
+        is_new: it was made a moment ago and lets nobody in, so its rules are asked for only when they are refused.
     """
     rules = [replace(rule, sources=tuple(_block(source) for source in rule.sources)) for rule in rules]
     wanted = {("tcp", rule.port, rule.port, source): rule.purpose for rule in rules for source in rule.sources}
 
+    tries = itertools.count()
+
     def change() -> None:
         with translated(f"the rules of {ref.name} could not be set"):
-            chosen = [{"Name": "group-id", "Values": [ref.id]}]
-            pages = ec2.get_paginator("describe_security_group_rules").paginate(Filters=chosen)
-            there = [one for page in pages for one in page["SecurityGroupRules"] if not one["IsEgress"]]
+            there = [] if is_new and next(tries) == 0 else _incoming(ec2, ref)
             present = {_facts(one) for one in there}
             missing = [_permission(facts, purpose) for facts, purpose in wanted.items() if facts not in present]
             extra = [str(one["SecurityGroupRuleId"]) for one in there if _facts(one) not in wanted]
@@ -93,6 +103,12 @@ def delete(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
     until_let_go(deleted, ref, cancel)
 
 
+def _incoming(ec2: Any, ref: ResourceRef) -> list[Mapping[str, Any]]:
+    chosen = [{"Name": "group-id", "Values": [ref.id]}]
+    pages = ec2.get_paginator("describe_security_group_rules").paginate(Filters=chosen)
+    return [one for page in pages for one in page["SecurityGroupRules"] if not one["IsEgress"]]
+
+
 def _describe(ec2: Any, ref: ResourceRef) -> Mapping[str, Any] | None:
     try:
         with translated(f"the security group {ref.name} cannot be read"):
@@ -101,24 +117,25 @@ def _describe(ec2: Any, ref: ResourceRef) -> Mapping[str, Any] | None:
         return None
 
 
-def _group_of(ec2: Any, resource: Resource, vpc: str) -> str:
-    """Returns the id of the resource's security group, which is made where it is not found."""
+def _group_of(ec2: Any, resource: Resource, vpc: str) -> tuple[str, bool]:
+    """Returns the id of the resource's security group, and whether it was made now, since there was none."""
     what = f"the security group {resource.name} could not be created"
-    chosen = [*by_name(resource.name, resource.owner.deployment), {"Name": "vpc-id", "Values": [vpc]}]
     given = tag_specification("security-group", resource.owner, name=resource.name, kind=Kind.FIREWALL)
     try:
         with translated(what):
-            found = ec2.describe_security_groups(Filters=chosen)["SecurityGroups"]
-            if found:
-                return str(found[0]["GroupId"])
             made = ec2.create_security_group(
                 GroupName=resource.name,
                 Description=f"clouddeploy {resource.owner.deployment}",
                 VpcId=vpc,
                 TagSpecifications=[given],
             )
-            return str(made["GroupId"])
+            return str(made["GroupId"]), True
     except Conflict as error:
+        chosen = [*by_name(resource.name, resource.owner.deployment), {"Name": "vpc-id", "Values": [vpc]}]
+        with translated(what):
+            found = ec2.describe_security_groups(Filters=chosen)["SecurityGroups"]
+        if found:
+            return str(found[0]["GroupId"]), False
         # The name holds the deployment, so it is ours: made by a request whose answer was lost, and not visible yet.
         raise Transient(what, why=error.why, hint="run the same command again") from error
 

@@ -19,7 +19,8 @@ from clouddeploy_providers.aws.tagging import (
 )
 from clouddeploy_providers.errors import CapacityError, Conflict, InvalidRequest, NotFound, ProviderError
 from clouddeploy_providers.resources import Found, Kind, ResourceRef
-from clouddeploy_providers.waiters import retrying, wait_for
+from clouddeploy_providers.together import Together
+from clouddeploy_providers.waiters import retrying, stopped, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,18 +28,30 @@ if TYPE_CHECKING:
 
     from clouddeploy_providers.resources import Resource
 
+    Watch = Together[Mapping[str, Any]]
+
 ALIVE = ("pending", "running", "stopping", "stopped")
 START_S = 300.0
 SPENT = "IdempotentInstanceTerminated"
 """The token's machine ended, usually while it started, since its disk's key may not be used. Tokens that follow are
 always the same ones, so that a run that goes on from a lost answer still finds its machine."""
 MORE_TOKENS = 5
+WATCHED = 200
+"""EC2 takes no more values in one filter."""
 POLL_S = 1.0
 """EC2 needs some seconds to start a machine; its own waiters ask every fifteen."""
 
 
 def create(
-    ec2: Any, resource: Resource, *, image: str, root: str, subnets: Sequence[tuple[str, str]], size: str, cancel: Event
+    ec2: Any,
+    resource: Resource,
+    *,
+    image: str,
+    root: str,
+    subnets: Sequence[tuple[str, str]],
+    size: str,
+    watch: Watch,
+    cancel: Event,
 ) -> ResourceRef:
     """Starts the instance, or finds it, and returns once it runs and has its address.
 
@@ -49,6 +62,7 @@ def create(
         root: the image's root device.
         subnets: (id, zone) to try in turn when a zone has no capacity.
         size: instance type.
+        watch: of the region.
         cancel: ends the wait.
 
     Raises:
@@ -60,12 +74,26 @@ def create(
 
     # A group made a second ago may be unknown to RunInstances, a machine to AssociateAddress (boto/boto3#2556).
     instance = retrying(one, cancel=cancel, also=(NotFound,))
-    running = started(ec2, str(instance["InstanceId"]), resource.name, cancel)
+    is_new = instance["State"]["Name"] == "pending"
+    running = started(ec2, str(instance["InstanceId"]), resource.name, watch=watch, is_new=is_new, cancel=cancel)
     address = resource.needed(Kind.ADDRESS)
     if address is not None:
         retrying(lambda: _associate(ec2, running, address, resource.name), cancel=cancel, also=(NotFound,))
         running = {**running, "PublicIpAddress": address.outputs["address"]}
     return ref_of(running, resource.name)
+
+
+def watch(ec2: Any) -> Watch:
+    """Returns what many threads of a region wait for their instances with: one request asks about all of them."""
+
+    def ask(ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        # By filter: one id that EC2 does not know yet would make it refuse to speak of the others too.
+        chosen = [{"Name": "instance-id", "Values": list(ids)}]
+        with translated("the instances cannot be read"):
+            found = ec2.describe_instances(Filters=chosen)["Reservations"]
+        return {str(one["InstanceId"]): one for each in found for one in each["Instances"]}
+
+    return Together(ask, most=WATCHED)
 
 
 def ref_of(instance: Mapping[str, Any], name: str = "") -> ResourceRef:
@@ -140,7 +168,7 @@ def find(ec2: Any, deployment: str | None) -> list[Found]:
     return [Found(ref_of(one), owner_of(one)) for one in there]
 
 
-def terminate(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
+def terminate(ec2: Any, ref: ResourceRef, cancel: Event, *, watch: Watch) -> None:
     """Terminates an instance and returns once EC2 says terminated; an absent one is success."""
 
     def terminated() -> None:
@@ -155,7 +183,7 @@ def terminate(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
     except NotFound:
         return
     wait_for(
-        lambda: _state(ec2, ref.id) in {None, "terminated"},
+        lambda: _is_over(watch.get(ref.id)),
         timeout_s=START_S,
         interval_s=POLL_S,
         cancel=cancel,
@@ -163,8 +191,18 @@ def terminate(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
     )
 
 
-def started(ec2: Any, instance_id: str, name: str, cancel: Event) -> Mapping[str, Any]:
+def started(
+    ec2: Any, instance_id: str, name: str, *, watch: Watch, is_new: bool = False, cancel: Event
+) -> Mapping[str, Any]:
     """Returns the instance once it runs; one that is stopped is started, one that is stopping when it has stopped.
+
+    Args:
+        ec2: the client.
+        instance_id: which.
+        name: for messages.
+        watch: of the region.
+        is_new: EC2 has just said that it is pending, so the first question can wait.
+        cancel: ends the wait.
 
     Raises:
         ProviderError: it ended instead, for the reason that EC2 gives.
@@ -172,7 +210,7 @@ def started(ec2: Any, instance_id: str, name: str, cancel: Event) -> Mapping[str
     seen: list[Mapping[str, Any]] = []
 
     def runs() -> bool:
-        instance = _describe(ec2, instance_id)
+        instance = watch.get(instance_id)
         if instance is None:
             return False  # a new instance may be invisible for some seconds (boto/boto3#2556)
         state = str(instance["State"]["Name"])
@@ -185,6 +223,8 @@ def started(ec2: Any, instance_id: str, name: str, cancel: Event) -> Mapping[str
         seen[:] = [instance]
         return state == "running"
 
+    if is_new and cancel.wait(POLL_S / 2):
+        raise stopped(f"{name} to run")
     wait_for(runs, timeout_s=START_S, interval_s=POLL_S / 2, cancel=cancel, what=f"{name} to run")
     return seen[0]
 
@@ -248,6 +288,5 @@ def _describe(ec2: Any, instance_id: str) -> Mapping[str, Any] | None:
     return next((dict(one) for each in found for one in each["Instances"]), None)
 
 
-def _state(ec2: Any, instance_id: str) -> str | None:
-    instance = _describe(ec2, instance_id)
-    return None if instance is None else str(instance["State"]["Name"])
+def _is_over(instance: Mapping[str, Any] | None) -> bool:
+    return instance is None or instance["State"]["Name"] == "terminated"

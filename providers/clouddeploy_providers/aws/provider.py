@@ -121,6 +121,7 @@ class AwsProvider:
             self._pricing = session.client("pricing", config=standard, **{"region_name": prices_at, **url})
         self._account = Account(sts)
         self._once = Once()
+        self._watch = instances.watch(self._reads)
         self._quotas = Quotas(service_quotas, self._reads, settings["region"])
         self._may_try_changes = endpoints.aws is not None or is_own_endpoint(self._ec2.meta.endpoint_url)
 
@@ -213,6 +214,7 @@ class AwsProvider:
                 root=root,
                 subnets=subnets,
                 size=resource.machine.size or self.default_size,
+                watch=self._watch,
                 cancel=cancel,
             )
         )
@@ -232,7 +234,8 @@ class AwsProvider:
         if there is None:
             raise NotFound(f"{ref.name} does not exist any more", hint="apply again; it is made anew")
         prove_ours(there, ref.name, verb="change")
-        return self._reachable(instances.ref_of(instances.started(self._ec2, ref.id, ref.name, cancel), ref.name))
+        running = instances.started(self._ec2, ref.id, ref.name, watch=self._watch, cancel=cancel)
+        return self._reachable(instances.ref_of(running, ref.name))
 
     def read(self, ref: ResourceRef) -> ResourceRef | None:
         """Returns the resource as EC2 sees it now."""
@@ -258,7 +261,9 @@ class AwsProvider:
         _refuse_adopted(ref, "delete")
         self._account.require(ref, "delete")
         deletions = {
-            Kind.MACHINE: leftovers.delete if leftovers.is_leftover(ref) else instances.terminate,
+            Kind.MACHINE: leftovers.delete
+            if leftovers.is_leftover(ref)
+            else partial(instances.terminate, watch=self._watch),
             Kind.FIREWALL: firewalls.delete,
             Kind.ADDRESS: network.release_address,
         }

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from azure.core.pipeline.transport import RequestsTransport
 from azure.identity import (
     AzureAuthorityHosts,
     AzureCliCredential,
@@ -19,9 +17,9 @@ from azure.identity import (
 from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
 from azure.mgmt.resource.resources import ResourceManagementClient
-from requests.adapters import HTTPAdapter
 
 from clouddeploy_providers.azure.errors import translated
+from clouddeploy_providers.azure.transport import transport
 from clouddeploy_providers.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -36,7 +34,6 @@ CLI_S = 60
 # The SDK's own ten repetitions could last a quarter of an hour; what still fails after these is repeated by us.
 PATIENCE: Final = {"retry_total": 3, "connection_timeout": 20, "read_timeout": 60}
 RETAIL_PRICES: Final = "https://prices.azure.com/api/retail/prices"
-CONNECTIONS: Final = 64
 DEFAULT_CLOUD: Final = "AzureCloud"
 
 
@@ -152,7 +149,7 @@ def connect(settings: Mapping[str, str], there: AzureEndpoint | None, *, subscri
         **PATIENCE,
         **verify,
         "polling_interval": polling_s,
-        "transport": _transport(verify),
+        "transport": transport({**verify, **PATIENCE}),
         "base_url": cloud.url,
         "credential_scopes": [cloud.scope],
     }
@@ -167,16 +164,6 @@ def connect(settings: Mapping[str, str], there: AzureEndpoint | None, *, subscri
         cloud=cloud,
         polling_s=polling_s,
     )
-
-
-def _transport(verify: Mapping[str, Any]) -> RequestsTransport:
-    """Returns connections that all clients share, and as many as sites are at work: a new one costs a handshake."""
-    transport = RequestsTransport(**verify, **PATIENCE)
-    transport.open()
-    retries = transport.session.get_adapter("https://").max_retries
-    transport.session.mount("https://", HTTPAdapter(max_retries=retries, pool_maxsize=CONNECTIONS))
-    weakref.finalize(transport, transport.session.close)  # whoever forgets `close` leaves no open connection behind
-    return transport
 
 
 def _credential(there: AzureEndpoint | None, cloud: Cloud, tenant: str | None, verify: Mapping[str, Any]) -> Any:

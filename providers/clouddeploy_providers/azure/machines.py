@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from azure.core import MatchConditions
 
 from clouddeploy_providers.azure import images, network, virtual_machines
 from clouddeploy_providers.azure.errors import InterfaceReserved, translated
-from clouddeploy_providers.azure.operations import IN_USE_S, finished, group_of, let_go, name_of
+from clouddeploy_providers.azure.operations import IN_USE_S, Operation, group_of, let_go, name_of
 from clouddeploy_providers.azure.virtual_machines import DEFAULT_SIZE, DISK
 from clouddeploy_providers.errors import CapacityError, Conflict, InvalidRequest, NotFound, ProviderError, QuotaError
 from clouddeploy_providers.naming import TAG_DEPLOYMENT
@@ -69,7 +70,9 @@ class Machines:
         self._ssh_port = ssh_port
         self.clock = clock
 
-    def create(self, resource: Resource, group: str, *, image: str, subnet: str, cancel: Event) -> ResourceRef:
+    def create(
+        self, resource: Resource, group: str, *, image: str, subnet: str, is_new: bool = False, cancel: Event
+    ) -> ResourceRef:
         """Makes the machine, or finds it, and returns once Azure says that it succeeded.
 
         Args:
@@ -77,6 +80,7 @@ class Machines:
             group: where it is to be.
             image: pinned.
             subnet: its name in the network that the machine needs.
+            is_new: there is certainly no such machine yet, so nobody is asked.
             cancel: ends the waiting.
 
         Raises:
@@ -84,8 +88,13 @@ class Machines:
         """
         images.reference(image)  # refuses what names no image, before anything is made
 
-        def make() -> None:
-            self._settle(resource, group, image=image, subnet=subnet, cancel=cancel)
+        tries = itertools.count()
+
+        def make() -> ResourceRef:
+            may_be_there = not is_new or next(tries) > 0
+            made = self._settle(resource, group, image=image, subnet=subnet, may_be_there=may_be_there, cancel=cancel)
+            if made is not None:
+                return made
             wait_for(
                 partial(self._is_made, group, resource.name),
                 timeout_s=MADE_S,
@@ -93,18 +102,18 @@ class Machines:
                 cancel=cancel,
                 what=f"{resource.name} to be made",
             )
+            return self._must_be_there(group, resource.name, cancel)
 
         # A lost answer in the middle of the long wait is no reason to give up, and one that was lost together with the
         # reason of a failure is found out by trying again.
-        retrying(make, cancel=cancel, also=(FailedMeanwhile,), timeout_s=MADE_S)
-        return self._must_be_there(group, resource.name, cancel)
+        return retrying(make, cancel=cancel, also=(FailedMeanwhile,), timeout_s=MADE_S)
 
     def start(self, group: str, name: str, cancel: Event) -> ResourceRef:
         """Starts a machine that is stopped or deallocated; one that runs is fine."""
 
         def start() -> None:
             with translated(f"{name} could not be started"):
-                finished(self._machines.begin_start(group, name), name, cancel)
+                self._machines.begin_start(group, name, polling=self._until_done(name, cancel)).result()
 
         retrying(start, cancel=cancel)
         return self._must_be_there(group, name, cancel)
@@ -116,21 +125,22 @@ class Machines:
                 machine = self._machines.get(group, name, expand="instanceView")
                 attached = machine.network_profile.network_interfaces
                 first = next((one for one in attached if one.primary), attached[0])
-                found = self._interfaces.get(group_of(first.id), name_of(first.id)).ip_configurations
-                interface = next((one for one in found if one.primary), found[0])
+                interface = _primary(self._interfaces.get(group_of(first.id), name_of(first.id)))
                 public = interface.public_ip_address
                 address = self._addresses.get(group_of(public.id), name_of(public.id)).ip_address if public else ""
         except NotFound:
             return None
-        chosen = machine.storage_profile.image_reference
+        return self._ref(machine, interface, str(address or ""))
+
+    def _ref(self, machine: Any, interface: Any, address: str) -> ResourceRef:
         private = str(interface.private_ip_address or "")
         size = machine.hardware_profile.vm_size
         outputs = {
-            "address": str(address or private),
+            "address": address or private,
             "private_address": private,
             "ssh_port": self._ssh_port,
             "user": str(machine.os_profile.admin_username) if machine.os_profile else "",
-            "image": _image(chosen),
+            "image": _image(machine.storage_profile.image_reference),
             "size": str(getattr(size, "value", size)),  # an enum, if known
             "zone": str((machine.zones or [""])[0]),
             "power": _power(machine),
@@ -158,37 +168,44 @@ class Machines:
         """
         self._delete_machine(group, name, cancel)
         with translated(f"the network interface of {name} could not be deleted"):
-            finished(self._interfaces.begin_delete(group, name + INTERFACE), name, cancel)
+            self._interfaces.begin_delete(group, name + INTERFACE, polling=self._until_done(name, cancel)).result()
 
     def _delete_machine(self, group: str, name: str, cancel: Event) -> None:
         """Deletes machine and disk. The disk comes after the machine, and before an interface that may be kept long."""
         with translated(f"{name} could not be deleted"):
-            finished(self._machines.begin_delete(group, name, force_deletion=True), name, cancel)
+            done = self._until_done(name, cancel)
+            self._machines.begin_delete(group, name, force_deletion=True, polling=done).result()
         with translated(f"the disk of {name} could not be deleted"):
-            finished(self._disks.begin_delete(group, name + DISK), name, cancel)
+            self._disks.begin_delete(group, name + DISK, polling=self._until_done(name, cancel)).result()
 
-    def _settle(self, resource: Resource, group: str, *, image: str, subnet: str, cancel: Event) -> None:
-        """Ends with a machine of ours that exists, made by this call or by an earlier one."""
-        state = self._state(group, resource.name)
+    def _until_done(self, name: str, cancel: Event) -> Operation:
+        return Operation(name, interval_s=self._polling_s, cancel=cancel)
+
+    def _settle(
+        self, resource: Resource, group: str, *, image: str, subnet: str, may_be_there: bool, cancel: Event
+    ) -> ResourceRef | None:
+        """Ends with a machine of ours that exists; returns it when this call made it and Azure told all of it."""
+        state = self._state(group, resource.name) if may_be_there else None
         if state is not None:
             self._must_be_ours(resource, group)
             if state != "Failed":
-                return
+                return None
             # What an earlier refusal left behind cannot be repaired, only made anew (Azure counts it as a machine).
             self._remove(resource, partial(self._delete_machine, group, resource.name, cancel), cancel)
         try:
-            self._make(resource, group, image=image, subnet=subnet, cancel=cancel)
+            return self._make(resource, group, image=image, subnet=subnet, cancel=cancel)
         except Conflict:
             # The SDK repeats a request whose answer was lost, and the second one is told that the machine exists.
             if self._state(group, resource.name) is None:
                 raise
             self._must_be_ours(resource, group)
+            return None
         except REFUSED:
             self._remove(resource, partial(self.delete, group, resource.name, cancel), cancel)
             raise
 
-    def _make(self, resource: Resource, group: str, *, image: str, subnet: str, cancel: Event) -> None:
-        """Makes the machine in the first zone that has one."""
+    def _make(self, resource: Resource, group: str, *, image: str, subnet: str, cancel: Event) -> ResourceRef | None:
+        """Makes the machine in the first zone that has one; returns it, unless the answers did not tell all of it."""
         size, zones = self._chosen(resource)
         can = size is None or size.has_trusted_launch
         allows = partial(images.allows_trusted_launch, self._compute, self._location, image)
@@ -205,12 +222,12 @@ class Machines:
             try:
                 # A machine that failed takes its interface along, so each zone has it made anew.
                 interface = self._make_interface(resource, group, subnet=subnet, cancel=cancel)
-                self._put(resource, group, body(interface=interface, zone=zone), cancel)
+                machine = self._put(resource, group, body(interface=str(interface.id), zone=zone), cancel)
             except CapacityError as error:
                 refusals.append(f"zone {zone}: {error.why}" if zone else error.why)
                 self._remove(resource, partial(self._delete_machine, group, resource.name, cancel), cancel)
             else:
-                return
+                return self._answered(resource, machine, _primary(interface))
         wanted = resource.machine.size or DEFAULT_SIZE if resource.machine else ""
         raise CapacityError(
             f"Azure has no {wanted} for {resource.name} in {self._location} now",
@@ -218,14 +235,23 @@ class Machines:
             hint="try later, another size or another location",
         )
 
-    def _make_interface(self, resource: Resource, group: str, *, subnet: str, cancel: Event) -> str:
+    def _answered(self, resource: Resource, machine: Any, interface: Any) -> ResourceRef | None:
+        """Returns the machine from the answers to its making: three questions less for each."""
+        address = resource.needed(Kind.ADDRESS)
+        if address is None or machine.provisioning_state != "Succeeded" or not interface.private_ip_address:
+            return None
+        return self._ref(machine, interface, address.outputs["address"])
+
+    def _make_interface(self, resource: Resource, group: str, *, subnet: str, cancel: Event) -> Any:
         ids = {
             kind.value: ref.id for kind in (Kind.NETWORK, Kind.ADDRESS, Kind.FIREWALL) if (ref := resource.needed(kind))
         }
         body = network.interface(resource, self._location, ids, subnet=subnet)
         with translated(f"the network interface of {resource.name} could not be created"):
-            poller = self._interfaces.begin_create_or_update(group, resource.name + INTERFACE, body)
-            return str(finished(poller, resource.name, cancel).id)
+            done = self._until_done(resource.name, cancel)
+            return self._interfaces.begin_create_or_update(
+                group, resource.name + INTERFACE, body, polling=done
+            ).result()
 
     def _chosen(self, resource: Resource) -> tuple[Size | None, tuple[str, ...]]:
         """Returns the size, as far as Azure tells, and the zones to try; an empty zone leaves the choice to Azure.
@@ -254,16 +280,16 @@ class Machines:
             )
         return size, zones or ("",)
 
-    def _put(self, resource: Resource, group: str, body: Mapping[str, Any], cancel: Event) -> None:
-        def put() -> None:
+    def _put(self, resource: Resource, group: str, body: Mapping[str, Any], cancel: Event) -> Any:
+        def put() -> Any:
             with translated(f"{resource.name} could not be created"):
-                poller = self._machines.begin_create_or_update(
-                    group, resource.name, body, match_condition=MatchConditions.IfMissing
-                )
-                finished(poller, resource.name, cancel)
+                done = self._until_done(resource.name, cancel)
+                return self._machines.begin_create_or_update(
+                    group, resource.name, body, match_condition=MatchConditions.IfMissing, polling=done
+                ).result()
 
         # A zone that had no capacity may leave the interface reserved for the machine that was not made there.
-        retrying(put, cancel=cancel, also=(InterfaceReserved,), timeout_s=IN_USE_S)
+        return retrying(put, cancel=cancel, also=(InterfaceReserved,), timeout_s=IN_USE_S)
 
     def _remove(self, resource: Resource, delete: Callable[[], None], cancel: Event) -> None:
         let_go(delete, f"what is left of {resource.name}", interval_s=self._polling_s, cancel=cancel, clock=self.clock)
@@ -293,6 +319,12 @@ class Machines:
             tags = self._machines.get(group, resource.name).tags or {}
         if tags.get(TAG_DEPLOYMENT) != resource.owner.deployment:
             raise Conflict(f"{resource.name} is there and is not ours", hint="remove or rename it yourself")
+
+
+def _primary(interface: Any) -> Any:
+    """Returns the configuration of an interface that its addresses are in."""
+    found = interface.ip_configurations
+    return next((one for one in found if one.primary), found[0])
 
 
 def _image(chosen: Any) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from clouddeploy_providers.azure import adoption, clients, images, network, sizes, tag_search
 from clouddeploy_providers.azure.errors import translated
 from clouddeploy_providers.azure.machines import Machines
-from clouddeploy_providers.azure.operations import finished, group_of, let_go, name_of, subscription_of
+from clouddeploy_providers.azure.operations import Operation, group_of, let_go, name_of, subscription_of
 from clouddeploy_providers.azure.preflight import Preflight
 from clouddeploy_providers.azure.prices import Prices
 from clouddeploy_providers.azure.sizes import Sizes
@@ -81,6 +81,8 @@ class AzureProvider:
             Kind.FIREWALL: self._network.network_security_groups,
         }
         self._clock = time.monotonic
+        self._lacking: set[tuple[str, Kind]] = set()
+        """What a group that was made by this object cannot hold yet, so that it need not be looked for."""
 
     @property
     def place(self) -> str:
@@ -166,7 +168,10 @@ class AzureProvider:
         image = retrying(partial(self.resolve_image, resource.machine), cancel=cancel)
         joined = resource.needed(Kind.NETWORK)
         subnet = self._adoption.subnet if joined is not None and joined.is_adopted else network.SUBNET
-        return self._machines.create(resource, name_of(group.id), image=image, subnet=subnet, cancel=cancel)
+        is_new = self._is_lacking(name_of(group.id), Kind.MACHINE)
+        return self._machines.create(
+            resource, name_of(group.id), image=image, subnet=subnet, is_new=is_new, cancel=cancel
+        )
 
     def update(self, ref: ResourceRef, resource: Resource, cancel: Event) -> ResourceRef:
         """Sets a network security group's rules, or starts a machine."""
@@ -249,6 +254,7 @@ class AzureProvider:
                     made = groups.get(resource.name)
             except NotFound:
                 made = groups.create_or_update(resource.name, network.group(resource, self._location))
+                self._lacking |= {(resource.name, kind) for kind in (*self._verbs, Kind.MACHINE)}
         if (made.tags or {}).get(TAG_DEPLOYMENT) != resource.owner.deployment:
             raise Conflict(
                 f"the resource group {resource.name} is there and is not ours",
@@ -262,14 +268,26 @@ class AzureProvider:
         verbs = self._verbs[resource.kind]
 
         def put() -> ResourceRef:
-            there = self._there(resource, group)
+            there = None if self._is_lacking(group, resource.kind) else self._there(resource, group)
             if there is not None and self._is_wanted(resource, there):
                 return _ref(resource.kind, there)
             with translated(f"{resource.name} could not be created"):
-                poller = verbs.begin_create_or_update(group, resource.name, self._body(resource, there))
-                return _ref(resource.kind, finished(poller, resource.name, cancel))
+                # An address is known at the end only.
+                needs_last = resource.kind is Kind.ADDRESS
+                done = Operation(resource.name, interval_s=self._polling_s, cancel=cancel, needs_last=needs_last)
+                body = self._body(resource, there)
+                made = verbs.begin_create_or_update(group, resource.name, body, polling=done).result()
+                return _ref(resource.kind, made)
 
         return retrying(put, cancel=cancel)
+
+    def _is_lacking(self, group: str, kind: Kind) -> bool:
+        """Whether a group certainly holds nothing of a kind; true once, since the caller is about to make it."""
+        try:
+            self._lacking.remove((group, kind))
+        except KeyError:
+            return False
+        return True
 
     def _there(self, resource: Resource, group: str) -> Any | None:
         """Returns what is there under the resource's name, if it is ours; None: nothing."""
@@ -313,13 +331,14 @@ class AzureProvider:
             if ref.kind is Kind.MACHINE:
                 self._machines.delete(group_of(ref.id), ref.name, cancel)
                 return
+            done = Operation(ref.name, interval_s=self._polling_s, cancel=cancel)
             with translated(f"{ref.name} could not be deleted"):
                 if ref.kind is Kind.GROUP:
                     self._must_hold_nothing_else(ref.name)
-                    poller = self._resources.resource_groups.begin_delete(ref.name, force_deletion_types=FORCED)
+                    groups = self._resources.resource_groups
+                    groups.begin_delete(ref.name, force_deletion_types=FORCED, polling=done).result()
                 else:
-                    poller = self._verbs[ref.kind].begin_delete(group_of(ref.id), ref.name)
-                finished(poller, ref.name, cancel)
+                    self._verbs[ref.kind].begin_delete(group_of(ref.id), ref.name, polling=done).result()
         except NotFound:
             return
 

@@ -39,14 +39,13 @@ class Ec2:
         self.requests, self.started, self.terminated = [], 0, 0
 
     def describe_instances(self, *, InstanceIds=(), Filters=()):  # noqa: N803 - boto3's names
-        if InstanceIds and self.unseen:
-            self.unseen -= 1
-            raise self.refused("InvalidInstanceID.NotFound")
-        if not self.states:
+        by_id = bool(InstanceIds) or Filters[0]["Name"] == "instance-id"
+        is_unseen, self.unseen = by_id and self.unseen > 0, self.unseen - by_id
+        if is_unseen or not self.states:
             if InstanceIds:
                 raise self.refused("InvalidInstanceID.NotFound")
             return {"Reservations": []}
-        state = self.states[0] if Filters or len(self.states) == 1 else self.states.pop(0)
+        state = self.states.pop(0) if by_id and len(self.states) > 1 else self.states[0]
         there = {"InstanceId": "i-1", "InstanceType": "t3.small", "ImageId": "ami-1", "State": {"Name": state}}
         why = {"StateReason": {"Message": "Server.InternalError"}}
         return {"Reservations": [{"Instances": [{**there, **why, "Tags": self.tags}]}]}
@@ -56,7 +55,7 @@ class Ec2:
         if self.refusals:
             raise self.refused(self.refusals.pop(0))
         self.states = ["pending", "running"]
-        return {"Instances": [{"InstanceId": "i-1"}]}
+        return {"Instances": [{"InstanceId": "i-1", "State": {"Name": "pending"}}]}
 
     def start_instances(self, **_given):
         self.started += 1
@@ -74,8 +73,19 @@ class Ec2:
 def create(ec2, **given):
     made = resource(**given)
     return instances.create(
-        ec2, made, image="ami-1", root="/dev/sda1", subnets=SUBNETS, size="t3.small", cancel=threading.Event()
+        ec2,
+        made,
+        image="ami-1",
+        root="/dev/sda1",
+        subnets=SUBNETS,
+        size="t3.small",
+        watch=instances.watch(ec2),
+        cancel=threading.Event(),
     )
+
+
+def end(ec2, ref=REF):
+    instances.terminate(ec2, ref, threading.Event(), watch=instances.watch(ec2))
 
 
 def zones(ec2):
@@ -172,13 +182,13 @@ def test_a_terminated_machine_is_gone():
 
 @pytest.mark.parametrize("states", [(), ("running",), ("stopped",), ("terminated",)])
 def test_deletion_ends_when_ec2_says_terminated_or_knows_nothing(states):
-    instances.terminate(Ec2(*states), REF, threading.Event())
+    end(Ec2(*states))
 
 
 def test_a_machine_of_another_deployment_is_left_alone():
     ec2 = Ec2("running")
     with pytest.raises(InvalidRequest, match="not ours to delete") as caught:
-        instances.terminate(ec2, replace(REF, name="m-ffffffff"), threading.Event())
+        end(ec2, replace(REF, name="m-ffffffff"))
     assert OWNER.deployment in caught.value.why
     assert ec2.terminated == 0
 
@@ -186,5 +196,5 @@ def test_a_machine_of_another_deployment_is_left_alone():
 def test_a_machine_without_our_tag_is_left_alone():
     ec2 = Ec2("running", tags=False)
     with pytest.raises(InvalidRequest, match="not ours to delete"):
-        instances.terminate(ec2, REF, threading.Event())
+        end(ec2)
     assert ec2.terminated == 0
