@@ -28,6 +28,7 @@ from clouddeploy.planner import Planner
 from clouddeploy.remote.host_keys import forget_and_repin
 from clouddeploy.remote.known_hosts import HostKeys
 from clouddeploy.resource_steps import Maker
+from clouddeploy.shells import Shells
 from clouddeploy.stores import open_store
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Deployment:
             ClouddeployError: a cloud refuses the credentials or does not answer.
         """
         self._check_chosen(sites)
-        recorded = state.State.load(self.directory, store=self._store())
+        recorded = self.recorded()
         return self._planner.plan(recorded, is_offline=is_offline, only=sites)
 
     def apply(
@@ -195,7 +196,7 @@ class Deployment:
 
     def status(self, *, is_refresh: bool = False) -> list[SiteStatus]:
         """Asks every site how it is, and with `is_refresh` the clouds how their resources are."""
-        recorded = state.State.load(self.directory, store=self._store())
+        recorded = self.recorded()
         seen: dict[str, drift.Drift] = {}
         if is_refresh:
             seen = drift.observe(recorded.resources, self._places.by_node(recorded.resources))
@@ -301,6 +302,14 @@ class Deployment:
                 )
             return forget_and_repin(self._host_keys, site, record.ref.id, host_key=host_key)
 
+    def recorded(self) -> state.State:
+        """Returns the state as it is now; a copy, which nobody saves."""
+        return state.State.load(self.directory, store=self._store())
+
+    def shells(self) -> Shells:
+        """Returns the machines for OpenSSH's own client."""
+        return Shells(self.recorded(), directory=self.directory, keyring=self._keyring, pins=self._host_keys.path)
+
     def kit(self, participant: str) -> Path:
         """Returns the newest startup kit of a participant.
 
@@ -311,7 +320,7 @@ class Deployment:
 
     def deployment_id(self) -> str | None:
         """Returns the id that everything of this deployment is tagged with; None before the first apply."""
-        recorded = state.State.load(self.directory, store=self._store())
+        recorded = self.recorded()
         # A state that was lost is made up again from the journal, and what carries its id is no stray.
         return recorded.deployment if recorded.serial or remembered(self._store()).deployment else None
 

@@ -24,8 +24,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_WORKERS = 128
-"""Enough for a federation of a hundred sites; each waiting worker costs a thread and nothing else."""
+MIN_WORKERS, MAX_WORKERS = 16, 128
+PAUSE_S = 0.03
+"""Between two writes: what ends meanwhile shares the next one. Where little happens, nobody waits for it."""
+
+
+def workers_for(sites: int) -> int:
+    """Returns how many workers do the steps of so many sites.
+
+    One for each site, whose machine is awaited for long, and a quarter more for what is quick. Twice as many would be
+    slower: they compute in turns, and each that waits for its turn costs time.
+    """
+    return min(MAX_WORKERS, max(MIN_WORKERS, sites * 5 // 4))
 
 
 class Outcome(StrEnum):
@@ -118,19 +128,20 @@ def run(
     names = frozenset(step.name for step in steps)
     waiting = list(steps)
     flying: dict[str, tuple[Step, float]] = {}
-    with Workers[str](min(len(steps), MAX_WORKERS)) as workers:
+    with Workers[str](min(len(steps), workers_for(len(set(report.sites.values()))))) as workers:
         while waiting or flying:
             ready, waiting = _sort_out(waiting, names, report, cancel=cancel, on_event=on_event)
             for step in ready:
                 step.before()
                 on_event(Event(step.site, step.title, "start"))
             flush()
+            flushed = time.monotonic()
             for step in ready:
                 flying[step.name] = (step, time.monotonic())
                 workers.begin(step.name, step.work)
             if not flying:
                 break
-            for result in workers.results():
+            for result in workers.results(not_before=flushed + PAUSE_S):
                 step, since = flying.pop(result.key)
                 if not _record(step, time.monotonic() - since, result, report, on_event):
                     waiting.append(step)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -61,9 +62,14 @@ class Workers(Generic[Key]):
         """Makes a call in one of the threads."""
         self._todo.put((key, call))
 
-    def results(self) -> list[Result[Key]]:
-        """Waits until a call has ended; returns all that have, in the order in which they did."""
+    def results(self, *, not_before: float = 0.0) -> list[Result[Key]]:
+        """Waits until a call has ended; returns all that have, in the order in which they did.
+
+        Args:
+            not_before: a moment of `time.monotonic` that is waited for too, so that one look finds more.
+        """
         found = [self._results.get()]
+        time.sleep(max(0.0, not_before - time.monotonic()))
         while not self._results.empty():
             found.append(self._results.get())
         return found

@@ -28,6 +28,12 @@ COMMANDS = {
     "audit": ("audit", "Verify what was recorded of everything done."),
     "cert": ("cert", "Certificates: list, renew, revoke; requests of sites that keep their own key."),
     "apply": ("deploy", "Make the deploy file true: machines, kits, server, clients."),
+    "cost": ("machines", "Show what runs costs, and what it has cost so far."),
+    "exec": ("machines", "Run a command at a site's machine."),
+    "export": ("machines", "Export an ssh_config for other tools."),
+    "forward": ("machines", "Make ports of a site ports of this machine."),
+    "logs": ("machines", "Show a site's log, or follow it."),
+    "ssh": ("machines", "Open a terminal at a site's machine."),
     "destroy": ("deploy", "Delete everything a deployment made, and verify it."),
     "job": ("job", "Submit, list, abort and download jobs."),
     "package": ("cert", "Make the startup kit from what the project admin approved."),
@@ -62,7 +68,8 @@ class _LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"clouddeploy.cli.{COMMANDS[name][0]}")
-        command: click.Command = getattr(module, name)
+        # `exec_`: what is built in keeps its name.
+        command: click.Command = getattr(module, name, None) or getattr(module, f"{name}_")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -31,7 +31,7 @@ class HostKeys:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def pin(self, name: str, public_key: str) -> None:
         """Makes this public key (`type base64`) the only accepted one of the host."""
@@ -83,12 +83,12 @@ class HostKeys:
 
     def _read(self) -> Pins:
         try:
-            pins: Pins = json.loads(self._path.read_text(encoding="utf-8"))
+            pins: Pins = json.loads(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
             raise StateError(
-                f"cannot read the pinned host keys {self._path}", why=str(error), hint="restore the file"
+                f"cannot read the pinned host keys {self.path}", why=str(error), hint="restore the file"
             ) from error
         return pins
 
@@ -100,6 +100,6 @@ class HostKeys:
 
     def _change(self, change: Callable[[Pins], Pins]) -> None:
         """Reads, changes and replaces the file under a lock on it: sites connect at once, each with its own object."""
-        with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
+        with self.path.with_name(f"{self.path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            durable.replace(self._path, json.dumps(change(self._read()), indent=2) + "\n")
+            durable.replace(self.path, json.dumps(change(self._read()), indent=2) + "\n")

@@ -1,8 +1,11 @@
 """A whole federation of processes on this machine, through the same engine as any cloud."""
 
+import json
 import runpy
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import yaml
 from clouddeploy_runtime import kit
 from clouddeploy_runtime.admin.session import AdminSession
+from clouddeploy_runtime.errors import ExitCode
 from clouddeploy_runtime.jobs import JobStatus
 from safetensors.numpy import load_file
 
@@ -74,6 +78,13 @@ def runtimes(path):
     return found
 
 
+def at(file, *words):
+    """Runs the command line on the deployment; returns exit status and what it printed."""
+    command = [sys.executable, "-m", "clouddeploy.cli", words[0], "--file", str(file), *words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout or done.stderr
+
+
 def test_apply_job_a_site_less_and_gone(file, tmp_path):
     deployment = Deployment(file)
     deployment.apply(Secret("correct horse"))
@@ -84,6 +95,13 @@ def test_apply_job_a_site_less_and_gone(file, tmp_path):
     }
     assert runtimes(file) == set(SITES)
     assert Deployment(file).plan().pending == ()
+    status, said = at(file, "exec", "site-1", "--", "sh", "-c", "pwd; exit 7")
+    assert (status, Path(said.strip()).parent) == (7, file.parent / "sites")
+    assert "registered" in at(file, "logs", "site-1")[1]
+    status, said = at(file, "exec", "site-1", "--output", "json", "--", "echo", "hello")
+    assert (status, json.loads(said)["data"]["stdout"]) == (0, "hello\n")
+    assert at(file, "exec", "site-9", "--", "true")[0] == ExitCode.BAD_INPUT
+    assert "0.00 USD so far" in at(file, "cost")[1]
     info = run_job(deployment, EXAMPLES / "jobs" / "breast-cancer")
     assert info.status is JobStatus.COMPLETED
     assert info.metrics["test_accuracy"] > 0.93

@@ -131,7 +131,7 @@ def _group_of(ec2: Any, resource: Resource, vpc: str) -> tuple[str, bool]:
             )
             return str(made["GroupId"]), True
     except Conflict as error:
-        chosen = [*by_name(resource.name, resource.owner.deployment), {"Name": "vpc-id", "Values": [vpc]}]
+        chosen = [*by_name(resource.name, deployment=resource.owner.deployment), {"Name": "vpc-id", "Values": [vpc]}]
         with translated(what):
             found = ec2.describe_security_groups(Filters=chosen)["SecurityGroups"]
         if found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.aws.errors import code_of, translated
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
     from clouddeploy_providers.resources import Resource
 
-    Watch = Together[Mapping[str, Any]]
-
+LEFT = ("running", "stopping", "stopped", "shutting-down")
+SETTLED = (*LEFT, "terminated")
 ALIVE = ("pending", "running", "stopping", "stopped")
 START_S = 300.0
 SPENT = "IdempotentInstanceTerminated"
@@ -70,7 +71,8 @@ def create(
     """
 
     def one() -> Mapping[str, Any]:
-        return _find(ec2, resource) or _run_somewhere(ec2, resource, image=image, root=root, subnets=subnets, size=size)
+        there = watch.alive(resource.name, resource.owner.deployment)
+        return there or _run_somewhere(ec2, resource, image=image, root=root, subnets=subnets, size=size)
 
     # A group made a second ago may be unknown to RunInstances, a machine to AssociateAddress (boto/boto3#2556).
     instance = retrying(one, cancel=cancel, also=(NotFound,))
@@ -83,17 +85,54 @@ def create(
     return ref_of(running, resource.name)
 
 
-def watch(ec2: Any) -> Watch:
-    """Returns what many threads of a region wait for their instances with: one request asks about all of them."""
+class Watch:
+    """What many threads ask about their instances in one region, with one request for all of them.
 
-    def ask(ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        # By filter: one id that EC2 does not know yet would make it refuse to speak of the others too.
-        chosen = [{"Name": "instance-id", "Values": list(ids)}]
+    Answers hold those alone that somebody waits for: with fifty machines, saying again and again that they are pending
+    is most of what EC2 would say.
+
+    Args:
+        ec2: the client.
+    """
+
+    def __init__(self, ec2: Any) -> None:
+        self._ec2 = ec2
+        self.settled = Together(self._settled, most=WATCHED)
+        """By id: what is not pending any more; a new instance may be invisible for some seconds (boto/boto3#2556)."""
+        self.left = Together(self._left, most=WATCHED)
+        """By id: what is not terminated yet."""
+        self._named: dict[str, Together[Mapping[str, Any]]] = {}
+
+    def alive(self, name: str, deployment: str) -> Mapping[str, Any] | None:
+        """Returns the instance of that name, unless it ends."""
+        ask = partial(self._alive, deployment)
+        return self._named.setdefault(deployment, Together(ask, most=WATCHED)).get(name)
+
+    def _settled(self, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        return {str(one["InstanceId"]): one for one in self._found([_ids(ids), _states(*SETTLED)])}
+
+    def _left(self, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        return {str(one["InstanceId"]): one for one in self._found([_ids(ids), _states("pending", *LEFT)])}
+
+    def _alive(self, deployment: str, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        return {
+            tag_value(one, "Name"): one
+            for one in self._found([*by_name(*names, deployment=deployment), _states(*ALIVE)])
+        }
+
+    def _found(self, filters: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         with translated("the instances cannot be read"):
-            found = ec2.describe_instances(Filters=chosen)["Reservations"]
-        return {str(one["InstanceId"]): one for each in found for one in each["Instances"]}
+            pages = self._ec2.describe_instances(Filters=list(filters))["Reservations"]
+        return [one for each in pages for one in each["Instances"]]
 
-    return Together(ask, most=WATCHED)
+
+def _ids(ids: Sequence[str]) -> dict[str, Any]:
+    # By filter: one id that EC2 does not know yet would make it refuse to speak of the others too.
+    return {"Name": "instance-id", "Values": list(ids)}
+
+
+def _states(*names: str) -> dict[str, Any]:
+    return {"Name": "instance-state-name", "Values": list(names)}
 
 
 def ref_of(instance: Mapping[str, Any], name: str = "") -> ResourceRef:
@@ -183,7 +222,7 @@ def terminate(ec2: Any, ref: ResourceRef, cancel: Event, *, watch: Watch) -> Non
     except NotFound:
         return
     wait_for(
-        lambda: _is_over(watch.get(ref.id)),
+        lambda: watch.left.get(ref.id) is None,
         timeout_s=START_S,
         interval_s=POLL_S,
         cancel=cancel,
@@ -210,9 +249,9 @@ def started(
     seen: list[Mapping[str, Any]] = []
 
     def runs() -> bool:
-        instance = watch.get(instance_id)
+        instance = watch.settled.get(instance_id)
         if instance is None:
-            return False  # a new instance may be invisible for some seconds (boto/boto3#2556)
+            return False
         state = str(instance["State"]["Name"])
         if state not in ALIVE:
             reason = instance.get("StateReason", {}).get("Message", "no reason given")
@@ -269,16 +308,6 @@ def _run(
             number += 1
 
 
-def _find(ec2: Any, resource: Resource) -> Mapping[str, Any] | None:
-    filters = [
-        *by_name(resource.name, resource.owner.deployment),
-        {"Name": "instance-state-name", "Values": list(ALIVE)},
-    ]
-    with translated(f"{resource.name} cannot be looked for"):
-        found = [one for each in ec2.describe_instances(Filters=filters)["Reservations"] for one in each["Instances"]]
-    return dict(found[0]) if found else None
-
-
 def _describe(ec2: Any, instance_id: str) -> Mapping[str, Any] | None:
     try:
         with translated(f"{instance_id} cannot be read"):
@@ -286,7 +315,3 @@ def _describe(ec2: Any, instance_id: str) -> Mapping[str, Any] | None:
     except NotFound:
         return None
     return next((dict(one) for each in found for one in each["Instances"]), None)
-
-
-def _is_over(instance: Mapping[str, Any] | None) -> bool:
-    return instance is None or instance["State"]["Name"] == "terminated"

@@ -110,7 +110,9 @@ def create_address(ec2: Any, resource: Resource) -> ResourceRef:
     tag, so `find` sees both and destroy releases both.
     """
     with translated(f"the address {resource.name} could not be reserved"):
-        found = ec2.describe_addresses(Filters=by_name(resource.name, resource.owner.deployment))["Addresses"]
+        found = ec2.describe_addresses(Filters=by_name(resource.name, deployment=resource.owner.deployment))[
+            "Addresses"
+        ]
         given = tag_specification("elastic-ip", resource.owner, name=resource.name, kind=Kind.ADDRESS)
         return address_ref(
             found[0] if found else ec2.allocate_address(Domain="vpc", TagSpecifications=[given]), resource.name

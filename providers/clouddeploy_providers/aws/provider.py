@@ -121,7 +121,7 @@ class AwsProvider:
             self._pricing = session.client("pricing", config=standard, **{"region_name": prices_at, **url})
         self._account = Account(sts)
         self._once = Once()
-        self._watch = instances.watch(self._reads)
+        self._watch = instances.Watch(self._reads)
         self._quotas = Quotas(service_quotas, self._reads, settings["region"])
         self._may_try_changes = endpoints.aws is not None or is_own_endpoint(self._ec2.meta.endpoint_url)
 

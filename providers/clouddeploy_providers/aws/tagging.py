@@ -31,9 +31,9 @@ def owned(deployment: str | None) -> list[dict[str, Any]]:
     return [{"Name": f"tag:{TAG_DEPLOYMENT}", "Values": [deployment]}]
 
 
-def by_name(name: str, deployment: str) -> list[dict[str, Any]]:
-    """Returns the filter that finds one resource; the tag proves that it is ours and not a namesake."""
-    return [{"Name": "tag:Name", "Values": [name]}, *owned(deployment)]
+def by_name(*names: str, deployment: str) -> list[dict[str, Any]]:
+    """Returns the filter that finds resources; the tag proves that they are ours and no namesakes."""
+    return [{"Name": "tag:Name", "Values": list(names)}, *owned(deployment)]
 
 
 def tag_value(thing: Mapping[str, Any], key: str) -> str:

@@ -39,16 +39,20 @@ class Ec2:
         self.requests, self.started, self.terminated = [], 0, 0
 
     def describe_instances(self, *, InstanceIds=(), Filters=()):  # noqa: N803 - boto3's names
-        by_id = bool(InstanceIds) or Filters[0]["Name"] == "instance-id"
+        given = {one["Name"]: one["Values"] for one in Filters}
+        by_id = bool(InstanceIds) or "instance-id" in given
         is_unseen, self.unseen = by_id and self.unseen > 0, self.unseen - by_id
         if is_unseen or not self.states:
             if InstanceIds:
                 raise self.refused("InvalidInstanceID.NotFound")
             return {"Reservations": []}
         state = self.states.pop(0) if by_id and len(self.states) > 1 else self.states[0]
+        if state not in given.get("instance-state-name", [state]):
+            return {"Reservations": []}
+        tags = [*self.tags, {"Key": "Name", "Value": "m"}]
         there = {"InstanceId": "i-1", "InstanceType": "t3.small", "ImageId": "ami-1", "State": {"Name": state}}
         why = {"StateReason": {"Message": "Server.InternalError"}}
-        return {"Reservations": [{"Instances": [{**there, **why, "Tags": self.tags}]}]}
+        return {"Reservations": [{"Instances": [{**there, **why, "Tags": tags}]}]}
 
     def run_instances(self, **given):
         self.requests.append(given)
@@ -79,13 +83,13 @@ def create(ec2, **given):
         root="/dev/sda1",
         subnets=SUBNETS,
         size="t3.small",
-        watch=instances.watch(ec2),
+        watch=instances.Watch(ec2),
         cancel=threading.Event(),
     )
 
 
 def end(ec2, ref=REF):
-    instances.terminate(ec2, ref, threading.Event(), watch=instances.watch(ec2))
+    instances.terminate(ec2, ref, threading.Event(), watch=instances.Watch(ec2))
 
 
 def zones(ec2):
