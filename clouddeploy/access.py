@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from clouddeploy.remote import host_keys as rotation
 from clouddeploy.remote import ssh
+from clouddeploy.remote.known_hosts import machine_name
 from clouddeploy.remote.local import LocalHost
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ class Access:
         if "directory" in outputs:
             return LocalHost(Path(outputs["directory"]))
         is_ours = "identity_file" not in outputs
-        # A machine's identity is its id and not its address: addresses are given out again.
-        name = f"{site}/{machine.id}"
+        name = machine_name(site, machine.id)
         if not is_ours:
             self._pin_given(name, outputs["host_key"])
         elif not self._host_keys.lookup(name):

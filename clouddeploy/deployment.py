@@ -14,7 +14,7 @@ from clouddeploy_providers.resources import Kind
 from clouddeploy_provision import project as project_file
 from clouddeploy_runtime.errors import ClouddeployError
 
-from clouddeploy import config, drift, readiness, recovery, state, verdict, wheelhouse
+from clouddeploy import config, costs, drift, readiness, recovery, state, verdict, wheelhouse
 from clouddeploy.apply import Applied, Applier
 from clouddeploy.audit import LOG, AuditTrail, Entry
 from clouddeploy.destroy import Destroyed, destroy
@@ -137,8 +137,7 @@ class Deployment:
             ClouddeployError: a cloud refuses the credentials or does not answer.
         """
         self._check_chosen(sites)
-        recorded = self.recorded()
-        return self._planner.plan(recorded, is_offline=is_offline, only=sites)
+        return self._planner.plan(self.recorded(), is_offline=is_offline, only=sites)
 
     def apply(
         self,
@@ -310,6 +309,11 @@ class Deployment:
         """Returns the machines for OpenSSH's own client."""
         return Shells(self.recorded(), directory=self.directory, keyring=self._keyring, pins=self._host_keys.path)
 
+    def costs(self) -> list[costs.Cost]:
+        """Returns what everything costs that this deployment has made."""
+        recorded = self.recorded().resources
+        return costs.of(recorded, self._places.by_node(recorded))
+
     def kit(self, participant: str) -> Path:
         """Returns the newest startup kit of a participant.
 
@@ -421,7 +425,10 @@ class Deployment:
 
     def _refuse_or_probe(self, plan: Plan, ledger: Ledger) -> None:
         """Refuses before money is spent: what the clouds say, and machines that exist already and are not reached."""
-        _refuse(plan)
+        if plan.problems:
+            raise PreflightFailed(
+                "the clouds are not ready for this deployment", why="; ".join(plan.problems), hint="nothing was created"
+            )
         providers = self._places.by_site(self.config.sites)
         for change in plan.changes:
             if change.wanted is None or not providers[change.wanted.site.name].creates_nothing:
@@ -439,10 +446,3 @@ class Deployment:
             return SiteStatus(site, provider, address="", state="not deployed")
         said, detail = self._installation.status(site, record.ref, installed)
         return SiteStatus(site, provider, record.ref.outputs.get("address", ""), state=said, detail=detail)
-
-
-def _refuse(plan: Plan) -> None:
-    if plan.problems:
-        raise PreflightFailed(
-            "the clouds are not ready for this deployment", why="; ".join(plan.problems), hint="nothing was created"
-        )

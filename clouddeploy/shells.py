@@ -18,6 +18,7 @@ from clouddeploy_providers.resources import Kind
 
 from clouddeploy import durable
 from clouddeploy.errors import ConfigError, StateError
+from clouddeploy.remote.known_hosts import machine_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from clouddeploy.state import State
 
 FILE = "ssh_config"
-FOLLOWED_LINES = 200
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Shells:
         self._shells = {
             record.site: Shell(
                 site=record.site,
-                name=f"{record.site}/{record.ref.id}",
+                name=machine_name(record.site, record.ref.id),
                 outputs=record.ref.outputs,
                 root=recorded.sites.get(record.site, {}).get("root", ""),
             )

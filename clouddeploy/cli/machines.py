@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clouddeploy import costs
 from clouddeploy.cli.deploy import HOURS_PER_MONTH, endpoints_option
 from clouddeploy.cli.main import Session, command_options
 from clouddeploy.cli.output import table
 from clouddeploy.deployment import Deployment
 from clouddeploy.errors import HostUnreachable, StateError
-from clouddeploy.places import Places
 from clouddeploy.rehearse import load_endpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from clouddeploy.costs import Cost
 
 UNREACHED = 255
 """OpenSSH's own exit status, when it never came to run anything."""
@@ -114,9 +114,7 @@ def ssh_config(session: Session, *, file: Path, endpoints: Path | None) -> None:
 @command_options
 def cost(session: Session, *, file: Path, endpoints: Path | None) -> None:
     """Show what runs costs by the hour, and what it has cost since it was made, in list prices."""
-    there = load_endpoints(endpoints)
-    recorded = Deployment(file, endpoints=there).recorded()
-    found = costs.of(recorded.resources, Places(there).by_node(recorded.resources))
+    found = Deployment(file, endpoints=load_endpoints(endpoints)).costs()
     per_hour = sum(one.price.usd_per_hour for one in found if one.price is not None)
     total = sum(one.usd or 0.0 for one in found)
     data = {
@@ -134,7 +132,7 @@ def cost(session: Session, *, file: Path, endpoints: Path | None) -> None:
     session.output.result(data, "\n".join(lines))
 
 
-def _as_json(one: costs.Cost) -> dict[str, Any]:
+def _as_json(one: Cost) -> dict[str, Any]:
     return {
         "node": one.node,
         "name": one.name,
@@ -145,7 +143,7 @@ def _as_json(one: costs.Cost) -> dict[str, Any]:
     }
 
 
-def _per_hour(one: costs.Cost) -> float | None:
+def _per_hour(one: Cost) -> float | None:
     return None if one.price is None else one.price.usd_per_hour
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from clouddeploy.errors import ConfigError, HostUnreachable, RemoteCommandFailed
 from clouddeploy.remote import commands, ssh
-from clouddeploy.remote.known_hosts import fingerprint
+from clouddeploy.remote.known_hosts import fingerprint, machine_name
 
 if TYPE_CHECKING:
     from threading import Event
@@ -90,7 +90,7 @@ def forget_and_repin(host_keys: HostKeys, site: str, machine: str, *, host_key: 
             why="it must be SHA256: and 43 characters",
             hint="on the machine's console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
         )
-    name = f"{site}/{machine}"
+    name = machine_name(site, machine)
     before = host_keys.lookup(name)
     host_keys.repin(name, host_key, forget=f"{site}/")
     return before

@@ -24,6 +24,11 @@ def fingerprint(public_key: str) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
+def machine_name(site: str, machine: str) -> str:
+    """Returns what a machine's pins are kept under; `machine` is its id, since addresses are given out again."""
+    return f"{site}/{machine}"
+
+
 class HostKeys:
     """A file of pins by host name; a name is the machine's identity, since addresses are given out again.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from clouddeploy import durable
@@ -26,8 +26,6 @@ class LocalStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._written: tuple[tuple[int, int, int], str] | None = None
-        """Which file the last `save` left, and its version: one that is still there need not be read to know it."""
 
     @property
     def where(self) -> str:
@@ -50,7 +48,8 @@ class LocalStore:
     def save(self, body: bytes, *, version: str | None) -> str:
         """Replaces the file, unless somebody else did since it was read."""
         path = self._directory / STATE
-        if self._version() != version:
+        there = self.load()
+        if (there.version if there else None) != version:
             raise LockedError(
                 f"the state {path} is not the one that was read",
                 why="another run or an editor has changed it meanwhile",
@@ -60,17 +59,7 @@ class LocalStore:
             durable.replace(path, body.decode())
         except OSError as error:
             raise StateError(f"cannot write the state {path}", why=str(error), hint="make room, then repeat") from error
-        written = hashlib.sha256(body).hexdigest()
-        self._written = (_identity(path), written)
-        return written
-
-    def _version(self) -> str | None:
-        if self._written is not None:
-            with suppress(OSError):
-                if self._written[0] == _identity(self._directory / STATE):
-                    return self._written[1]
-        there = self.load()
-        return there.version if there else None
+        return hashlib.sha256(body).hexdigest()
 
     def keep(self, name: str, body: bytes) -> None:
         """Writes a copy beside the state."""
@@ -121,9 +110,3 @@ class LocalStore:
             yield
         finally:
             os.close(descriptor)
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    """Returns what changes with every writing to a file, or replacing of it."""
-    there = path.stat()
-    return (there.st_ino, there.st_mtime_ns, there.st_size)

@@ -14,7 +14,6 @@ from clouddeploy_runtime.enrolment.signed import KIT_PREFIX, ROOT_FILE, SIGNATUR
 from clouddeploy_runtime.kit import manifest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clouddeploy_provision.ca_records import Issued
 from clouddeploy_provision.kit_builder import KitBuilder
 from clouddeploy_provision.kit_tree import File
 
@@ -135,17 +134,3 @@ class Answers:
 def signed_file(file: File) -> formats.SignedFile:
     """Describe a file as an approval names it."""
     return formats.SignedFile(file.sha256, f"{file.mode:04o}")
-
-
-def issued_on_request(one: Participant, cert: x509.Certificate) -> Issued:
-    """Return what the authority remembers of a certificate whose key is at the site."""
-    return Issued(
-        serial=f"{cert.serial_number:x}",
-        name=one.name,
-        kind=one.kind.value,
-        org=one.org,
-        role=one.role,
-        not_after=cert.not_valid_after_utc.isoformat(),
-        not_before=cert.not_valid_before_utc.isoformat(),
-        by_request=True,
-    )

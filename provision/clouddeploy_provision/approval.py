@@ -15,8 +15,8 @@ from clouddeploy_runtime.kit.kit import MAX_PORT, is_host
 
 from clouddeploy_provision import asked as requests
 from clouddeploy_provision import site_file
-from clouddeploy_provision.answer import Answers, issued_on_request
-from clouddeploy_provision.ca_records import write_atomic
+from clouddeploy_provision.answer import Answers
+from clouddeploy_provision.ca_records import Issued, write_atomic
 from clouddeploy_provision.ca_store import CaStore
 from clouddeploy_provision.errors import CaError, ProvisionError
 from clouddeploy_provision.project import Participant, Project
@@ -188,7 +188,7 @@ class _Approver:
         )
         content = answers.write(asked, participant, cert, answers.files(project, participant, cert))
         # Before anybody can have it: a certificate that nobody got is harmless, one that nobody knows of is not.
-        self._store.records.record([issued_on_request(participant, cert)])
+        self._store.records.record([Issued.of(participant, cert, by_request=True)])
         write_atomic(target, content)
         return Approval(
             archive=target,

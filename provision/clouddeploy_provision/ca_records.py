@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from clouddeploy_provision.ca import Authority
+    from clouddeploy_provision.project import Participant
 
 
 class Issued(msgspec.Struct, frozen=True):
@@ -38,6 +39,23 @@ class Issued(msgspec.Struct, frozen=True):
     """The second certificate of a client or relay that others connect to."""
     by_request: bool = False
     """Its key was made at the site, which gets its kits by asking, not from `provision`."""
+
+    @classmethod
+    def of(
+        cls, one: Participant, cert: x509.Certificate, *, listener: bool = False, by_request: bool = False
+    ) -> Issued:
+        """Return what the authority remembers of a participant's certificate."""
+        return cls(
+            serial=f"{cert.serial_number:x}",
+            name=one.name,
+            kind=one.kind.value,
+            org=one.org,
+            role=one.role,
+            not_after=cert.not_valid_after_utc.isoformat(),
+            not_before=cert.not_valid_before_utc.isoformat(),
+            listener=listener,
+            by_request=by_request,
+        )
 
 
 class RevokedLine(msgspec.Struct, frozen=True):

@@ -112,18 +112,7 @@ class Identities:
         }
 
     def _note(self, one: Participant, cert: x509.Certificate, *, is_listener: bool = False) -> File:
-        self.issued.append(
-            Issued(
-                serial=f"{cert.serial_number:x}",
-                name=one.name,
-                kind=one.kind.value,
-                org=one.org,
-                role=one.role,
-                not_after=cert.not_valid_after_utc.isoformat(),
-                not_before=cert.not_valid_before_utc.isoformat(),
-                listener=is_listener,
-            )
-        )
+        self.issued.append(Issued.of(one, cert, listener=is_listener))
         pem = cert.public_bytes(Encoding.PEM)
         self._fresh[pem] = cert
         return File(pem)

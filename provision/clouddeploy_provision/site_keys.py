@@ -14,8 +14,8 @@ from clouddeploy_runtime.kit import Kind, config, manifest
 
 from clouddeploy_provision import asked as requests
 from clouddeploy_provision import certificate_authority, certificates
-from clouddeploy_provision.answer import Answers, issued_on_request, signed_file
-from clouddeploy_provision.ca_records import write_atomic
+from clouddeploy_provision.answer import Answers, signed_file
+from clouddeploy_provision.ca_records import Issued, write_atomic
 from clouddeploy_provision.ca_store import CaStore
 from clouddeploy_provision.errors import CaError, ProvisionError
 from clouddeploy_provision.kit_tree import File
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from clouddeploy_provision.asked import Asked
     from clouddeploy_provision.ca import Authority
-    from clouddeploy_provision.ca_records import Issued
     from clouddeploy_provision.project import Project
     from clouddeploy_provision.provisioner import Endpoint
 
@@ -204,7 +203,7 @@ class _Answering:
             superseded = self._superseded(before, last, asked)
             cert = self._authority.issue(self._one, asked.public_key, hosts=hosts, now=self._now)
             # Before anybody can have it: a certificate that nobody got is harmless, one that nobody knows of is not.
-            self._store.records.record([issued_on_request(self._one, cert)])
+            self._store.records.record([Issued.of(self._one, cert, by_request=True)])
             is_new = self._write(asked, cert, endpoint, None, answer_zip)
         return Answered(
             archive=answer_zip,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -71,7 +70,7 @@ class Machines:
         self.clock = clock
 
     def create(
-        self, resource: Resource, group: str, *, image: str, subnet: str, is_new: bool = False, cancel: Event
+        self, resource: Resource, group: str, *, image: str, subnet: str, is_new: Callable[[], bool], cancel: Event
     ) -> ResourceRef:
         """Makes the machine, or finds it, and returns once Azure says that it succeeded.
 
@@ -80,7 +79,7 @@ class Machines:
             group: where it is to be.
             image: pinned.
             subnet: its name in the network that the machine needs.
-            is_new: there is certainly no such machine yet, so nobody is asked.
+            is_new: asked before each try; whether there is certainly no such machine yet, so that Azure is not asked.
             cancel: ends the waiting.
 
         Raises:
@@ -88,11 +87,8 @@ class Machines:
         """
         images.reference(image)  # refuses what names no image, before anything is made
 
-        tries = itertools.count()
-
         def make() -> ResourceRef:
-            may_be_there = not is_new or next(tries) > 0
-            made = self._settle(resource, group, image=image, subnet=subnet, may_be_there=may_be_there, cancel=cancel)
+            made = self._settle(resource, group, image=image, subnet=subnet, is_new=is_new(), cancel=cancel)
             if made is not None:
                 return made
             wait_for(
@@ -182,10 +178,10 @@ class Machines:
         return Operation(name, interval_s=self._polling_s, cancel=cancel)
 
     def _settle(
-        self, resource: Resource, group: str, *, image: str, subnet: str, may_be_there: bool, cancel: Event
+        self, resource: Resource, group: str, *, image: str, subnet: str, is_new: bool, cancel: Event
     ) -> ResourceRef | None:
         """Ends with a machine of ours that exists; returns it when this call made it and Azure told all of it."""
-        state = self._state(group, resource.name) if may_be_there else None
+        state = None if is_new else self._state(group, resource.name)
         if state is not None:
             self._must_be_ours(resource, group)
             if state != "Failed":

@@ -168,7 +168,7 @@ class AzureProvider:
         image = retrying(partial(self.resolve_image, resource.machine), cancel=cancel)
         joined = resource.needed(Kind.NETWORK)
         subnet = self._adoption.subnet if joined is not None and joined.is_adopted else network.SUBNET
-        is_new = self._is_lacking(name_of(group.id), Kind.MACHINE)
+        is_new = partial(self._is_lacking, name_of(group.id), Kind.MACHINE)
         return self._machines.create(
             resource, name_of(group.id), image=image, subnet=subnet, is_new=is_new, cancel=cancel
         )
