@@ -14,21 +14,11 @@ from clouddeploy_runtime.errors import ExitCode
 
 CLI = [sys.executable, "-m", "clouddeploy.cli"]
 SLOW_S = 3
-BUILDERS = ("cert.CertBuilder", "signature.SignatureBuilder")
-PROJECT = {
-    "api_version": 3,
-    "name": "trial",
-    "participants": [
-        {"name": "server1", "type": "server", "org": "hub", "fed_learn_port": 8002},
-        {"name": "site-1", "type": "client", "org": "org_a"},
-    ],
-    "builders": [{"path": f"nvflare.lighter.impl.{name}"} for name in BUILDERS],
-}
 
 
 @pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "project.yml").write_text(yaml.safe_dump(PROJECT))
+def folder(tmp_path, write_trial):
+    write_trial(tmp_path)
     own = {"provider": "fake", "file": str(tmp_path / "cloud.json"), "latency_s": str(SLOW_S)}
     deploy = {"version": 1, "project": "project.yml", "ssh_sources": ["192.0.2.1/32"]}
     (tmp_path / "deploy.yml").write_text(yaml.safe_dump({**deploy, "sites": {"server1": own, "site-1": dict(own)}}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.aws.errors import translated
@@ -92,15 +93,11 @@ def set_rules(
 def delete(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
     """Deletes a security group once nothing holds it any more; an absent one is success."""
 
-    def deleted() -> None:
-        there = _describe(ec2, ref)
-        if there is None:
-            return
-        prove_ours(there, ref.name)
+    def delete_group() -> None:
         with translated(f"the security group {ref.name} could not be deleted"):
             ec2.delete_security_group(GroupId=ref.id)
 
-    until_let_go(deleted, ref, cancel)
+    until_let_go(delete_group, ref, cancel, read=partial(_describe, ec2, ref))
 
 
 def _incoming(ec2: Any, ref: ResourceRef) -> list[Mapping[str, Any]]:

@@ -7,11 +7,12 @@ deletes machines first, and the group that an interface holds can follow.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.aws.errors import translated
 from clouddeploy_providers.aws.network import until_let_go
-from clouddeploy_providers.aws.tagging import name_of, owned, owner_of, prove_ours
+from clouddeploy_providers.aws.tagging import name_of, owned, owner_of
 from clouddeploy_providers.errors import NotFound
 from clouddeploy_providers.resources import Found, Kind, ResourceRef
 
@@ -47,18 +48,14 @@ def read(ec2: Any, ref: ResourceRef) -> ResourceRef | None:
 def delete(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
     """Deletes a detached disk or interface; an absent one is success."""
 
-    def deleted() -> None:
-        there = _describe(ec2, ref)
-        if there is None:
-            return
-        prove_ours(there, ref.name)
+    def delete_it() -> None:
         with translated(f"{ref.name} could not be deleted"):
             if ref.id.startswith(DISK):
                 ec2.delete_volume(VolumeId=ref.id)
             else:
                 ec2.delete_network_interface(NetworkInterfaceId=ref.id)
 
-    until_let_go(deleted, ref, cancel)
+    until_let_go(delete_it, ref, cancel, read=partial(_describe, ec2, ref))
 
 
 def _describe(ec2: Any, ref: ResourceRef) -> Mapping[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.aws.errors import translated
@@ -142,24 +143,33 @@ def release_address(ec2: Any, ref: ResourceRef, cancel: Event) -> None:
     """Releases an Elastic IP once nothing holds it any more; an absent one is success."""
 
     def release() -> None:
-        there = _address(ec2, ref)
-        if there is None:
-            return
-        prove_ours(there, ref.name)
         with translated(f"the address {ref.name} could not be released"):
             ec2.release_address(AllocationId=ref.id)
 
-    until_let_go(release, ref, cancel)
+    until_let_go(release, ref, cancel, read=partial(_address, ec2, ref))
 
 
-def until_let_go(delete: Callable[[], None], ref: ResourceRef, cancel: Event) -> None:
-    """Repeats a deletion while something still holds the thing; what is gone is deleted.
+def until_let_go(
+    delete: Callable[[], None], ref: ResourceRef, cancel: Event, *, read: Callable[[], Mapping[str, Any] | None]
+) -> None:
+    """Deletes what is ours, again and again while something holds it; what is gone is deleted.
+
+    Args:
+        delete: the deletion.
+        ref: what it deletes.
+        cancel: ends the repeating.
+        read: what EC2 has under that id; looked at before each try, since only its tag proves that it is ours.
 
     Raises:
+        InvalidRequest: it does not carry the deployment's tag.
         DeadlineExceeded: it is held for longer than EC2 ever holds one by itself; says what EC2 said last.
     """
 
     def gone() -> bool:
+        there = read()
+        if there is None:
+            return True
+        prove_ours(there, ref.name)
         try:
             delete()
         except Conflict as error:

@@ -11,20 +11,9 @@ from clouddeploy.secrets import Secret
 
 pytestmark = pytest.mark.xdist_group("shared_state")
 
-BUILDERS = ("cert.CertBuilder", "signature.SignatureBuilder")
-PROJECT = {
-    "api_version": 3,
-    "name": "trial",
-    "participants": [
-        {"name": "server1", "type": "server", "org": "hub", "fed_learn_port": 8002},
-        {"name": "site-1", "type": "client", "org": "org_a"},
-    ],
-    "builders": [{"path": f"nvflare.lighter.impl.{name}"} for name in BUILDERS],
-}
-
 
 @pytest.fixture
-def operator(case, tmp_path):
+def operator(case, tmp_path, write_trial):
     if not case.url:
         pytest.skip("a folder is not shared")
     own = {"provider": "fake", "file": str(tmp_path / "cloud.json")}
@@ -39,7 +28,7 @@ def operator(case, tmp_path):
     def operator(name):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        (folder / "project.yml").write_text(yaml.safe_dump(PROJECT))
+        write_trial(folder)
         (folder / "deploy.yml").write_text(yaml.safe_dump(deploy))
         return Deployment(folder / "deploy.yml", installation=BareInstallation)
 

@@ -14,23 +14,13 @@ from clouddeploy_runtime.errors import ExitCode
 
 from clouddeploy.cli.main import main
 
-BUILDERS = ("cert.CertBuilder", "signature.SignatureBuilder")
 SITES = ("server1", "site-1")
 
 
 @pytest.fixture
-def run(tmp_path, capsys, monkeypatch):
+def run(tmp_path, capsys, monkeypatch, write_trial):
     monkeypatch.setenv("CLOUDDEPLOY_CA_PASSPHRASE", "correct horse")
-    project = {
-        "api_version": 3,
-        "name": "trial",
-        "participants": [
-            {"name": "server1", "type": "server", "org": "hub", "fed_learn_port": 8002},
-            {"name": "site-1", "type": "client", "org": "org_a"},
-        ],
-        "builders": [{"path": f"nvflare.lighter.impl.{name}"} for name in BUILDERS],
-    }
-    (tmp_path / "project.yml").write_text(yaml.safe_dump(project))
+    write_trial(tmp_path)
     own = {"provider": "fake", "file": str(tmp_path / "cloud.json")}
     deploy = {"version": 1, "project": "project.yml", "sites": dict.fromkeys(SITES, own)}
     (tmp_path / "deploy.yml").write_text(yaml.safe_dump(deploy, default_flow_style=None))

@@ -1,0 +1,25 @@
+"""What tests of several folders need."""
+
+import pytest
+import yaml
+
+BUILDERS = ("cert.CertBuilder", "signature.SignatureBuilder")
+TRIAL = {
+    "api_version": 3,
+    "name": "trial",
+    "participants": [
+        {"name": "server1", "type": "server", "org": "hub", "fed_learn_port": 8002},
+        {"name": "site-1", "type": "client", "org": "org_a"},
+    ],
+    "builders": [{"path": f"nvflare.lighter.impl.{name}"} for name in BUILDERS],
+}
+
+
+@pytest.fixture(scope="session")
+def write_trial():
+    """Returns a function that writes the project of one server and one client, `project.yml`, into a folder."""
+
+    def write_trial(folder):
+        (folder / "project.yml").write_text(yaml.safe_dump(TRIAL))
+
+    return write_trial
