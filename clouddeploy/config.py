@@ -22,6 +22,8 @@ ANYWHERE, SITES = "anywhere", "sites"
 ON_SITE = "on-site"
 OWN_USER = frozenset({"onprem"})
 """Providers whose machines always exist already, and the account on them."""
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML has it, which reads fifty sites in a tenth of the time."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,11 @@ def _parse(file: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {file}", why=str(error)) from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        loader = LOADER(text)
+        node = loader.get_single_node()
+        lines: dict[tuple[str, ...], int] = {}
+        _note_lines(node, (), lines, file)
+        document = loader.construct_document(node) if node is not None else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
@@ -206,8 +211,6 @@ def _parse(file: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         raise ConfigError(
             f"{file} is not a deploy file", why="its top level is not a mapping", hint="start with: version: 1"
         )
-    lines: dict[tuple[str, ...], int] = {}
-    _note_lines(node, (), lines, file)
     return {str(key): value for key, value in document.items()}, lines
 
 

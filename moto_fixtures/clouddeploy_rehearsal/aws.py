@@ -211,6 +211,7 @@ class AwsCloud:
 
     def _patch(self) -> None:  # noqa: C901, PLR0915 - a list of replacements, each a few lines
         from moto import settings  # noqa: PLC0415
+        from moto.core import responses  # noqa: PLC0415
         from moto.ec2.exceptions import DependencyViolationError, EC2ClientError  # noqa: PLC0415
         from moto.ec2.models import (  # noqa: PLC0415
             elastic_ip_addresses,
@@ -327,6 +328,8 @@ class AwsCloud:
                     raise DependencyViolationError(f"resource {group_id} has a dependent object")
             delete_group(backend, name, group_id)
 
+        # moto would look through all members of a class at every request.
+        self._replace(responses, "method_names_from_class", functools.cache(responses.method_names_from_class))
         # Not by the environment, which moto reads when it is imported, by whomever that is.
         self._replace(settings, "ENABLE_AMI_VALIDATION", True)
         self._replace(settings, "EC2_ENABLE_INSTANCE_TYPE_VALIDATION", True)

@@ -16,6 +16,7 @@ from clouddeploy_providers.cloud_init import generate_host_key
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ON_CALENDAR = re.compile(r"^OnCalendar=(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
 POWER_OFF = re.compile(r"^ExecStart=\S*systemctl poweroff$", re.MULTILINE)
 
@@ -88,7 +89,7 @@ def _document(text: str) -> dict[str, Any]:
     if not text.startswith("#cloud-config"):
         return {}
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=LOADER)  # noqa: S506 - either of them is a safe loader
     except yaml.YAMLError as error:
         raise ValueError(f"the cloud-config is no YAML: {error}") from error
     if document is None:

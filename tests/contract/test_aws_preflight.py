@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from clouddeploy_providers import registry
+from clouddeploy_providers.aws.quotas import Quotas
 from clouddeploy_providers.endpoints import Endpoints
 from clouddeploy_providers.resources import Demand, Kind, Need
 
@@ -114,7 +115,8 @@ def test_quotas_are_asked_about_once_for_all_places_that_share_them(account, dem
 
 def test_a_run_that_was_killed_goes_on_in_an_account_that_is_just_large_enough(account, make_site, cancel):
     site = make_site(account.shared)
-    before = account.shared._quotas._running(Demand(()))["L-1216C47A"]
+    clients = account.shared._clients
+    before = Quotas(clients.quotas, clients.reads, "us-west-2")._running(Demand(()))["L-1216C47A"]
     addresses = len(account.ec2.describe_addresses()["Addresses"])
     site.create(cancel)
     account.cloud.services.quotas.update({"L-1216C47A": before + 2.0, "L-0263D0A3": addresses + 1.0})
@@ -156,7 +158,7 @@ def test_an_adopted_machine_that_is_stopped_or_gone_is_found(account, make_site,
 
 def test_fifty_sites_that_want_the_same_are_asked_about_once(account, make_site):
     asked = []
-    events = account.shared._reads.meta.events
+    events = account.shared._clients.reads.meta.events
     record = lambda model, **_event: asked.append(model.name)  # noqa: E731 - registered and unregistered by identity
     events.register("before-call.ec2", record)
     machines = tuple(make_site(account.shared).spec() for _ in range(50))
@@ -169,7 +171,7 @@ def test_fifty_sites_that_want_the_same_are_asked_about_once(account, make_site)
 
 def test_a_trial_carries_no_host_key(account, demand):
     requests = []
-    events = account.shared._reads.meta.events
+    events = account.shared._clients.reads.meta.events
     record = lambda params, **_event: requests.append(dict(params))  # noqa: E731 - as above
     events.register("provide-client-params.ec2.RunInstances", record)
     account.shared.check(demand)
@@ -201,7 +203,7 @@ def test_at_an_endpoint_of_others_nothing_that_exists_is_tried_on(own_credential
     site, asked = make_site(account.shared), []
     site.create(cancel)
     provider = registry.load("aws")({**account.settings, "profile": "fl"}, Endpoints())
-    provider._reads.meta.events.register("before-call.ec2", lambda model, **_event: asked.append(model.name))
+    provider._clients.reads.meta.events.register("before-call.ec2", lambda model, **_event: asked.append(model.name))
     provider.check(charged(site.spec(), site=site))
     site.delete(cancel)
     assert "RunInstances" in asked
@@ -212,4 +214,4 @@ def test_at_an_endpoint_of_others_nothing_that_exists_is_tried_on(own_credential
 def test_a_region_of_another_partition_needs_no_more_than_its_name(region, monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     provider = registry.load("aws")({"region": region}, Endpoints())
-    assert region in provider._ec2.meta.endpoint_url
+    assert region in provider._clients.changes.meta.endpoint_url

@@ -19,7 +19,7 @@ def made(aws_case, make_site, cancel):
     def record(params, **_event):
         requests.append(dict(params))
 
-    events = aws_case.shared._ec2.meta.events
+    events = aws_case.shared._clients.changes.meta.events
     events.register("provide-client-params.ec2.RunInstances", record)
     site.create(cancel)
     events.unregister("provide-client-params.ec2.RunInstances", record)
@@ -37,7 +37,7 @@ def test_the_root_disk_is_encrypted_and_leaves_with_its_machine(made):
     [mapping] = request["BlockDeviceMappings"]
     assert mapping["DeviceName"] == "/dev/sda1"
     assert mapping["Ebs"] == {"VolumeType": "gp3", "VolumeSize": 30, "Encrypted": True, "DeleteOnTermination": True}
-    [volume] = site.provider._ec2.describe_volumes(
+    [volume] = site.provider._clients.changes.describe_volumes(
         Filters=[{"Name": "attachment.instance-id", "Values": [site.refs[Kind.MACHINE].id]}]
     )["Volumes"]
     assert volume["Encrypted"]
@@ -59,7 +59,7 @@ def test_everything_is_tagged_at_birth(made):
 
 def test_the_same_attempt_has_the_same_token_and_the_next_another(aws_case, make_site, cancel):
     tokens = []
-    aws_case.shared._ec2.meta.events.register(
+    aws_case.shared._clients.changes.meta.events.register(
         "provide-client-params.ec2.RunInstances", lambda params, **_event: tokens.append(params["ClientToken"])
     )
     site = make_site(aws_case.shared, is_server=False)
@@ -82,14 +82,14 @@ def test_the_group_is_the_only_one_and_its_egress_is_left_as_it_is(made):
     [interface] = request["NetworkInterfaces"]
     group = site.refs[Kind.FIREWALL].id
     assert interface["Groups"] == [group]
-    [described] = site.provider._ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    [described] = site.provider._clients.changes.describe_security_groups(GroupIds=[group])["SecurityGroups"]
     assert [one["IpProtocol"] for one in described["IpPermissionsEgress"]] == ["-1"]
 
 
 def test_the_address_is_reserved_before_and_moves_to_the_machine(made):
     site, _ = made
     reserved = site.refs[Kind.ADDRESS]
-    [address] = site.provider._ec2.describe_addresses(AllocationIds=[reserved.id])["Addresses"]
+    [address] = site.provider._clients.changes.describe_addresses(AllocationIds=[reserved.id])["Addresses"]
     assert address["InstanceId"] == site.refs[Kind.MACHINE].id
     assert site.refs[Kind.MACHINE].outputs["address"] == reserved.outputs["address"]
 
@@ -97,7 +97,7 @@ def test_the_address_is_reserved_before_and_moves_to_the_machine(made):
 def test_rules_of_others_are_removed_and_ours_keep_their_ids(made, cancel):
     """An id that stays is a rule that never closed in between."""
     site, _ = made
-    ec2, ref = site.provider._ec2, site.refs[Kind.FIREWALL]
+    ec2, ref = site.provider._clients.changes, site.refs[Kind.FIREWALL]
     group = [{"Name": "group-id", "Values": [ref.id]}]
 
     def ids():
@@ -118,7 +118,9 @@ def test_a_caller_on_ipv6_gets_a_rule_of_ipv6(made, cancel):
     site, _ = made
     rule = FirewallRule(port=22, sources=("2001:db8::7/128",), purpose="ssh")
     site.provider.update(site.refs[Kind.FIREWALL], site.resource(Kind.FIREWALL, rules=(rule,)), cancel)
-    [group] = site.provider._ec2.describe_security_groups(GroupIds=[site.refs[Kind.FIREWALL].id])["SecurityGroups"]
+    [group] = site.provider._clients.changes.describe_security_groups(GroupIds=[site.refs[Kind.FIREWALL].id])[
+        "SecurityGroups"
+    ]
     [permission] = group["IpPermissions"]
     assert [block["CidrIpv6"] for block in permission["Ipv6Ranges"]] == ["2001:db8::7/128"]
     assert permission["IpRanges"] == []
@@ -137,7 +139,7 @@ def test_an_image_that_is_not_there_is_refused_before_anything_starts(aws_case, 
 def test_only_subnets_whose_zone_offers_the_size_are_tried(aws_case):
     from clouddeploy_providers.aws.sizes import zones_offering  # noqa: PLC0415 - it takes the SDK with it
 
-    ec2 = aws_case.shared._ec2
+    ec2 = aws_case.shared._clients.changes
     subnets = network.subnets_of(ec2, network.network_of(ec2, {}), {})
     assert set(zones_offering(ec2, "t3.small", [*subnets, ("subnet-x", "us-west-2-lax-1z")])) <= set(subnets)
     with pytest.raises(CapacityError) as caught:
@@ -150,7 +152,7 @@ def test_only_subnets_whose_zone_offers_the_size_are_tried(aws_case):
 def test_a_machine_with_an_end_is_terminated_when_it_switches_itself_off(aws_case, make_site, cancel):
     """Without that it would only be stopped, and its disk and address would cost on."""
     site, requests = make_site(aws_case.shared, is_server=False), []
-    events = aws_case.shared._ec2.meta.events
+    events = aws_case.shared._clients.changes.meta.events
     record = lambda params, **_event: requests.append(dict(params))  # noqa: E731 - registered and unregistered by identity
     events.register("provide-client-params.ec2.RunInstances", record)
     machine = site.create(cancel, expires_at="2036-11-25T18:00:00Z")[Kind.MACHINE]

@@ -136,9 +136,10 @@ class Lossy:
 
 
 @pytest.mark.parametrize("verb", ["run_instances", "create_security_group", "authorize_security_group_ingress"])
-def test_aws_carried_it_out_but_the_answer_was_lost(verb, start_cloud, make_site, cancel):
+def test_aws_carried_it_out_but_the_answer_was_lost(verb, start_cloud, make_site, cancel, monkeypatch):
     started = start_cloud("aws")
-    started.provider._ec2 = Lossy(started.provider._ec2, verb)
+    clients = started.provider._clients
+    monkeypatch.setattr(type(clients), "changes", Lossy(clients.changes, verb))
     site = make_site(started.provider)
     refs = site.create(cancel)
     assert machines_created(started.cloud) == 1
@@ -224,7 +225,7 @@ def test_azure_a_group_of_somebody_else_is_left_alone(start_cloud, make_site, ca
 
 def test_aws_without_a_default_network_says_what_to_name(start_cloud, make_site, cancel):
     started = start_cloud("aws")
-    ec2 = started.provider._ec2
+    ec2 = started.provider._clients.changes
     vpc = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
     for subnet in ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]:
         ec2.delete_subnet(SubnetId=subnet["SubnetId"])

@@ -52,8 +52,3 @@ def described(ec2: Any, image: str) -> Mapping[str, Any]:
     if not found:
         raise InvalidRequest(f"there is no image {image} here", hint="correct `image`; ids differ between regions")
     return dict(found[0])
-
-
-def root_device(ec2: Any, image: str) -> str:
-    """Returns the name of the image's root device."""
-    return str(described(ec2, image)["RootDeviceName"])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy_providers.aws import firewalls, images, instances, network, permissions, sizes
+from clouddeploy_providers.aws import firewalls, instances, network, permissions, sizes
 from clouddeploy_providers.aws.tagging import tag_specification
 from clouddeploy_providers.errors import AccessDenied, AuthenticationError, ProviderError
 from clouddeploy_providers.resources import Check, Kind, Owner, Resource
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from clouddeploy_providers.aws.quotas import Quotas
+    from clouddeploy_providers.aws.whereabouts import Whereabouts
     from clouddeploy_providers.resources import Demand, MachineSpec, Offer
 
 NOBODY = Owner("00000000", "preflight", "preflight")
@@ -47,6 +48,7 @@ class Preflight:
         self,
         ec2: Any,
         *,
+        where: Whereabouts,
         quotas: Quotas,
         settings: Mapping[str, str],
         default_size: str,
@@ -54,6 +56,7 @@ class Preflight:
         may_try_changes: bool,
     ) -> None:
         self._ec2 = ec2
+        self._where = where
         self._quotas = quotas
         self._settings = settings
         self._default_size = default_size
@@ -82,11 +85,15 @@ class Preflight:
         return list(dict.fromkeys(self._found))
 
     def _check_place(self, demand: Demand) -> None:
-        subnets = self._subnets()
+        has_subnets = self._has_subnets()
         known = self._sizes(demand.machines)
         # Fifty sites that want the same are one question; they differ in their keys.
         kinds = {(self._size(spec), spec.image, spec.zones, spec.disk_gib): spec for spec in demand.machines}
-        fitting = [one for spec in kinds.values() for one in self._fitting(spec, known.get(self._size(spec)), subnets)]
+        fitting = [
+            one
+            for spec in kinds.values()
+            for one in self._fitting(spec, known.get(self._size(spec)), has_subnets=has_subnets)
+        ]
         with self._noted("permissions"):
             trials = self._trials_of_birth(demand, fitting)
             if self._may_try_changes:
@@ -96,20 +103,18 @@ class Preflight:
     def _size(self, spec: MachineSpec) -> str:
         return spec.size or self._default_size
 
-    def _subnets(self) -> list[tuple[str, str]]:
-        """Returns the subnets to try; reports where none can be reached from outside."""
+    def _has_subnets(self) -> bool:
+        """Tells whether there are subnets to try; reports where none can be reached from outside."""
         with self._noted("network"):
-            self._vpc = network.network_of(self._ec2, self._settings)
-            subnets = network.subnets_of(self._ec2, self._vpc, self._settings)
-            public = network.public_subnets(self._ec2, self._vpc, subnets)
-            if public:
-                return public
-            names = ", ".join(subnet for subnet, _ in subnets)
+            self._vpc = self._where.vpc()
+            if self._where.public_subnets():
+                return True
+            names = ", ".join(subnet for subnet, _ in self._where.subnets())
             problem = f"no route to an internet gateway in {self._vpc}: {names}"
             hint = "name a public subnet in the deploy file (subnet_id), or add the route: sites are reached over SSH"
             self._found.append(Check("network", ok=False, problem=problem, hint=hint))
-            return subnets
-        return []
+            return True
+        return False
 
     def _sizes(self, machines: Sequence[MachineSpec]) -> Mapping[str, Offer]:
         wanted = sorted({self._size(spec) for spec in machines})
@@ -122,15 +127,15 @@ class Preflight:
                     self._found.append(Check("size", ok=False, problem=problem, hint="correct `size`"))
         return known
 
-    def _fitting(self, spec: MachineSpec, size: Offer | None, subnets: Sequence[tuple[str, str]]) -> list[Fitting]:
+    def _fitting(self, spec: MachineSpec, size: Offer | None, *, has_subnets: bool) -> list[Fitting]:
         """Returns the machine with what it needs, or nothing after reporting what it lacks."""
         chosen: Sequence[tuple[str, str]] = []
-        if size is not None and subnets:
+        if size is not None and has_subnets:
             with self._noted("size"):
-                chosen = sizes.zones_offering(self._ec2, size.size, network.in_zones(subnets, spec.zones))
+                chosen = self._where.offering(size.size, spec.zones)
         image: Mapping[str, Any] | None = None
         with self._noted("image"):
-            image = images.described(self._ec2, self._image_of(spec))
+            image = self._where.image(self._image_of(spec))
             self._found += misfits(image, spec, size)
         if not chosen or image is None:
             return []

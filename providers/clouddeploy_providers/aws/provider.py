@@ -7,22 +7,19 @@ action on IAM, and none on key pairs.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
-
-import boto3
-from botocore.config import Config
 
 from clouddeploy_providers.aws import adopted, firewalls, images, instances, leftovers, network, sizes
 from clouddeploy_providers.aws.accounts import Account
-from clouddeploy_providers.aws.errors import translated
+from clouddeploy_providers.aws.clients import Clients
 from clouddeploy_providers.aws.preflight import Preflight
 from clouddeploy_providers.aws.prices import Prices
 from clouddeploy_providers.aws.quotas import Quotas
 from clouddeploy_providers.aws.tagging import prove_ours
+from clouddeploy_providers.aws.whereabouts import Whereabouts
 from clouddeploy_providers.errors import InvalidRequest, NotFound
-from clouddeploy_providers.once import Once
 from clouddeploy_providers.reach import REACHED
 from clouddeploy_providers.resources import Check, Kind
 from clouddeploy_providers.waiters import retrying
@@ -44,13 +41,6 @@ if TYPE_CHECKING:
         ResourceRef,
     )
 
-PRICE_LIST_REGIONS = {"aws": "us-east-1", "aws-cn": "cn-northwest-1"}
-"""The price list of a whole partition is asked in one region; others have none, and the snapshot has to do."""
-TIMEOUTS_S: Final = {"connect_timeout": 20, "read_timeout": 60}
-CONNECTIONS = 64
-"""As many as there are sites at work; botocore's ten would be closed and opened again all the time."""
-"""AWS answers in a second; RunInstances and a slow line may take some."""
-READS = 4
 OWN_DOMAINS = (
     ".amazonaws.com",
     ".api.aws",
@@ -90,40 +80,20 @@ class AwsProvider:
         self._lag_s = endpoints.aws.lag_s if endpoints.aws else LAG_S
         self._instead = endpoints.hosts.get(self._machine_id)
         self._prices = Prices(settings["region"])
-        given: dict[str, Any] = {"region_name": settings["region"]}
-        if endpoints.aws is not None:
-            given |= {
-                "aws_access_key_id": endpoints.aws.access_key_id,
-                "aws_secret_access_key": endpoints.aws.secret_access_key,
-            }
-        elif settings.get("profile"):
-            given["profile_name"] = settings["profile"]
-        url = {"endpoint_url": endpoints.aws.url} if endpoints.aws is not None else {}
-        # Changes are repeated by us, who know the deadline and what must not be repeated (botocore would ask four times
-        # where there is no capacity); questions have nobody else to repeat them.
-        once, standard = (
-            Config(
-                retries={"mode": "standard", "total_max_attempts": attempts},
-                max_pool_connections=CONNECTIONS,
-                **TIMEOUTS_S,
-            )
-            for attempts in (1, READS)
-        )
-        with translated("AWS cannot be used"):
-            # Clients are shared by threads, sessions must not be (boto/boto3#1592); so all are made here.
-            session = boto3.Session(**given)
-            self._partition = str(session.get_partition_for_region(settings["region"]))
-            self._ec2 = session.client("ec2", config=once, **url)
-            self._reads, self._ssm, sts, service_quotas = (
-                session.client(name, config=standard, **url) for name in ("ec2", "ssm", "sts", "service-quotas")
-            )
-            prices_at = PRICE_LIST_REGIONS.get(self._partition, settings["region"])
-            self._pricing = session.client("pricing", config=standard, **{"region_name": prices_at, **url})
-        self._account = Account(sts)
-        self._once = Once()
-        self._watch = instances.Watch(self._reads)
-        self._quotas = Quotas(service_quotas, self._reads, settings["region"])
-        self._may_try_changes = endpoints.aws is not None or is_own_endpoint(self._ec2.meta.endpoint_url)
+        self._clients = Clients(settings, endpoints.aws)
+        self._may_try_changes = endpoints.aws is not None
+
+    @cached_property
+    def _account(self) -> Account:
+        return Account(self._clients.sts)
+
+    @cached_property
+    def _where(self) -> Whereabouts:
+        return Whereabouts(self._clients.reads, self._settings)
+
+    @cached_property
+    def _watch(self) -> instances.Watch:
+        return instances.Watch(self._clients.reads)
 
     @property
     def place(self) -> str:
@@ -156,23 +126,25 @@ class AwsProvider:
         """Reports network, sizes, images, quotas and permissions; credentials that are refused raise."""
         self._account.ask()
         if self._machine_id:
-            there = adopted.read(self._reads, adopted.ref_of(self._settings, ""), instead=self._instead)
+            there = adopted.read(self._clients.reads, adopted.ref_of(self._settings, ""), instead=self._instead)
             return adopted.check(there, self._machine_id)
         if not (demand.machines or demand.addresses or demand.charged or demand.charged_addresses):
             return []
+        self._where = Whereabouts(self._clients.reads, self._settings)
         return Preflight(
-            self._reads,
-            quotas=self._quotas,
+            self._clients.reads,
+            where=self._where,
+            quotas=Quotas(self._clients.quotas, self._clients.reads, self._settings["region"]),
             settings=self._settings,
             default_size=self.default_size,
             image_of=self.resolve_image,
-            may_try_changes=self._may_try_changes,
+            may_try_changes=self._may_try_changes or is_own_endpoint(self._clients.changes.meta.endpoint_url),
         ).findings(demand)
 
     def offers(self, need: Need) -> list[Offer]:
         """Returns the sizes of the region that satisfy the need."""
-        self._prices.refresh(self._pricing)
-        return sizes.offers(self._reads, need, self._prices)
+        self._prices.refresh(self._clients.pricing)
+        return sizes.offers(self._clients.reads, need, self._prices)
 
     def price(self, kind: Kind, spec: MachineSpec | None) -> Price | None:
         """Returns what a resource costs per hour; an adopted machine is paid for by whoever made it."""
@@ -186,7 +158,9 @@ class AwsProvider:
         if self._machine_id:
             return ""
         size = spec.size or self.default_size
-        return spec.image or images.newest(self._ssm, self._reads, size, partition=self._partition)
+        return spec.image or images.newest(
+            self._clients.ssm, self._clients.reads, size, partition=self._clients.partition
+        )
 
     def create(self, resource: Resource, cancel: Event) -> ResourceRef:
         """Creates or finds one resource."""
@@ -197,23 +171,24 @@ class AwsProvider:
 
     def _create(self, resource: Resource, cancel: Event) -> ResourceRef:
         if resource.kind is Kind.ADDRESS:
-            return retrying(partial(network.create_address, self._ec2, resource), cancel=cancel)
-        vpc = retrying(partial(self._once.get, "vpc", self._vpc), cancel=cancel)
+            return retrying(partial(network.create_address, self._clients.changes, resource), cancel=cancel)
         if resource.kind is Kind.FIREWALL:
-            return firewalls.create(self._ec2, resource, vpc=vpc, cancel=cancel)
+            vpc = retrying(self._where.vpc, cancel=cancel)
+            return firewalls.create(self._clients.changes, resource, vpc=vpc, cancel=cancel)
         if resource.machine is None:
             raise InvalidRequest(f"AWS has no {resource.kind}")
         spec = resource.machine
-        key, ask = (spec.size, spec.image, spec.zones), partial(self._whereabouts, spec, vpc)
-        image, root, subnets = retrying(partial(self._once.get, key, ask), cancel=cancel)
+        size = spec.size or self.default_size
+        subnets = retrying(partial(self._where.offering, size, spec.zones), cancel=cancel)
+        image = retrying(partial(self._image, spec), cancel=cancel)
         return self._reachable(
             instances.create(
-                self._ec2,
+                self._clients.changes,
                 resource,
-                image=image,
-                root=root,
+                image=str(image["ImageId"]),
+                root=str(image["RootDeviceName"]),
                 subnets=subnets,
-                size=resource.machine.size or self.default_size,
+                size=size,
                 watch=self._watch,
                 cancel=cancel,
             )
@@ -227,14 +202,14 @@ class AwsProvider:
 
     def _update(self, ref: ResourceRef, resource: Resource, cancel: Event) -> ResourceRef:
         if ref.kind is Kind.FIREWALL:
-            return firewalls.update(self._ec2, ref, resource.rules, cancel)
+            return firewalls.update(self._clients.changes, ref, resource.rules, cancel)
         if ref.kind is not Kind.MACHINE or leftovers.is_leftover(ref):
             raise InvalidRequest(f"a {ref.kind} cannot be changed", hint="it is replaced")
-        there = instances.read(self._reads, ref.id)
+        there = instances.read(self._clients.reads, ref.id)
         if there is None:
             raise NotFound(f"{ref.name} does not exist any more", hint="apply again; it is made anew")
         prove_ours(there, ref.name, verb="change")
-        running = instances.started(self._ec2, ref.id, ref.name, watch=self._watch, cancel=cancel)
+        running = instances.started(self._clients.changes, ref.id, ref.name, watch=self._watch, cancel=cancel)
         return self._reachable(instances.ref_of(running, ref.name))
 
     def read(self, ref: ResourceRef) -> ResourceRef | None:
@@ -246,14 +221,14 @@ class AwsProvider:
 
     def _read(self, ref: ResourceRef) -> ResourceRef | None:
         if ref.is_adopted:
-            return adopted.read(self._reads, ref, instead=self._instead)
+            return adopted.read(self._clients.reads, ref, instead=self._instead)
         if ref.kind is Kind.ADDRESS:
-            return network.read_address(self._reads, ref)
+            return network.read_address(self._clients.reads, ref)
         if ref.kind is Kind.FIREWALL:
-            return firewalls.read(self._reads, ref)
+            return firewalls.read(self._clients.reads, ref)
         if leftovers.is_leftover(ref):
-            return leftovers.read(self._reads, ref)
-        instance = instances.read(self._reads, ref.id)
+            return leftovers.read(self._clients.reads, ref)
+        instance = instances.read(self._clients.reads, ref.id)
         return self._reachable(instances.ref_of(instance)) if instance else None
 
     def delete(self, ref: ResourceRef, cancel: Event) -> None:
@@ -267,7 +242,7 @@ class AwsProvider:
             Kind.FIREWALL: firewalls.delete,
             Kind.ADDRESS: network.release_address,
         }
-        deletions[ref.kind](self._ec2, ref, cancel)
+        deletions[ref.kind](self._clients.changes, ref, cancel)
 
     def find(self, deployment: str) -> list[ResourceRef]:
         """Returns what carries the deployment's tag; disks and interfaces only when they have lost their machine."""
@@ -278,19 +253,19 @@ class AwsProvider:
         return self._search(None)
 
     def _search(self, deployment: str | None) -> list[Found]:
-        machines = instances.find(self._reads, deployment)
+        machines = instances.find(self._clients.reads, deployment)
         everything = [
-            *network.find_addresses(self._reads, deployment),
-            *firewalls.find(self._reads, deployment),
+            *network.find_addresses(self._clients.reads, deployment),
+            *firewalls.find(self._clients.reads, deployment),
             *(replace(found, ref=self._reachable(found.ref)) for found in machines),
-            *leftovers.find(self._reads, deployment),
+            *leftovers.find(self._clients.reads, deployment),
         ]
         return [replace(found, ref=self._marked(found.ref)) for found in everything]
 
     def _adopt(self, resource: Resource) -> ResourceRef:
         if resource.kind is not Kind.MACHINE:
             raise InvalidRequest(f"{self._machine_id} exists, so there is no {resource.kind} to make for it")
-        ref = adopted.read(self._reads, adopted.ref_of(self._settings, resource.name), instead=self._instead)
+        ref = adopted.read(self._clients.reads, adopted.ref_of(self._settings, resource.name), instead=self._instead)
         if ref is None:
             raise InvalidRequest(
                 f"there is no instance {self._machine_id} in {self._settings['region']}",
@@ -299,20 +274,8 @@ class AwsProvider:
             )
         return ref
 
-    def _vpc(self) -> str:
-        return network.network_of(self._reads, self._settings)
-
-    def _whereabouts(self, spec: MachineSpec, vpc: str) -> tuple[str, str, list[tuple[str, str]]]:
-        """Returns the image, its root device, and the subnets whose zones offer the size."""
-        subnets = network.subnets_of(self._reads, vpc, self._settings)
-        if not self._settings.get("subnet_id"):
-            # Of a whole network only what can be reached; a subnet that somebody named is what he wants.
-            subnets = network.public_subnets(self._reads, vpc, subnets) or subnets
-        offering = sizes.zones_offering(
-            self._reads, spec.size or self.default_size, network.in_zones(subnets, spec.zones)
-        )
-        image = self.resolve_image(spec)
-        return image, images.root_device(self._reads, image), offering
+    def _image(self, spec: MachineSpec) -> Mapping[str, Any]:
+        return self._where.image(self.resolve_image(spec))
 
     def _marked(self, ref: ResourceRef) -> ResourceRef:
         """Returns the reference with its account; a host that stands in for a machine is in none."""

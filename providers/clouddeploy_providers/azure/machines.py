@@ -244,10 +244,11 @@ class Machines:
         }
         body = network.interface(resource, self._location, ids, subnet=subnet)
         with translated(f"the network interface of {resource.name} could not be created"):
-            done = self._until_done(resource.name, cancel)
-            return self._interfaces.begin_create_or_update(
-                group, resource.name + INTERFACE, body, polling=done
-            ).result()
+            done = Operation(resource.name, interval_s=self._polling_s, cancel=cancel, needs_last=False)
+            name = resource.name + INTERFACE
+            made = self._interfaces.begin_create_or_update(group, name, body, polling=done).result()
+            # The first answer has the address, unless Azure left that for later.
+            return made if _primary(made).private_ip_address else self._interfaces.get(group, name)
 
     def _chosen(self, resource: Resource) -> tuple[Size | None, tuple[str, ...]]:
         """Returns the size, as far as Azure tells, and the zones to try; an empty zone leaves the choice to Azure.
