@@ -4,6 +4,7 @@ import copy
 import threading
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -406,6 +407,8 @@ class Started:
     cloud: object
     fleet: NoFleet
     provider: object
+    elsewhere: object
+    """Takes settings; returns a provider that asks the same cloud with them."""
 
 
 @pytest.fixture
@@ -422,7 +425,8 @@ def start_cloud(tmp_path):
             cloud, endpoint = start_azure(tmp_path, fleet=fleet, **faults)
             settings, endpoints = AZURE_SETTINGS, Endpoints(azure=endpoint)
         started.append((cloud, fleet))
-        return Started(cloud, fleet, registry.load(name)(settings, endpoints))
+        elsewhere = partial(registry.load(name), endpoints=endpoints)
+        return Started(cloud, fleet, elsewhere(settings), elsewhere)
 
     yield start
     for cloud, fleet in started:

@@ -238,7 +238,6 @@ def test_aws_without_a_default_network_says_what_to_name(start_cloud, make_site,
 
     vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.1.0/24", AvailabilityZone="us-west-2b")["Subnet"]["SubnetId"]
-    started.provider._settings = {"region": "us-west-2", "subnet_id": subnet}
-    refs = site.create(cancel)
+    refs = make_site(started.elsewhere({"region": "us-west-2", "subnet_id": subnet}), is_server=False).create(cancel)
     assert refs[Kind.MACHINE].outputs["zone"] == "us-west-2b"
     assert refs[Kind.FIREWALL].outputs["vpc"] == vpc
