@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clouddeploy_providers.reach import parse_jump
+
 from clouddeploy.remote import host_keys as rotation
 from clouddeploy.remote import ssh
-from clouddeploy.remote.known_hosts import machine_name
+from clouddeploy.remote.known_hosts import jump_name, machine_name
 from clouddeploy.remote.local import LocalHost
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from threading import Event
 
     from clouddeploy_providers.resources import ResourceRef
@@ -52,12 +55,22 @@ class Access:
             port=int(outputs.get("ssh_port", "22")),
             user=outputs["user"],
             identity_file=self._keyring.operator_file if is_ours else Path(outputs["identity_file"]).expanduser(),
+            jump=self._jump(site, outputs),
         )
         host = ssh.connect(target, self._host_keys, timeout_s=self._timeout_s, cancel=cancel)
         if not is_ours:
             return host
         bootstrap = self._keyring.bootstrap(site).public
         return rotation.rotate(host, target, self._host_keys, name, bootstrap=bootstrap, cancel=cancel)
+
+    def _jump(self, site: str, outputs: Mapping[str, str]) -> ssh.Target | None:
+        if "jump" not in outputs:
+            return None
+        jump = parse_jump(outputs["jump"])
+        name = jump_name(site, jump.place)
+        self._pin_given(name, outputs["jump_host_key"])
+        identity_file = Path(outputs["jump_identity_file"]).expanduser()
+        return ssh.Target(name, jump.address, jump.port, jump.user, identity_file)
 
     def _pin_given(self, name: str, key: str) -> None:
         if key.startswith("SHA256:"):

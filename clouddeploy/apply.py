@@ -57,7 +57,7 @@ class Applier:
         maker: creates and updates.
         farewell: what else is done when a machine goes.
         work: what is done on machines.
-        server: the server's site.
+        server: the server's site; None: the server is not of this deployment.
         server_firewall: the server's; None: it has none.
         sites: all of the deploy file, whatever is applied.
         server_rules: takes the blocks of the sites and returns the rules of the server's firewall; None: its port is
@@ -73,7 +73,7 @@ class Applier:
         maker: Maker,
         farewell: Farewell,
         work: SiteWork,
-        server: str,
+        server: str | None,
         sites: frozenset[str] = frozenset(),
         server_firewall: Wanted | None = None,
         server_rules: Callable[[Mapping[str, tuple[str, ...]]], tuple[FirewallRule, ...]] | None = None,
@@ -123,7 +123,8 @@ class Applier:
         leaving = frozenset(change.node for change in changes if change.wanted is None)
         nodes = frozenset(item.node for item in items) | (frozenset(state.resources) - leaving)
         if items:
-            steps.append(kits_step(self._server, nodes=nodes, state=state, work=self._work, progress=progress))
+            site = self._server or items[0].site.name
+            steps.append(kits_step(site, nodes=nodes, state=state, work=self._work, progress=progress))
         opening_steps = self._opening_steps(items)
         steps += opening_steps.values()
         for site in dict.fromkeys(item.site.name for item in items):
@@ -146,7 +147,7 @@ class Applier:
     def _opening_steps(self, items: Sequence[Wanted]) -> dict[str, Step]:
         """Returns, by client, the step that opens the server's port to it once its address is known."""
         firewall = self._server_firewall
-        if self._server_rules is None or firewall is None:
+        if self._server_rules is None or firewall is None or self._server is None:
             return {}
         is_made = any(item.node == firewall.node for item in items)
         if not is_made and not _is_of(firewall, self._ledger.state.resources.get(firewall.node)):

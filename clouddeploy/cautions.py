@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 WORLDS = frozenset({"0.0.0.0/0", "::/0"})
 
 
-def of_openings(config: DeployConfig, *, server: str, ssh_sources: Sequence[str]) -> Iterator[str]:
+def of_openings(config: DeployConfig, *, server: str | None, ssh_sources: Sequence[str]) -> Iterator[str]:
     """Yields what is open to more than may be meant, or to less."""
-    if config.federation_sources == ANYWHERE:
+    if config.federation_sources == ANYWHERE and server is not None:
+        instead = (
+            "`federation_sources: sites` opens it to the sites alone"
+            if config.kit is None
+            else "`federation_sources` with the blocks of the sites opens it to them alone"
+        )
         yield (
             "the server's port is open to the world: mutual TLS decides who may speak, but anybody may knock. "
-            "`federation_sources: sites` opens it to the sites alone"
+            f"{instead}"
         )
     for site in config.sites if config.federation_sources == SITES else ():
         if site.provider == "onprem" and site.name != server and not site.settings.get("egress"):

@@ -55,9 +55,14 @@ class DeployConfig:
     """One deploy.yml."""
 
     file: Path
-    project: Path
+    project: Path | None
+    """The project file; None: one kit is deployed alone."""
     workspace: Path
     sites: tuple[SiteConfig, ...]
+    kit: Path | None = None
+    """The kit that is deployed alone, without its project."""
+    runtime: str | None = None
+    """What runs a kit that NVFLARE has made, e.g. `nvflare==2.9.0`; None: the default."""
     ssh_sources: tuple[str, ...] = ()
     """CIDR blocks that may reach port 22 of the machines; empty: the address this machine is seen from."""
     federation_sources: str | tuple[str, ...] = ANYWHERE
@@ -75,6 +80,11 @@ class DeployConfig:
     def on_site(self) -> frozenset[str]:
         """The sites whose private key is made on their machine."""
         return frozenset(site.name for site in self.sites if site.makes_key)
+
+    @property
+    def origin(self) -> Path:
+        """The project file, or the kit that is deployed alone."""
+        return self.project or self.kit or self.file
 
     def site(self, name: str) -> SiteConfig:
         """Returns the site of that name, which must exist."""
@@ -117,15 +127,19 @@ def load(file: Path) -> DeployConfig:
         for name, body in (raw if isinstance(raw, dict) else {}).items():
             if isinstance(body, dict):
                 _check_site(str(name), body, problems, base=file.parent)
+        _check_origin(document, problems)
         problems.raise_if_any()
         raise
     for name, body in document["sites"].items():
         _check_site(str(name), body, problems, base=file.parent)
+    _check_origin(document, problems)
     problems.raise_if_any()
     base = file.parent
     return DeployConfig(
         file=file,
-        project=_at(base, given.project),
+        project=_at(base, given.project) if given.project else None,
+        kit=_at(base, given.kit) if given.kit else None,
+        runtime=given.runtime,
         workspace=_at(base, given.workspace or "workspace"),
         sites=tuple(_site(name, site, base=base, keys=given.keys) for name, site in given.sites.items()),
         ssh_sources=tuple(given.ssh_sources),
@@ -140,7 +154,7 @@ def load(file: Path) -> DeployConfig:
 
 
 def check_sites(config: DeployConfig, *, servers: tuple[str, ...], clients: tuple[str, ...]) -> None:
-    """Refuses sites that the project does not have, and a deploy file that leaves the server out.
+    """Refuses sites that the project or kit does not have, and a deploy file that leaves the server out.
 
     Raises:
         ConfigError: names every such site.
@@ -150,7 +164,7 @@ def check_sites(config: DeployConfig, *, servers: tuple[str, ...], clients: tupl
     for site in config.sites:
         if site.name not in known:
             problems.add(
-                ("sites", site.name), f"{config.project} has no such server or client", example=", ".join(known)
+                ("sites", site.name), f"{config.origin} has no such server or client", example=", ".join(known)
             )
     seen: dict[str, str] = {}
     for site in config.sites:
@@ -269,6 +283,30 @@ def _check_site(name: str, body: Mapping[str, Any], problems: _Problems, *, base
         problems.add((*path, "gpu_memory_gib"), "is the memory of each GPU, so gpus is needed", example="gpus: 1")
 
 
+def _check_origin(document: Mapping[str, Any], problems: _Problems) -> None:
+    """Notes what does not go together: a project has sites, and a kit that is deployed alone is one."""
+    kit, project = document.get("kit"), document.get("project")
+    if kit is None and project is None:
+        problems.add(("project",), "is missing; or name one kit", example="project: project.yml, or kit: site-1")
+    if kit is None:
+        if document.get("runtime") is not None:
+            problems.add(("runtime",), "is for a kit that NVFLARE has made", example="kit: site-1")
+        return
+    if project is not None:
+        problems.add(("kit",), "stands beside project; a deploy file has one of the two", example="kit: site-1")
+        return
+    for key in sorted(deploy_schema.OF_PROJECT & set(document)):
+        problems.add((key,), "means nothing for a kit, which is deployed as it is")
+    sites = document.get("sites")
+    for name, body in (sites if isinstance(sites, dict) else {}).items():
+        if isinstance(body, dict) and body.get("keys") is not None:
+            problems.add(("sites", str(name), "keys"), "means nothing for a kit, which has its key")
+    if isinstance(sites, dict) and len(sites) > 1:
+        problems.add(("sites",), "has more than the kit's own site", example="one site, named as the participant")
+    if document.get("federation_sources") == SITES:
+        problems.add(("federation_sources",), "cannot be `sites`: a kit does not know them", example="[203.0.113.0/24]")
+
+
 def _at(base: Path, text: str) -> Path:
     return base / Path(text).expanduser()
 
@@ -277,6 +315,7 @@ def _site(name: str, site: deploy_schema.Site, *, base: Path, keys: str) -> Site
     own = {str(key): str(value) for key, value in (site.model_extra or {}).items()}
     if "user" in site.model_fields_set and (site.provider in OWN_USER or "identity_file" in own):
         own["user"] = site.user  # the account of a machine that was there before us
+    own |= {key: str(_at(base, own[key]).absolute()) for key in deploy_schema.KEY_FILES & own.keys()}
     need = Need(
         gpus=site.gpus or 0,
         gpu_memory_gib=site.gpu_memory_gib or 0,

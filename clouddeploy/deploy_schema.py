@@ -20,6 +20,7 @@ MIN_TTL, MAX_TTL = timedelta(minutes=5), timedelta(days=90)
 """A machine needs some minutes to be of use; who wants it for longer than a quarter wants it for good."""
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 PROVIDER = r"^[a-z][a-z0-9_-]*$"
+RUNTIME = re.compile(r"nvflare==\d+(\.\d+){1,3}((a|b|rc|\.post|\.dev)\d+)*")
 STATE = re.compile(r"(s3://[a-z0-9.-]{3,63}|azblob://[a-z0-9]{3,24}/[a-z0-9-]{3,63})(/[A-Za-z0-9._/-]+)?")
 
 
@@ -73,6 +74,12 @@ def _state(value: Any) -> Any:
     return value
 
 
+def _runtime(value: Any) -> Any:
+    if not isinstance(value, str) or not RUNTIME.fullmatch(value):
+        raise PydanticCustomError("runtime", "is nvflare== and one version")
+    return value
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 PathText = Annotated[str, BeforeValidator(_path)]
 Block = Annotated[str, BeforeValidator(_block)]
@@ -106,7 +113,9 @@ class File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     version: Literal[1]
-    project: PathText
+    project: PathText | None = None
+    kit: PathText | None = None
+    runtime: Annotated[str, BeforeValidator(_runtime)] | None = None
     workspace: PathText | None = None
     ssh_sources: list[Block] = []
     federation_sources: Annotated[Literal["anywhere", "sites"] | list[Block], BeforeValidator(_federation_sources)] = (
@@ -122,9 +131,15 @@ class File(BaseModel):
 GENERAL_KEYS = frozenset(Site.model_fields)
 """Keys of a site that mean the same at every provider; the rest belongs to the provider named."""
 TOP_KEYS = frozenset(File.model_fields)
+KEY_FILES = frozenset({"identity_file", "jump_identity_file"})
+"""Providers' own keys that name a file here: relative to the deploy file, as every path in it."""
+OF_PROJECT = frozenset({"workspace", "smoke_job", "keys"})
+"""Keys that mean nothing where one kit is deployed without its project."""
 EXAMPLES = {
     "version": "version: 1",
     "project": "project: project.yml",
+    "kit": "kit: site-1",
+    "runtime": "runtime: nvflare==2.9.0",
     "workspace": "workspace: workspace",
     "ssh_sources": "ssh_sources: [203.0.113.7/32]",
     "federation_sources": "federation_sources: sites",

@@ -14,7 +14,7 @@ from clouddeploy_providers.resources import Kind
 from clouddeploy_provision import project as project_file
 from clouddeploy_runtime.errors import ClouddeployError
 
-from clouddeploy import config, costs, drift, readiness, recovery, state, verdict, wheelhouse
+from clouddeploy import config, costs, drift, lone_kit, readiness, recovery, state, verdict, wheelhouse
 from clouddeploy.apply import Applied, Applier
 from clouddeploy.audit import LOG, AuditTrail, Entry
 from clouddeploy.destroy import Destroyed, destroy
@@ -22,6 +22,7 @@ from clouddeploy.errors import ConfigError, PreflightFailed
 from clouddeploy.installation import Installation
 from clouddeploy.journal import Journal, remembered
 from clouddeploy.keyring import Keyring
+from clouddeploy.kit_installation import KitInstallation
 from clouddeploy.ledger import Ledger
 from clouddeploy.places import Places
 from clouddeploy.planner import Planner
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from clouddeploy_provision.project import Project
+
+    from clouddeploy.machine_work import MachineWork
     from clouddeploy.plan import Change, Plan
     from clouddeploy.removal import Farewell
     from clouddeploy.scheduler import Event
@@ -74,6 +78,7 @@ class Deployment:
         cancel: set it to stop after what is in flight.
         ssh_sources: who may reach port 22, instead of what the file says.
         installation: what is done on machines; a test without machines gives its own.
+        kit_installation: the same, where the deploy file names one kit and no project.
 
     Raises:
         ClouddeployError: the deploy file or the project file has problems; nothing was contacted.
@@ -90,40 +95,35 @@ class Deployment:
         cancel: threading.Event | None = None,
         ssh_sources: tuple[str, ...] = (),
         installation: type[Installation] = Installation,
+        kit_installation: type[KitInstallation] = KitInstallation,
     ) -> None:
         loaded = config.load(file)
         self.config = replace(loaded, ssh_sources=ssh_sources) if ssh_sources else loaded
-        self.project = project_file.load(self.config.project)
-        servers = tuple(one.name for one in self.project.servers)
-        config.check_sites(self.config, servers=servers, clients=tuple(one.name for one in self.project.clients))
-        used = dict.fromkeys(site.provider for site in self.config.sites)
-        config.check_settings(self.config, {name: registry.load(name).setting_names for name in used})
-        self.server = servers[0]
         self.directory = directory or file.parent / ".clouddeploy" / file.stem
         self.workspace = workspace or self.config.workspace
         self.cancel = cancel or threading.Event()
         self._endpoints = endpoints
         self._keyring = Keyring(self.directory / "keys")
         self._host_keys = HostKeys(self.directory / "known_hosts")
+        self.project: Project | None = None
+        """What the project file says; None: one kit is deployed alone."""
+        where = (self.config, cache or wheelhouse.default_cache(), self._keyring, self._host_keys, self.cancel)
+        self.installation: MachineWork
+        if self.config.kit is not None:
+            self.installation = kit_installation(*where, lone=lone_kit.read(self.config.kit))
+        else:
+            self.project = project_file.load(self.config.origin)
+            self.installation = installation(*where, project=self.project, workspace=self.workspace)
+        self.facts = self.installation.facts
+        self.server = self.facts.server
+        servers = (self.server,) if self.server is not None else ()
+        config.check_sites(self.config, servers=servers, clients=self.facts.clients)
+        used = dict.fromkeys(site.provider for site in self.config.sites)
+        config.check_settings(self.config, {name: registry.load(name).setting_names for name in used})
         self._places = Places(endpoints)
         self._places.by_site(self.config.sites)  # wrong settings are refused now, and not in the middle of a run
-        self._installation = installation(
-            config=self.config,
-            project=self.project,
-            server=self.server,
-            workspace=self.workspace,
-            cache=cache or wheelhouse.default_cache(),
-            keyring=self._keyring,
-            host_keys=self._host_keys,
-            cancel=self.cancel,
-        )
         self._planner = Planner(
-            config=self.config,
-            project=self.project,
-            server=self.server,
-            workspace=self.workspace,
-            endpoints=endpoints,
-            places=self._places,
+            self.config, self.facts, self.installation.signatures, endpoints=endpoints, places=self._places
         )
 
     def plan(self, *, is_offline: bool = False, sites: frozenset[str] = frozenset()) -> Plan:
@@ -141,7 +141,7 @@ class Deployment:
 
     def apply(
         self,
-        passphrase: Secret,
+        passphrase: Secret | None = None,
         *,
         sites: frozenset[str] = frozenset(),
         abandoned: frozenset[str] = frozenset(),
@@ -150,7 +150,7 @@ class Deployment:
         """Makes the plan true. May be repeated, also after a kill at any moment.
 
         Args:
-            passphrase: of the project's certificate authority.
+            passphrase: of the project's certificate authority; None: one kit is deployed alone.
             sites: only these; empty: all.
             abandoned: sites on machines of somebody else that are not there any more to be cleaned up.
             on_event: called as things happen, in this thread.
@@ -164,7 +164,7 @@ class Deployment:
         self._check_chosen(sites)
         with self.held("apply", on_event) as (ledger, tell):
             recorded, journal = ledger.state, ledger.journal
-            recorded.project = self.project.name
+            recorded.project = self.facts.project
             strays = self._recover(ledger)
             plan = self._planner.plan(recorded, is_offline=False, only=sites)
             self._refuse_or_probe(plan, ledger)
@@ -176,7 +176,7 @@ class Deployment:
                 ledger=ledger,
                 maker=self._maker(ledger),
                 farewell=self._farewell(recorded, abandoned),
-                work=self._installation.work(passphrase),
+                work=self.installation.work(passphrase),
                 server=self.server,
                 sites=self._names,
                 server_firewall=plan.server_firewall,
@@ -191,7 +191,7 @@ class Deployment:
             is_cancelled=self.cancel.is_set(),
             costs=verdict.running(recorded),
         )
-        return replace(applied, warnings=plan.warnings)
+        return replace(applied, warnings=(*plan.warnings, *self.installation.advice(recorded)))
 
     def status(self, *, is_refresh: bool = False) -> list[SiteStatus]:
         """Asks every site how it is, and with `is_refresh` the clouds how their resources are."""
@@ -320,7 +320,7 @@ class Deployment:
         Raises:
             ClouddeployError: nothing was provisioned yet.
         """
-        return self._installation.kit(participant)
+        return self.installation.kit(participant)
 
     def deployment_id(self) -> str | None:
         """Returns the id that everything of this deployment is tagged with; None before the first apply."""
@@ -376,7 +376,7 @@ class Deployment:
             ledger=ledger,
             providers=self._places.by_site(self.config.sites),
             public_key=lambda: self._keyring.operator().public,
-            user_data=self._installation.user_data,
+            user_data=self.installation.user_data,
             expires_at=ledger.state.expires_at,
             calls=threading.Event(),
         )
@@ -405,7 +405,7 @@ class Deployment:
                 f"{', '.join(sorted(abandoned - known))} is no site of this deployment",
                 hint=f"one of {', '.join(sorted(known))}",
             )
-        return self._installation.farewell(recorded, abandoned=abandoned)
+        return self.installation.farewell(recorded, abandoned=abandoned)
 
     def _check_chosen(self, sites: frozenset[str]) -> None:
         unknown = sorted(sites - self._names)
@@ -414,7 +414,7 @@ class Deployment:
                 f"{', '.join(unknown)} is no site of {self.config.file}",
                 hint=f"one of {', '.join(site.name for site in self.config.sites)}",
             )
-        if sites and self.server not in sites:
+        if sites and self.server is not None and self.server not in sites:
             recorded = state.State.load(self.directory, store=self._store())
             if f"{self.server}/{Kind.MACHINE.value}" not in recorded.resources:
                 raise ConfigError(
@@ -437,12 +437,12 @@ class Deployment:
             if change.node in ledger.state.resources and ledger.state.sites.get(site):
                 continue
             ref = providers[site].create(readiness.adoption(change.wanted), self.cancel)
-            self._installation.probe(site, ref)
+            self.installation.probe(site, ref)
 
     def _status(self, recorded: state.State, site: str, provider: str) -> SiteStatus:
         record = recorded.resources.get(f"{site}/{Kind.MACHINE.value}")
         installed = recorded.sites.get(site)
         if record is None or not installed:
             return SiteStatus(site, provider, address="", state="not deployed")
-        said, detail = self._installation.status(site, record.ref, installed)
+        said, detail = self.installation.status(site, record.ref, installed)
         return SiteStatus(site, provider, record.ref.outputs.get("address", ""), state=said, detail=detail)

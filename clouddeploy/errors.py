@@ -6,8 +6,10 @@
     ├── LockedError           another run holds the deployment                        exit 7
     ├── PreflightFailed       something would not work; nothing was created
     ├── PartialFailure        some sites failed, the others are fine                  exit 6
+    ├── UpgradeFailed         a site's new release was not healthy
     ├── JobFailed             a job that was waited for did not complete
     ├── Interrupted           stopped by the user; resumable                          exit 130
+    ├── ServerNotReached      a client has no way to its server, or is not taken    exit 2
     ├── HostUnreachable       no SSH connection                                       exit 2
     ├── HostKeyUnknown        no key is pinned for the host                           exit 2
     ├── HostKeyChanged        the host shows another key than the pinned one          exit 2
@@ -61,6 +63,12 @@ class PartialFailure(DeployError):
     error_code = "PARTIAL_FAILURE"
 
 
+class UpgradeFailed(DeployError):
+    """A site did not become healthy with another release."""
+
+    error_code = "UPGRADE_FAILED"
+
+
 class JobFailed(DeployError):
     """A job that was waited for did not complete."""
 
@@ -72,6 +80,13 @@ class Interrupted(DeployError):
 
     exit_code = ExitCode.INTERRUPTED
     error_code = "INTERRUPTED"
+
+
+class ServerNotReached(DeployError):
+    """A client's machine has no way out to the server, or the server does not accept the client."""
+
+    exit_code = ExitCode.CONNECTION
+    error_code = "SERVER_NOT_REACHED"
 
 
 class HostUnreachable(DeployError):

@@ -25,6 +25,8 @@ from clouddeploy_runtime.errors import ClouddeployError
 
 from clouddeploy.deployment import Deployment
 from clouddeploy.installation import Installation
+from clouddeploy.kit_installation import KitInstallation
+from clouddeploy.machine_work import MachineWork
 from clouddeploy.remote.bootstrap import Release
 from clouddeploy.secrets import Secret
 
@@ -100,15 +102,14 @@ class Ended:
     writes: tuple[str, ...] = ()
 
 
-class BareInstallation(Installation):
+class Bare(MachineWork):
     """What is done on machines that need not exist: nothing."""
 
-    def work(self, passphrase: Secret) -> SiteWork:
+    def work(self, passphrase: Secret | None) -> SiteWork:
         """Returns steps that do nothing; user data is what it always is."""
-        participants = (*self.project.servers, *self.project.clients)
         return replace(
             super().work(passphrase),
-            kits=lambda _address: {one.name: self.workspace for one in participants},
+            kits=lambda _address: {site.name: self.cache for site in self.config.sites},
             open=lambda _site, _machine: cast("Host", _NoHost()),
             install=lambda _site, _host, _kit: Release("none", "/none", "/none"),
             start=lambda _site, _host, _release: None,
@@ -126,6 +127,14 @@ class BareInstallation(Installation):
     def farewell(self, recorded: State, *, abandoned: frozenset[str] = frozenset()) -> Farewell:
         """Returns what is done when a machine goes: its keys are forgotten."""
         return replace(super().farewell(recorded, abandoned=abandoned), uninstall=lambda _site, _machine: None)
+
+
+class BareInstallation(Bare, Installation):
+    """Nothing, for the sites of a project."""
+
+
+class BareKitInstallation(Bare, KitInstallation):
+    """Nothing, for a kit that is deployed alone."""
 
 
 class _NoHost:

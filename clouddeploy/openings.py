@@ -12,7 +12,7 @@ from clouddeploy_providers.resources import FirewallRule, Kind
 from clouddeploy.config import ANYWHERE, SITES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from clouddeploy.state import Record
 
@@ -20,16 +20,24 @@ WORLD = "0.0.0.0/0"
 
 
 def firewall_rules(
-    *, ssh_port: int, ssh_sources: Sequence[str], federation_port: int | None, federation_sources: Sequence[str]
+    *, ssh_port: int, ssh_sources: Sequence[str], federation_ports: Sequence[int], federation_sources: Sequence[str]
 ) -> tuple[FirewallRule, ...]:
-    """Returns one site's rules: SSH from the operator, and at the server the federation's one port.
+    """Returns one site's rules: SSH from the operator, and at the server the federation's port.
+
+    A server of the reference may have another port for admins; both are for the same sources.
 
     A client lets nobody in but the operator. A server whose sites are not known yet lets only the operator in.
     """
     ssh = FirewallRule(port=ssh_port, sources=collapsed(ssh_sources), purpose="ssh")
-    if federation_port is None or not federation_sources:
+    if not federation_sources:
         return (ssh,)
-    return (ssh, FirewallRule(port=federation_port, sources=tuple(federation_sources), purpose="federation"))
+    return (ssh, *_of_server((port, tuple(federation_sources)) for port in federation_ports))
+
+
+def _of_server(openings: Iterable[tuple[int, tuple[str, ...]]]) -> Iterator[FirewallRule]:
+    """Yields rules whose purposes differ, since Azure names its rules by them."""
+    for number, (port, sources) in enumerate(openings):
+        yield FirewallRule(port=port, sources=sources, purpose="admin" if number else "federation")
 
 
 def addresses_of(records: Iterable[Record], *, sites: frozenset[str]) -> dict[str, tuple[str, ...]]:
@@ -96,12 +104,9 @@ def _is_within(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network)
 
 def with_ssh(text: str, *, ssh_port: int, ssh_sources: Sequence[str]) -> tuple[FirewallRule, ...]:
     """Returns recorded rules (rules_text) with another opening for SSH and nothing else changed."""
-    rules = [FirewallRule(ssh_port, collapsed(ssh_sources), "ssh")]
-    for part in filter(None, text.split("; ")):
-        port, _, sources = part.partition(" from ")
-        if int(port) != ssh_port:
-            rules.append(FirewallRule(int(port), tuple(sources.split(", ")), "federation"))
-    return tuple(rules)
+    parts = (part.partition(" from ") for part in filter(None, text.split("; ")))
+    others = [(int(port), tuple(sources.split(", "))) for port, _, sources in parts if int(port) != ssh_port]
+    return (FirewallRule(ssh_port, collapsed(ssh_sources), "ssh"), *_of_server(others))
 
 
 class Openings:

@@ -154,7 +154,7 @@ def wanted_resources(
     *,
     project: str,
     deployment: str,
-    server: str,
+    server: str | None,
     kinds: Mapping[str, Sequence[Kind]],
     places: Mapping[str, str],
     rules: Mapping[str, tuple[FirewallRule, ...]],
@@ -167,7 +167,7 @@ def wanted_resources(
         config: the deploy file.
         project: the project's name.
         deployment: the deployment's id.
-        server: the server's site name.
+        server: the server's site name; None: it is not of this deployment.
         kinds: by site, the kinds its provider needs.
         places: by site, where its provider puts them.
         rules: by site, its firewall's rules.

@@ -1,4 +1,4 @@
-"""Brings deploy file, project, records and clouds together into a plan."""
+"""Brings deploy file, facts of the federation, records and clouds together into a plan."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from clouddeploy_providers.resources import Kind, Need, rules_text
-from clouddeploy_provision.provisioner import Options, preview
+from clouddeploy_providers.resources import Kind, rules_text
 
-from clouddeploy import caller_address, cautions, drift, enrolment, openings, selection, survey
+from clouddeploy import caller_address, cautions, drift, openings, selection, survey
 from clouddeploy.config import SITES
 from clouddeploy.errors import ConfigError
 from clouddeploy.ledger import EXPIRY
-from clouddeploy.plan import APART, Action, Change, Plan, Signature, diff, wanted_resources, without_network
+from clouddeploy.plan import APART, Action, Change, Plan, diff, wanted_resources, without_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from clouddeploy_providers.base import ComputeProvider
     from clouddeploy_providers.endpoints import Endpoints
     from clouddeploy_providers.resources import FirewallRule
-    from clouddeploy_provision.project import Project
 
     from clouddeploy.config import DeployConfig
+    from clouddeploy.facts import Facts
     from clouddeploy.places import Places
-    from clouddeploy.plan import Wanted
+    from clouddeploy.plan import Signature, Wanted
     from clouddeploy.recovery import Place
     from clouddeploy.state import Record, State
 
@@ -44,18 +42,16 @@ class Planner:
 
     Attributes:
         config: the deploy file.
-        project: the project file.
-        server: the server's site.
-        workspace: kits and the certificate authority.
+        facts: what is known of the federation.
+        signatures: says what will happen to certificates.
         endpoints: where the clouds answer.
         places: the providers.
         now: the clock.
     """
 
     config: DeployConfig
-    project: Project
-    server: str
-    workspace: Path
+    facts: Facts
+    signatures: Callable[[], tuple[Signature, ...]]
     endpoints: Endpoints
     places: Places
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -72,9 +68,7 @@ class Planner:
             check: ask the clouds whether it would work.
         """
         providers = self.places.by_site(self.config.sites)
-        on_site = self.config.on_site
-        central = [site.name for site in self.config.sites if site.name not in on_site]
-        enrolment.check(self.project, self.workspace, on_site=sorted(on_site), central=central)
+        signatures = self.signatures()
         seen = {} if is_offline else self._observe(recorded, only)
         problems: list[str] = []
         sources = self._expected_sources(recorded)
@@ -89,7 +83,7 @@ class Planner:
         born = {c.node for c in first if c.action in {Action.CREATE, Action.REPLACE}}
         sites = [item.site for item in wanted if item.kind is Kind.MACHINE and item.node in born]
         choices, unmet = survey.choose(
-            sites, capacities=self._capacities(), pins=recorded.pins, providers=providers, may_ask=not is_offline
+            sites, capacities=self.facts.capacities, pins=recorded.pins, providers=providers, may_ask=not is_offline
         )
         wanted = [
             replace(item, choice=choices.get(item.site.name))
@@ -105,13 +99,13 @@ class Planner:
             findings = survey.check(changes, chosen, providers, recorded.deployment)
         return Plan(
             changes=tuple(changes),
-            signatures=self._signatures(),
+            signatures=signatures,
             problems=(*problems, *unmet, *findings.problems),
             warnings=(*self._cautions(providers, recorded, sources), *findings.warnings),
             is_refreshed=not is_offline,
             ssh_sources=tuple(sources),
             uninstalled=self._uninstalled(changes, recorded),
-            server_firewall=next((w for w in wanted if w.node == f"{self.server}/{Kind.FIREWALL.value}"), None),
+            server_firewall=next((w for w in wanted if w.node == f"{self.facts.server}/{Kind.FIREWALL.value}"), None),
         )
 
     def wanted_places(self, recorded: State) -> dict[str, Place]:
@@ -162,9 +156,9 @@ class Planner:
         self, ssh_sources: Sequence[str]
     ) -> Callable[[Mapping[str, tuple[str, ...]]], tuple[FirewallRule, ...]] | None:
         """Returns what makes the server's rules from the sites' addresses; None: they need no addresses."""
-        if self.config.federation_sources != SITES:
+        if self.config.federation_sources != SITES or self.facts.server is None:
             return None
-        return partial(self._rules, self.server, ssh_sources)
+        return partial(self._rules, self.facts.server, ssh_sources)
 
     def _observe(self, recorded: State, only: frozenset[str]) -> dict[str, drift.Drift]:
         """Asks the clouds; a machine whose time is over is made anew: started, it would switch itself off again."""
@@ -199,15 +193,15 @@ class Planner:
     def _wanted(
         self, recorded: State, providers: Mapping[str, ComputeProvider], sources: Sequence[str]
     ) -> list[Wanted]:
-        capacities = self._capacities()
+        capacities, server = self.facts.capacities, self.facts.server
         names = frozenset(site.name for site in self.config.sites)
         known = openings.addresses_of(recorded.resources.values(), sites=names)
         return wanted_resources(
             self.config,
-            project=self.project.name,
+            project=self.facts.project,
             deployment=recorded.deployment,
-            server=self.server,
-            kinds={name: provider.kinds(is_server=name == self.server) for name, provider in providers.items()},
+            server=server,
+            kinds={name: provider.kinds(is_server=name == server) for name, provider in providers.items()},
             places={name: provider.place for name, provider in providers.items()},
             rules={name: self._rules(name, sources, known) for name in providers},
             sizes={
@@ -221,36 +215,22 @@ class Planner:
     def _rules(
         self, site: str, sources: Sequence[str], sites: Mapping[str, tuple[str, ...]]
     ) -> tuple[FirewallRule, ...]:
-        clients = {name: blocks for name, blocks in sites.items() if name != self.server}
+        clients = {name: blocks for name, blocks in sites.items() if name != self.facts.server}
         return openings.firewall_rules(
             ssh_port=self.endpoints.ssh_port,
             ssh_sources=sources,
-            federation_port=self.project.port if site == self.server else None,
+            federation_ports=self.facts.ports if site == self.facts.server else (),
             federation_sources=openings.federation_sources(
                 self.config.federation_sources, sites=clients, caller=sources
             ),
         )
 
-    def _capacities(self) -> dict[str, Need]:
-        return {
-            one.name: Need(gpus=one.gpus, gpu_memory_gib=one.gib_per_gpu)
-            for one in (*self.project.servers, *self.project.clients)
-            if one.gpus
-        }
-
-    def _signatures(self) -> tuple[Signature, ...]:
-        on_site = self.config.on_site
-        changes = preview(self.project, self.workspace, options=Options(enrolled=on_site))
-        made = [Signature(one.name, one.outcome, one.reason) for one in changes if one.name not in on_site]
-        for site in sorted(on_site):
-            reason = enrolment.due(self.project, self.workspace, site)
-            made.append(Signature(site, "reissued" if reason else "kept", reason))
-        return tuple(made)
-
     def _cautions(self, providers: Mapping[str, ComputeProvider], recorded: State, sources: Sequence[str]) -> list[str]:
-        has_firewall = Kind.FIREWALL in providers[self.server].kinds(is_server=True)
+        server = self.facts.server
+        first = providers[server if server is not None else self.config.sites[0].name]
+        has_firewall = Kind.FIREWALL in first.kinds(is_server=server is not None)
         return [
-            *(cautions.of_openings(self.config, server=self.server, ssh_sources=sources) if has_firewall else ()),
+            *(cautions.of_openings(self.config, server=server, ssh_sources=sources) if has_firewall else ()),
             *cautions.of_lifetime(self.config, recorded),
             *cautions.of_settings(self.config, recorded),
         ]
@@ -270,7 +250,7 @@ class Planner:
     def _ssh_sources(self, providers: Mapping[str, ComputeProvider]) -> tuple[str, ...]:
         if self.config.ssh_sources:
             return self.config.ssh_sources
-        kinds = [provider.kinds(is_server=name == self.server) for name, provider in providers.items()]
+        kinds = [provider.kinds(is_server=name == self.facts.server) for name, provider in providers.items()]
         if not any(Kind.FIREWALL in some for some in kinds):
             return ("127.0.0.1/32",)  # no firewall of ours will ever carry it
         return (f"{self.endpoints.caller_address or caller_address.detect()}/32",)

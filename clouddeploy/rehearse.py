@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from clouddeploy_providers.endpoints import REAL
 
-from clouddeploy import config, rehearsal_faults, wheelhouse
+from clouddeploy import config, lone_kit, rehearsal_faults, wheelhouse
 from clouddeploy.deployment import Deployment
 from clouddeploy.errors import ConfigError, DeployError
 from clouddeploy.killable import AFTER, Nursery, Order, Point
+from clouddeploy.kit_installation import requirements_of
 from clouddeploy.outcome import require_completed
 from clouddeploy.remote.wheels import PythonTarget
 from clouddeploy.secrets import Secret
@@ -110,6 +111,8 @@ def rehearse(
     if job is not None and not job.is_dir():
         raise ConfigError(f"the job {job} is not a folder", hint="name a job folder with a meta.json")
     collect_wheels(cache)
+    if loaded.kit is not None and (theirs := requirements_of(lone_kit.read(loaded.kit), runtime=loaded.runtime)):
+        collect_wheels(cache, requirements=theirs)
     if as_root:
         isolate()
     shown = wish.of_clouds()
@@ -208,8 +211,13 @@ def apply_and_kill(file: Path, *, directory: Path, cache: Path, world: World, ca
     return int(ended.is_killed)
 
 
-def collect_wheels(cache: Path) -> None:
-    """Fetches the wheels for this machine's own Python while it still has a network; the rehearsal's world has none."""
+def collect_wheels(cache: Path, *, requirements: tuple[str, ...] = ()) -> None:
+    """Fetches the wheels for this machine's own Python while it still has a network; the rehearsal's world has none.
+
+    Args:
+        cache: where they are kept.
+        requirements: instead of our runtime.
+    """
     python = shutil.which("python3", path=HOST_PATH)
     if python is None:
         return  # the sites themselves will say what they miss
@@ -220,7 +228,7 @@ def collect_wheels(cache: Path) -> None:
         check=True,
     )
     version, machine = asked.stdout.split()
-    wheelhouse.collect(PythonTarget(version=version, machine=machine), cache)
+    wheelhouse.collect(PythonTarget(version=version, machine=machine), cache, requirements=requirements)
 
 
 def add_hosts(loaded: config.DeployConfig, world: World) -> None:
@@ -242,8 +250,10 @@ def run_job(deployment: Deployment, job: Path) -> JobInfo:
     from clouddeploy_runtime import kit  # noqa: PLC0415 - grpc is not wanted for --help
     from clouddeploy_runtime.admin.session import AdminSession  # noqa: PLC0415
 
-    if not deployment.project.admins:
-        raise ConfigError("the project has no admin who could submit the job", hint="add a participant of type admin")
+    if deployment.project is None or not deployment.project.admins:
+        raise ConfigError(
+            "there is no admin who could submit the job", hint="name a project with a participant of type admin"
+        )
     admin = deployment.project.admins[0].name
     with AdminSession(kit.load(deployment.kit(admin))) as session:
         job_id = session.submit(job)

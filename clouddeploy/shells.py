@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clouddeploy_providers.reach import parse_jump
 from clouddeploy_providers.resources import Kind
 
 from clouddeploy import durable
 from clouddeploy.errors import ConfigError, StateError
-from clouddeploy.remote.known_hosts import machine_name
+from clouddeploy.remote.known_hosts import jump_name, machine_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,15 +136,36 @@ class Shells:
 
     def _block(self, shell: Shell) -> str:
         outputs = shell.outputs
+        place = {"HostName": outputs["address"], "Port": outputs.get("ssh_port", "22"), "User": outputs["user"]}
         key = outputs.get("identity_file") or str(self._keyring.operator_file.absolute())
-        checker = [sys.executable, "-P", "-m", "clouddeploy.remote.pinned", str(self._pins), shell.name]
+        settings = {**place, **self._how(shell.name, alias=shell.site, key=key)}
+        if "jump" in outputs:
+            settings["ProxyCommand"] = self._through(shell)
+        return "\n".join([f"Host {shell.site}", *(f"    {key} {value}" for key, value in settings.items()), ""])
+
+    def _through(self, shell: Shell) -> str:
+        """Returns the command that connects over the jump host.
+
+        Not `ProxyJump`, which would start an OpenSSH that knows nothing but the path of a configuration, and passes
+        that path on without quotes. This one has everything in its words, so it also holds where it was exported to.
+        """
+        jump = parse_jump(shell.outputs["jump"])
+        name = jump_name(shell.site, jump.place)
         settings = {
-            "HostName": outputs["address"],
-            "Port": outputs.get("ssh_port", "22"),
-            "User": outputs["user"],
+            "Port": str(jump.port),
+            "User": jump.user,
+            **self._how(name, alias=f"{shell.site}.jump-host", key=shell.outputs["jump_identity_file"]),
+        }
+        options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+        words = shlex.join(["ssh", "-F", "none", *options]).replace("%", "%%")
+        return f"{words} -W '[%h]:%p' {shlex.quote(jump.address)}"
+
+    def _how(self, name: str, *, alias: str, key: str) -> dict[str, str]:
+        checker = [sys.executable, "-P", "-m", "clouddeploy.remote.pinned", str(self._pins), name]
+        return {
             "IdentityFile": _quoted(str(Path(key).expanduser())),
             "IdentitiesOnly": "yes",
-            "HostKeyAlias": shell.site,
+            "HostKeyAlias": alias,
             "KnownHostsCommand": f"{' '.join(_quoted(word) for word in checker)} %H %t %K",
             "UserKnownHostsFile": "none",
             "GlobalKnownHostsFile": "none",
@@ -155,7 +177,6 @@ class Shells:
             "ConnectTimeout": "20",
             "ServerAliveInterval": "15",
         }
-        return "\n".join([f"Host {shell.site}", *(f"    {key} {value}" for key, value in settings.items()), ""])
 
 
 def _quoted(word: str) -> str:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from clouddeploy.remote.host import Host
     from clouddeploy.state import State
 
+    Kits = Callable[["Address"], Mapping[str, Path]]
+    Install = Callable[[str, Host, Path | None], Release]
+
 KITS = "kits"
 """The name of the step that signs."""
 
@@ -38,16 +41,18 @@ class Address:
 class SiteWork:
     """What is done on a machine; the deployment supplies it, so that the steps know no SSH."""
 
-    kits: Callable[[Address], Mapping[str, Path]]
+    kits: Kits
     """Takes the server's address, provisions, and returns each participant's kit."""
     open: Callable[[str, ResourceRef], Host]
-    install: Callable[[str, Host, Path | None], Release]
+    install: Install
     """Takes the kit; None for a site whose key is made on its machine."""
     start: Callable[[str, Host, Release], None]
     wait_ready: Callable[[str, Host, Release, str], None]
     """Takes the machine's address last: the server answers with our certificate, or a client is registered."""
     user_data: Callable[[Wanted, str], str]
     """Takes the machine and when it switches itself off."""
+    kits_title: str = "sign kits"
+    """What `kits` does, in words."""
 
 
 class Progress:
@@ -65,18 +70,18 @@ class Progress:
             host.close()
 
 
-def kits_step(server: str, *, nodes: frozenset[str], state: State, work: SiteWork, progress: Progress) -> Step:
+def kits_step(site: str, *, nodes: frozenset[str], state: State, work: SiteWork, progress: Progress) -> Step:
     """Returns the step that signs kits, once the server's address is known.
 
     Args:
-        server: its site.
+        site: the server's; the one there is, where a client's kit is deployed alone.
         nodes: every node that is wanted.
         state: has the address by then.
         work: signs.
         progress: takes the kits.
     """
-    reserved = f"{server}/{Kind.ADDRESS.value}"
-    need = reserved if reserved in nodes else f"{server}/{Kind.MACHINE.value}"
+    reserved = f"{site}/{Kind.ADDRESS.value}"
+    need = reserved if reserved in nodes else f"{site}/{Kind.MACHINE.value}"
     found: list[Address] = []
 
     def before() -> None:
@@ -87,7 +92,7 @@ def kits_step(server: str, *, nodes: frozenset[str], state: State, work: SiteWor
     return Step(
         name=KITS,
         site="project",
-        title="sign kits",
+        title=work.kits_title,
         needs=(need,),
         before=before,
         work=lambda: work.kits(found[0]),
@@ -98,7 +103,7 @@ def kits_step(server: str, *, nodes: frozenset[str], state: State, work: SiteWor
 def site_steps(
     site: str,
     *,
-    server: str,
+    server: str | None,
     ledger: Ledger,
     work: SiteWork,
     progress: Progress,
@@ -109,7 +114,7 @@ def site_steps(
 
     Args:
         site: the site.
-        server: the server's site; a client starts once that is ready.
+        server: the server's site; a client starts once that is ready. None: the server is not of this deployment.
         ledger: has the machine, and takes what is installed.
         work: does it.
         progress: takes connections and releases.
@@ -159,7 +164,7 @@ def site_steps(
             "start",
             f"{site}/install",
             *waits_for,
-            *(() if is_server else (f"{server}/ready",)),
+            *(() if server is None or is_server else (f"{server}/ready",)),
             work=lambda: work.start(site, progress.hosts[site], progress.releases[site]),
         ),
         step(

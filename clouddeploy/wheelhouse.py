@@ -1,10 +1,11 @@
-"""The runtime's wheel and its dependencies for one Python, with hashes: a machine installs without a network."""
+"""What a site runs, as wheels for one Python, with hashes: a machine installs without a network."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from clouddeploy.errors import DeployError
+from clouddeploy.errors import ConfigError, DeployError
 from clouddeploy.remote.wheels import PythonTarget, Wheelhouse
 
 PIP_S = 600
+REQUIREMENTS = "startup/requirements.txt"
+"""In a kit: what its site needs besides the runtime."""
 GLIBC_TAGS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 """What Ubuntu 22.04, Debian 12 and everything newer can load."""
 
@@ -26,25 +29,57 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clouddeploy"
 
 
-def collect(target: PythonTarget, cache: Path) -> Wheelhouse:
-    """Returns the wheelhouse for a target, made at most once per version of the runtime.
+def collect(
+    target: PythonTarget,
+    cache: Path,
+    *,
+    requirements: tuple[str, ...] = (),
+    extra: tuple[str, ...] = (),
+    source: Path | None = None,
+) -> Wheelhouse:
+    """Returns the wheelhouse for a target, made at most once per version of what is in it.
 
     Args:
         target: the machine's Python.
         cache: where wheelhouses are kept; safe for several callers at once.
+        requirements: what it has to hold, with everything that this needs, each pinned to a version: the wheelhouse
+            that was made first is used from then on. Empty: our runtime.
+        extra: what it has to hold besides our runtime.
+        source: the folder `clouddeploy_runtime` in a checkout of our runtime; default: that which runs here.
 
     Raises:
         DeployError: a wheel cannot be built or fetched.
     """
-    source = _runtime_source()
-    key = _digest_of(source, target)
+    source = None if requirements else source or _runtime_source()
+    wanted = sorted(requirements or _requirements()) + sorted(extra)
+    key = _digest_of(source, target, wanted)
     archive = cache / f"wheelhouse-{key}.tar"
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not archive.exists():
-            _make(source, target, archive)
+            _make(source, target, wanted, archive)
     return Wheelhouse(archive=archive, digest=key)
+
+
+def asked_for(kit: Path) -> tuple[str, ...]:
+    """Returns what a kit asks for in its `startup/requirements.txt`, one requirement each; nothing without that file.
+
+    Raises:
+        ConfigError: it has options of pip: what is installed comes from here, checked by its digest.
+    """
+    file = kit / REQUIREMENTS
+    if not file.is_file():
+        return ()
+    lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    options = [line for line in lines if line.startswith("-") or " --" in line or line.endswith("\\")]
+    if options:
+        raise ConfigError(
+            f"{file} cannot be used",
+            why=f"it has options of pip: {', '.join(options)}",
+            hint="name requirements alone, one a line: scikit-learn==1.5.2",
+        )
+    return tuple(line for line in lines if line)
 
 
 def _runtime_source() -> Path:
@@ -53,11 +88,12 @@ def _runtime_source() -> Path:
     return Path(str(clouddeploy_runtime.__file__)).parent
 
 
-def _digest_of(source: Path, target: PythonTarget) -> str:
-    digest = hashlib.sha256(f"{target.version} {target.machine} {sorted(_requirements())}".encode())
-    for path in sorted(source.rglob("*")):
+def _digest_of(source: Path | None, target: PythonTarget, wanted: list[str]) -> str:
+    digest = hashlib.sha256(f"{target.version} {target.machine} {wanted}".encode())
+    files = [(path, path.relative_to(source)) for path in sorted(source.rglob("*"))] if source else []
+    for path, name in files:
         if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(str(path.relative_to(source)).encode())
+            digest.update(str(name).encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -66,11 +102,12 @@ def _requirements() -> list[str]:
     return [line for line in metadata.requires("clouddeploy-runtime") or [] if "extra ==" not in line]
 
 
-def _make(source: Path, target: PythonTarget, archive: Path) -> None:
+def _make(source: Path | None, target: PythonTarget, wanted: list[str], archive: Path) -> None:
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         wheels = Path(folder) / "wheels"
         wheels.mkdir()
-        _build_runtime(source, wheels)
+        if source is not None:
+            _build_runtime(source, wheels)
         platforms = [word for tag in GLIBC_TAGS for word in ("--platform", f"{tag}_{target.machine}")]
         _pip(
             [
@@ -84,9 +121,9 @@ def _make(source: Path, target: PythonTarget, archive: Path) -> None:
                 "--dest",
                 str(wheels),
                 "pip",
-                *_requirements(),
+                *wanted,
             ],
-            what="the runtime's dependencies could not be fetched",
+            what=f"{', '.join(wanted)} cannot be fetched",
         )
         _write_requirements(wheels)
         aside = Path(folder) / "wheelhouse.tar"

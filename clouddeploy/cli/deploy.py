@@ -18,6 +18,9 @@ from clouddeploy.rehearse import load_endpoints
 from clouddeploy.secrets import ca_passphrase
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from clouddeploy.apply import Applied
     from clouddeploy.plan import Change, Plan
 
 MARKS = {"create": "+", "keep": " ", "update": "~", "replace": "!", "delete": "-", "release": "<"}
@@ -72,7 +75,7 @@ def plan(
     deployment = Deployment(file, endpoints=load_endpoints(endpoints), ssh_sources=ssh_sources)
     made = deployment.plan(is_offline=offline)
     code = ExitCode.CHANGES_PENDING if detailed_exitcode and made.work_left else ExitCode.OK
-    session.output.result(_as_json(made), _text(made), exit_code=code)
+    session.output.result(_as_json(made), plan_text(made), exit_code=code)
     if code:
         sys.exit(code)
 
@@ -106,28 +109,21 @@ def apply(
     if not yes:
         made = deployment.plan(sites=frozenset(sites))
         if made.pending:
-            session.output.say(_text(made))
+            session.output.say(plan_text(made))
             confirm(session, "Go on?")
-    authority = deployment.workspace / deployment.project.name / "state"
-    passphrase = ca_passphrase(
-        file=passphrase_file,
-        may_ask=session.may_ask,
-        confirm=not authority.exists(),
-        keyring_entry=deployment.project.name if keyring else None,
-    )
+    passphrase = None
+    if deployment.facts.is_signed_here:
+        authority = deployment.workspace / deployment.facts.project / "state"
+        passphrase = ca_passphrase(
+            file=passphrase_file,
+            may_ask=session.may_ask,
+            confirm=not authority.exists(),
+            keyring_entry=deployment.facts.project if keyring else None,
+        )
     applied = deployment.apply(
         passphrase, sites=frozenset(sites), abandoned=frozenset(abandoned), on_event=session.output.event
     )
-    for warning in applied.warnings:
-        session.output.say(f"Warning: {warning}")
-    rows = [(name, f"{seconds:.1f} s") for name, seconds in applied.ready_after_s.items()]
-    session.output.result(
-        {
-            "sites": [{"name": name, "ready_after_s": round(s, 2)} for name, s in applied.ready_after_s.items()],
-            "warnings": list(applied.warnings),
-        },
-        f"\n{table(('site', 'ready after'), rows)}",
-    )
+    show_applied(session, applied, {}, "")
 
 
 @click.command()
@@ -193,6 +189,28 @@ def destroy(
     )
 
 
+def show_applied(session: Session, applied: Applied, more: Mapping[str, object], text: str) -> None:
+    """Ends a command that has applied.
+
+    Args:
+        session: of the command.
+        applied: what it came to.
+        more: further members of the JSON result.
+        text: further lines for people.
+    """
+    for warning in applied.warnings:
+        session.output.say(f"Warning: {warning}")
+    rows = [(name, f"{seconds:.1f} s") for name, seconds in applied.ready_after_s.items()]
+    session.output.result(
+        {
+            "sites": [{"name": name, "ready_after_s": round(s, 2)} for name, s in applied.ready_after_s.items()],
+            "warnings": list(applied.warnings),
+            **more,
+        },
+        f"\n{table(('site', 'ready after'), rows)}{text}",
+    )
+
+
 def confirm(session: Session, question: str) -> None:
     """Returns when the user agrees.
 
@@ -233,7 +251,8 @@ def _as_json(made: Plan) -> dict[str, object]:
     }
 
 
-def _text(made: Plan) -> str:
+def plan_text(made: Plan) -> str:
+    """Returns a plan for people, with what it costs."""
     rows = [(MARKS[c.action], c.action, c.node, c.name, c.place, c.size, _price(c), c.reason) for c in made.changes]
     lines = [table(("", "action", "resource", "name", "where", "size", "USD/h", "why"), rows)]
     images = sorted({f"{c.node}: {c.image}" for c in made.changes if c.image})

@@ -32,6 +32,7 @@ COMMANDS = {
     "exec": ("machines", "Run a command at a site's machine."),
     "export": ("machines", "Export an ssh_config for other tools."),
     "forward": ("machines", "Make ports of a site ports of this machine."),
+    "launch": ("launch", "Start one startup kit on a machine of its own in a cloud."),
     "logs": ("machines", "Show a site's log, or follow it."),
     "ssh": ("machines", "Open a terminal at a site's machine."),
     "destroy": ("deploy", "Delete everything a deployment made, and verify it."),
@@ -41,8 +42,10 @@ COMMANDS = {
     "preflight": ("preflight", "Check a startup kit before it starts."),
     "provision": ("provision", "Make signed startup kits from a project file."),
     "rehearse": ("rehearse", "Run a deploy file against emulated clouds on this machine."),
+    "rollback": ("upgrade", "Bring a site to the release that it had before."),
     "status": ("deploy", "Ask every site how it is."),
     "sweep": ("sweep", "Find what carries our tags and belongs to no known state."),
+    "upgrade": ("upgrade", "Bring running sites to this version, and back where that fails."),
 }
 """Command → module and help; the module is imported only when its command runs, so that help stays fast."""
 

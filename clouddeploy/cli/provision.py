@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ from clouddeploy_provision.provisioner import Options
 from clouddeploy.cli.authority import DEFAULT_WORKSPACE, passphrase, passphrase_options
 from clouddeploy.cli.main import command_options
 from clouddeploy.errors import ConfigError
+from clouddeploy.site_scripts import SiteScripts, deployed_before
+from clouddeploy.site_scripts import make as make_scripts
 
 if TYPE_CHECKING:
     from clouddeploy_provision.project import Project
@@ -31,6 +33,7 @@ _ONLY_WITH_FILE = {
     "--add-user": "add_user",
     "--add-client": "add_client",
     "--gen-scripts": "start_script",
+    "--deploy-file": "deploy_file",
     "--dry-run": "is_dry",
 }
 _FILE = click.Path(path_type=Path)
@@ -49,7 +52,20 @@ class _InvalidArguments(ConfigError):
 @click.option("-c", "--custom-folder", "--custom_folder", "custom", type=_FILE, default=Path(), help="Own builders.")
 @click.option("--add-user", "--add_user", type=_FILE, help="YAML of one more admin: name, org, role.")
 @click.option("--add-client", "--add_client", type=_FILE, help="YAML of one more client: name, org.")
-@click.option("-s", "--gen-scripts", "--gen_scripts", "start_script", is_flag=True, help="Also write start_all.sh.")
+@click.option(
+    "-s",
+    "--gen-scripts",
+    "--gen_scripts",
+    "start_script",
+    is_flag=True,
+    help="Also write scripts: start_all.sh, and deploy_SITE.sh for each site of a deploy file.",
+)
+@click.option(
+    "--deploy-file",
+    "--deploy_file",
+    type=_FILE,
+    help="With -s: where sites run; default: a deploy.yml for this project file, beside it.",
+)
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show what would become of each kit; change nothing.")
 @click.option("--force", is_flag=True, help="Add a new result although the workspace has some already.")
 @passphrase_options
@@ -72,7 +88,10 @@ def provision(session: Session, file: Path | None, generate: bool, **given: Any)
     ]
     project = project_file.load(file, custom=custom, extra=extra)
     workspace, is_dry = given.pop("workspace"), given.pop("is_dry")
-    options = Options(custom=custom, start_script=given.pop("start_script"))
+    scripts = _scripts(
+        project, file, workspace=workspace, is_wanted=given["start_script"], source=given.pop("deploy_file")
+    )
+    options = Options(custom=custom, start_script=given.pop("start_script"), companions=scripts.files)
     if is_dry:
         changes = provisioner.preview(project, workspace, options=options)
         _preview(session, project, workspace, changes)
@@ -80,9 +99,21 @@ def provision(session: Session, file: Path | None, generate: bool, **given: Any)
     folder = workspace / project.name
     _confirm(session, folder, force=given.pop("force"))
     secret = passphrase(session, given, folder=folder / "state", is_new=not (folder / "state" / "rootCA.pem").exists())
-    options = Options(custom=custom, start_script=options.start_script, zip_password=_zip_password(session, project))
+    options = replace(options, zip_password=_zip_password(session, project))
     report = provisioner.provision(project, workspace, passphrase=secret, options=options)
-    _show(session, file, workspace, report)
+    _show(session, file, workspace, report, scripts=scripts if options.start_script else None)
+
+
+def _scripts(project: Project, file: Path, *, workspace: Path, is_wanted: bool, source: Path | None) -> SiteScripts:
+    """Returns the scripts for single sites, before anything is changed; each is in place with the result."""
+    if not is_wanted:
+        if source is not None:
+            why = "--deploy-file says which deploy scripts are written, and none are"
+            raise _InvalidArguments("--deploy-file is for --gen-scripts", why=why, hint="add -s, or leave it out")
+        return SiteScripts()
+    # Whatever its number: the results of a project lie side by side.
+    result = workspace / project.name / "prod_00"
+    return make_scripts(project, project_file=file, result=result, deploy_file=source)
 
 
 def _generate(session: Session, *, force: bool) -> None:
@@ -127,8 +158,12 @@ def _zip_password(session: Session, project: Project) -> str | None:
     return value
 
 
-def _show(session: Session, file: Path, workspace: Path, report: ProvisionReport) -> None:
-    data = {
+def _show(
+    session: Session, file: Path, workspace: Path, report: ProvisionReport, *, scripts: SiteScripts | None
+) -> None:
+    deployable = [name for name in scripts.files if name in report.kits] if scripts else []
+    notes = (*scripts.notes, *deployed_before(results(report.result.parent)[:-1], deployable)) if scripts else ()
+    data: dict[str, Any] = {
         "workspace": str(workspace),
         "packages": [path.name for path in results(report.result.parent)],
         "result": str(report.result),
@@ -140,8 +175,11 @@ def _show(session: Session, file: Path, workspace: Path, report: ProvisionReport
         "changes": [asdict(one) for one in report.changes],
         "root_not_before": report.root_not_before.isoformat(),
         "root_not_after": report.root_not_after.isoformat(),
-        "warnings": list(report.warnings),
+        "warnings": [*report.warnings, *notes],
     }
+    if scripts:
+        data["deploy_file"] = str(scripts.source) if scripts.source else None
+        data["deploy_scripts"] = {name: str(report.result / f"deploy_{name}.sh") for name in deployable}
     lines = [
         f"Project yaml file: {file}.",
         f"Generated results can be found under {report.result}.",
@@ -149,7 +187,8 @@ def _show(session: Session, file: Path, workspace: Path, report: ProvisionReport
         f"Root CA validity: NotBefore={report.root_not_before:%Y-%m-%d}, NotAfter={report.root_not_after:%Y-%m-%d}.",
         *(f"  {one.name} was re-issued: {one.reason}" for one in report.changes if one.outcome == "reissued"),
         *(f"  {one.name} gets no kit any more: {one.reason}" for one in report.changes if one.outcome == "removed"),
-        *(f"Warning: {warning}" for warning in report.warnings),
+        *([f"Deploy scripts for {', '.join(deployable)}, from {scripts.source}."] if scripts and deployable else []),
+        *(f"Warning: {warning}" for warning in (*report.warnings, *notes)),
     ]
     session.output.result(data, "\n".join(lines))
 

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 CLOUD_INIT_S = 300.0
 START_S = 60.0
+DRIVER_S = 1200.0
+"""A gigabyte of packages, and a kernel module that may be compiled."""
 STATUS_BYTES = 64 * 1024
 
 
@@ -50,6 +52,30 @@ class Release:
         """The name of its systemd unit."""
         project, site = self.root.split("/")[-2:]
         return f"clouddeploy-{project}-{site}.service"
+
+
+@dataclass(frozen=True)
+class Releases:
+    """What a machine says of its releases; each is the name of a release, empty for none.
+
+    Attributes:
+        current: what runs, or would be started.
+        good: the last that was confirmed.
+        previous: the one that was confirmed before that.
+        rolling_back: where an unfinished rollback leads.
+        started: what was started and not stopped since; a reboot does not change it.
+    """
+
+    current: str
+    good: str
+    previous: str
+    rolling_back: str
+    started: str
+
+    @property
+    def kit(self) -> str:
+        """Digest of the current kit."""
+        return self.current.removeprefix("releases/").partition("-")[0]
 
 
 @dataclass(frozen=True)
@@ -122,8 +148,12 @@ def prepare(
         )
     if facts["boots"] == "no":
         log.warning(
-            "%s: sudo asks for a password, so %s will not start again by itself after a reboot", host.name, site
+            "%s has no systemd that we may use and no crontab, so %s will not start again by itself after a reboot",
+            host.name,
+            site,
         )
+    if facts.get("gpu") == "bare":
+        _install_driver(host)
     wheels = wheelhouse_for(PythonTarget(version=facts["version"], machine=facts["machine"]))
     have = frozenset(facts["have"].split())
     unit = resources.files("clouddeploy.remote").joinpath("site.service").read_bytes()
@@ -155,6 +185,29 @@ def activate(host: Host, prepared: Prepared, digest: str, *, timeout_s: float) -
     if said.split()[-1:] == ["changed"]:
         stop(host, release)  # the next start runs the new kit
     return release
+
+
+def releases(host: Host, root: str) -> Releases:
+    """Returns which releases a site's machine has."""
+    said = _facts(run(host, START_S, "releases", root))
+    return Releases(**{name: said[name] for name in Releases.__dataclass_fields__})
+
+
+def confirm(host: Host, release: Release) -> None:
+    """Notes that the current release is good: it is where a later rollback leads. What is older than two goes."""
+    run(host, START_S, "confirm", release.root)
+
+
+def roll_back(host: Host, release: Release, to: str) -> Release:
+    """Stops the site and makes an earlier release the current one; `start` and `confirm` are left to the caller.
+
+    Args:
+        host: the machine.
+        release: what is installed there now.
+        to: as `releases` names it.
+    """
+    run(host, START_S, "rollback", release.root, release.service, to)
+    return replace(release, digest=releases(host, release.root).kit)
 
 
 def start(host: Host, release: Release) -> None:
@@ -247,6 +300,26 @@ def run(host: Host, timeout_s: float, *arguments: str) -> str:
             why="cloud-init may still be at work there" if is_probe else error.why,
             hint="look at the machine (cloud-init status --long), then repeat" if is_probe else error.hint,
         ) from error
+
+
+def _install_driver(host: Host) -> None:
+    """Brings an NVIDIA GPU to work; a machine where that is not possible for us can train without it.
+
+    Raises:
+        RemoteCommandFailed: it was tried and did not work.
+    """
+    hint = "install it there (Ubuntu: sudo ubuntu-drivers install --gpgpu), restart the machine, then repeat"
+    try:
+        said = run(host, DRIVER_S, "driver").strip().rpartition("\n")[2]
+    except RemoteCommandFailed as error:
+        raise RemoteCommandFailed(
+            f"the driver of the NVIDIA GPU of {host.name} could not be installed",
+            status=error.status,
+            tail=error.tail,
+            hint=hint,
+        ) from error
+    if said != "ready":
+        log.warning("%s has an NVIDIA GPU without a driver: %s; %s", host.name, said, hint)
 
 
 def _facts(said: str) -> dict[str, str]:

@@ -10,6 +10,17 @@
 #                                                    its last word: changed, when another release runs than the one
 #                                                    that is now current, else same
 #   bootstrap.sh start|stop|alive|uninstall ROOT SERVICE
+#   bootstrap.sh said ROOT SERVICE LINES             shows the end of its logs
+#   bootstrap.sh confirm ROOT                        notes that the current release is good; removes what is older than
+#                                                    the good one before it
+#   bootstrap.sh releases ROOT                       says which release is current, good, previous, and which was started
+#   bootstrap.sh rollback ROOT SERVICE RELEASE       stops the site and makes RELEASE current
+#   bootstrap.sh driver                              installs the driver of an NVIDIA GPU that has none; its last word:
+#                                                    ready, else why it cannot
+# A release is one folder, ROOT/releases/ID, of links to a kit and a Python environment, and to data where there are
+# any, with the systemd unit; ROOT/current leads to one, so all of that changes, and comes back, with one rename.
+# For tests: CLOUDDEPLOY_MACHINE_ROOT stands before /sys and /etc. CLOUDDEPLOY_NO_SUDO: never be root here;
+# CLOUDDEPLOY_NO_CRON: never touch the user's crontab.
 set -eu
 
 may_sudo() {
@@ -20,8 +31,22 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n -- "$@"; fi
 }
 
+may_be_root() {
+    [ -z "${CLOUDDEPLOY_NO_SUDO:-}" ] && { [ "$(id -u)" = 0 ] || may_sudo; }
+}
+
 has_systemd() {
-    [ -z "${CLOUDDEPLOY_NO_SUDO:-}" ] && [ -d /run/systemd/system ] && { [ "$(id -u)" = 0 ] || may_sudo; }
+    [ -d /run/systemd/system ] && may_be_root
+}
+
+has_cron() {
+    [ -z "${CLOUDDEPLOY_NO_CRON:-}" ] && command -v crontab >/dev/null 2>&1 && ! crontab -l 2>&1 | grep -q 'not allowed'
+}
+
+# link TARGET NAME: replaces a link in one step, also after a kill.
+link() {
+    ln -sfn "$1" "$2.new"
+    mv -fT "$2.new" "$2"
 }
 
 probe() {
@@ -46,10 +71,64 @@ probe() {
     version=""
     if [ -n "$found" ]; then version=$("$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); fi
     boots=yes
-    if [ -z "${CLOUDDEPLOY_NO_SUDO:-}" ] && [ -d /run/systemd/system ] && ! has_systemd; then boots=no; fi
+    if [ -z "${CLOUDDEPLOY_NO_CRON:-}" ] && ! has_systemd && ! has_cron; then boots=no; fi
+    gpu=none
+    if has_gpu; then
+        gpu=bare
+        if has_driver; then gpu=ready; fi
+    fi
     have=$(cd "$root/uploads" && echo *)
-    printf 'root=%s\npython=%s\nversion=%s\nmachine=%s\nboots=%s\nhave=%s\n' \
-        "$root" "$found" "$version" "$(uname -m)" "$boots" "$have"
+    printf 'root=%s\npython=%s\nversion=%s\nmachine=%s\nboots=%s\ngpu=%s\nhave=%s\n' \
+        "$root" "$found" "$version" "$(uname -m)" "$boots" "$gpu" "$have"
+}
+
+# A display (0x0300) or 3D (0x0302) controller of NVIDIA (0x10de): PCI Code and ID Assignment Specification.
+has_gpu() {
+    for device in "${CLOUDDEPLOY_MACHINE_ROOT:-}"/sys/bus/pci/devices/*; do
+        if [ -r "$device/vendor" ] && [ "$(cat "$device/vendor")" = 0x10de ]; then
+            case "$(cat "$device/class")" in 0x0300* | 0x0302*) return 0 ;; esac
+        fi
+    done
+    return 1
+}
+
+has_driver() {
+    command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1
+}
+
+# Without X: https://ubuntu.com/server/docs/how-to/graphics/install-nvidia-drivers/
+driver() {
+    if ! has_gpu || has_driver; then
+        echo ready
+        return
+    fi
+    if ! may_be_root; then
+        echo "sudo is not allowed there, or asks for a password"
+        return
+    fi
+    if ! grep -q '^ID=ubuntu$' "${CLOUDDEPLOY_MACHINE_ROOT:-}/etc/os-release"; then
+        echo "only Ubuntu's drivers are known, and that is another distribution"
+        return
+    fi
+    apt="as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300"
+    $apt update
+    if ! command -v ubuntu-drivers >/dev/null 2>&1; then $apt install --no-install-recommends ubuntu-drivers-common; fi
+    as_root ubuntu-drivers install --gpgpu
+    # It leaves out nvidia-smi, which has to be of the same branch.
+    branch=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' 'nvidia-*-server' 2>/dev/null |
+        sed -n 's/^ii *nvidia-.*-\([0-9][0-9]*\)-server$/\1/p' | sort -n | tail -n 1)
+    if [ -z "$branch" ]; then
+        echo "ubuntu-drivers found no driver for this GPU"
+        exit 1
+    fi
+    $apt install --no-install-recommends "nvidia-utils-$branch-server"
+    # nouveau, where it has the card, gives it back at the next boot only.
+    as_root modprobe nvidia || true
+    if ! has_driver; then
+        echo "the driver is installed, but nvidia-smi does not find the GPU: the machine has to be restarted"
+        exit 1
+    fi
+    echo ready
 }
 
 prepare() {
@@ -93,28 +172,25 @@ package() {
     root=$1 wheels=$2 name=$3 answer=$4 fingerprint=$5
     umask 077
     cd "$root"
-    if [ -e "releases/$answer/.complete" ]; then return; fi
-    rm -rf "releases/$answer" packaged
-    mkdir -p "releases/$answer"
+    if [ -e "kits/$answer/.complete" ]; then return; fi
+    rm -rf "kits/$answer" packaged
+    mkdir -p "kits/$answer"
     runtime "venv-$wheels" package "$root/uploads/answer-$answer.zip" --workspace "$root/packaged" \
         --request-dir "$root/enrolment/$name" --fingerprint "$fingerprint"
-    mv packaged/*/prod_*/"$name" "releases/$answer/kit"
+    mv packaged/*/prod_*/"$name" "kits/$answer/kit"
     rm -rf packaged
-    touch "releases/$answer/.complete"
+    touch "kits/$answer/.complete"
 }
 
 install() {
     root=$1 kit=$2 wheels=$3 unit=$4 data=$5
     umask 077
     cd "$root"
-    venv="venv-$wheels"
-    ln -sfn "$venv" venv.new
-    mv -fT venv.new venv
-    if [ ! -e "releases/$kit/.complete" ]; then
-        rm -rf "releases/$kit"
-        mkdir -p "releases/$kit"
-        tar -xpf "uploads/kit-$kit.tar" -C "releases/$kit"
-        touch "releases/$kit/.complete"
+    if [ ! -e "kits/$kit/.complete" ]; then
+        rm -rf "kits/$kit"
+        mkdir -p "kits/$kit"
+        tar -xpf "uploads/kit-$kit.tar" -C "kits/$kit"
+        touch "kits/$kit/.complete"
     fi
     if [ -n "$data" ]; then
         if [ ! -e "data-$data/.complete" ]; then
@@ -123,15 +199,23 @@ install() {
             tar -xf "uploads/data-$data.tar" -C "data-$data"
             touch "data-$data/.complete"
         fi
-        ln -sfn "data-$data" data.new
-        mv -fT data.new data
+    fi
+    release="releases/$kit-$wheels-$unit${data:+-$data}"
+    if [ ! -e "$release/.complete" ]; then
+        rm -rf "$release"
+        mkdir -p "$release"
+        ln -s "../../kits/$kit/kit" "$release/kit"
+        ln -s "../../venv-$wheels" "$release/venv"
+        if [ -n "$data" ]; then ln -s "../../data-$data" "$release/data"; fi
+        cp "uploads/unit-$unit" "$release/unit"
+        touch "$release/.complete"
     fi
     printf 'CLOUDDEPLOY_PYTHON=%s/venv/bin/python\nCLOUDDEPLOY_WORKSPACE=%s/workspace\nCLOUDDEPLOY_DATA_DIR=%s/data\n' \
         "$root" "$root" "$root" >site.env
-    cp "uploads/unit-$unit" unit.new
-    mv -fT unit.new unit
-    ln -sfn "releases/$kit" current.new
-    mv -fT current.new current
+    link current/venv venv
+    link current/data data
+    rm -f rolling-back
+    link "$release" current
     # Archives of earlier kits hold earlier private keys.
     for file in uploads/*; do
         case "${file#uploads/}" in
@@ -140,12 +224,85 @@ install() {
         esac
     done
     # Compared with what was started and not with the link before: a kill may have come between the two.
-    if [ -e started ] && [ "$(cat started)" != "$(what "$root")" ]; then echo changed; else echo same; fi
+    if [ -e started ]; then before=$(cat started); else before=nothing; fi
+    if [ "$before" = "$(what "$root")" ]; then
+        echo same
+    elif [ "$before" != nothing ] || running "$root"; then
+        echo changed
+    else
+        echo same
+    fi
 }
 
 # What the site would run now.
 what() {
-    echo "$(readlink "$1/current") $(readlink "$1/venv") $(readlink "$1/data" || true)"
+    readlink "$1/current"
+}
+
+releases() {
+    cd "$1"
+    started=""
+    if [ -e started ]; then started=$(cat started); fi
+    printf 'current=%s\ngood=%s\nprevious=%s\nrolling_back=%s\nstarted=%s\n' "$(readlink current || true)" \
+        "$(readlink good || true)" "$(readlink previous || true)" "$(readlink rolling-back || true)" "$started"
+}
+
+confirm() {
+    root=$1
+    umask 077
+    cd "$root"
+    release=$(readlink current)
+    # What the runtime remembers of kits in use belongs to the release: without that, an earlier one could not come back.
+    if [ -e workspace/known_kits ] && [ ! -e "$release/known_kits" ]; then
+        rm -rf "$release/known_kits.new"
+        cp -R workspace/known_kits "$release/known_kits.new"
+        mv -T "$release/known_kits.new" "$release/known_kits"
+    fi
+    good=$(readlink good || true)
+    if [ "$good" != "$release" ]; then
+        if [ -n "$good" ]; then link "$good" previous; fi
+        link "$release" good
+    fi
+    rm -f rolling-back
+    prune
+}
+
+# Removes what neither the current release nor one to which a rollback may lead is made of; earlier kits hold private keys.
+prune() {
+    kept=" $(readlink current) $(readlink good) $(readlink previous || true) "
+    for release in releases/*; do
+        case "$kept" in *" $release "*) ;; *) discard "$release" ;; esac
+    done
+    for part in kits/* venv-* data-*; do
+        if ! readlink releases/*/kit releases/*/venv releases/*/data 2>/dev/null |
+            grep -qxF -e "../../$part" -e "../../$part/kit"; then
+            discard "$part"
+        fi
+    done
+}
+
+# A kill must not leave a part of it that says that it is complete.
+discard() {
+    rm -f "$1/.complete"
+    rm -rf "$1"
+}
+
+rollback() {
+    root=$1 service=$2 release=$3
+    umask 077
+    cd "$root"
+    if [ ! -e "$release/.complete" ]; then
+        echo "$release is not there"
+        exit 1
+    fi
+    link "$release" rolling-back # so that a run after a kill goes on with this one
+    stop "$root" "$service"
+    rm -rf workspace/known_kits workspace/known_kits.new
+    if [ -e "$release/known_kits" ]; then
+        cp -R "$release/known_kits" workspace/known_kits.new
+        mv -T workspace/known_kits.new workspace/known_kits
+    fi
+    link "$release" current
 }
 
 export_environment() {
@@ -153,9 +310,11 @@ export_environment() {
     export CLOUDDEPLOY_PYTHON CLOUDDEPLOY_WORKSPACE CLOUDDEPLOY_DATA_DIR
 }
 
-# The supervisor holds a lock on its pid file as long as it lives; a number alone may be another process's by now.
+# A number alone may be another process's by now. Not by trying the supervisor's lock: one that starts just then would
+# find it taken, and leave.
 running() {
-    [ -s "$1/workspace/daemon_pid.fl" ] && ! flock --nonblock "$1/workspace/daemon_pid.fl" true
+    pid=$(cat "$1/workspace/daemon_pid.fl" 2>/dev/null) && [ -n "$pid" ] && [ -r "/proc/$pid/cmdline" ] &&
+        tr '\0' ' ' <"/proc/$pid/cmdline" | grep -Eq "$(cd "$1" && pwd -P)/(kits|releases)/.*/kit/startup/sub_start.sh"
 }
 
 # until_true DECISECONDS COMMAND…: polls a condition.
@@ -173,18 +332,43 @@ stopped() {
     ! running "$1"
 }
 
+# at_boot SERVICE LINE: makes LINE the service's only one in the user's crontab; an empty one takes it away.
+at_boot() {
+    if ! has_cron; then return; fi
+    (
+        flock 8 # all sites of this user are in one table
+        before=$(crontab -l 2>/dev/null || true)
+        after=$(printf '%s\n' "$before" | grep -vF "# $1" || true)
+        if [ -n "$2" ]; then after="${after:+$after
+}$2 # $1"; fi
+        if [ "$after" != "$before" ]; then printf '%s\n' "$after" | crontab -; fi
+    ) 8<"$HOME" || echo "warning: the crontab could not be written, so a reboot ends the site"
+}
+
+# Comes before each start: what the last one said of itself must not be taken for news.
+fresh() {
+    what "$1" >"$1/started"
+    rm -f "$1/workspace/status.json"
+}
+
 start() {
     root=$1 service=$2
     export_environment "$root"
     if has_systemd; then
-        sed -e "s|@ROOT@|$root|g" -e "s|@USER@|$(id -un)|g" "$root/unit" >"$root/unit.filled"
-        if ! systemctl is-active --quiet "$service"; then what "$root" >"$root/started"; fi
+        at_boot "$service" ""
+        sed -e "s|@ROOT@|$root|g" -e "s|@USER@|$(id -un)|g" "$root/current/unit" >"$root/unit.filled"
+        if ! systemctl is-active --quiet "$service"; then fresh "$root"; fi
         as_root cp "$root/unit.filled" "/etc/systemd/system/$service"
         as_root systemctl daemon-reload
+        # One that was started too often before is not started at all.
+        if ! systemctl is-active --quiet "$service"; then as_root systemctl reset-failed "$service" 2>/dev/null || true; fi
         as_root systemctl enable --now "$service"
-    elif ! running "$root"; then
-        what "$root" >"$root/started"
-        "$root/current/kit/startup/start.sh"
+        return
+    fi
+    at_boot "$service" "@reboot set -a && . '$root/site.env' && '$root/current/kit/startup/start.sh' >/dev/null 2>&1"
+    if ! running "$root"; then
+        fresh "$root"
+        "$root/current/kit/startup/start.sh" 7>&-
         # It returns before its supervisor has written its pid file, and a stop now would find nothing to stop.
         if ! until_true 100 running "$root"; then
             tail -n 20 "$root/workspace/start.log"
@@ -203,15 +387,11 @@ alive() {
 stop() {
     root=$1 service=$2
     cd "$root"
+    at_boot "$service" ""
     if has_systemd && [ -e "/etc/systemd/system/$service" ]; then
         as_root systemctl disable --now "$service"
     elif running "$root"; then
         # Not by shutdown.fl: the runtime takes that file itself, and a supervisor that did not see it starts it again.
-        pid=$(cat "$root/workspace/daemon_pid.fl")
-        if ! tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q "$(pwd -P)/releases/.*/kit/startup/sub_start.sh"; then
-            echo "process $pid is not the supervisor that was started here"
-            exit 1
-        fi
         kill -TERM "$pid"
         # It ends its child and leaves; it takes ten seconds at most before it kills.
         if ! until_true 200 stopped "$root"; then
@@ -220,6 +400,17 @@ stop() {
         fi
     fi
     rm -f "$root/started"
+}
+
+# The end of what the supervisor and the site have said.
+said() {
+    root=$1 service=$2 lines=$3
+    if has_systemd && [ -e "/etc/systemd/system/$service" ]; then
+        as_root journalctl --no-pager -o cat -n "$lines" -u "$service" || true
+    else
+        tail -n "$lines" "$root/workspace/start.log" 2>/dev/null || true
+    fi
+    tail -n "$lines" "$root/workspace/log.txt" 2>/dev/null || true
 }
 
 uninstall() {
@@ -234,4 +425,16 @@ uninstall() {
 
 action=$1
 shift
+# What a killed run has begun here goes on; the next run's steps wait for its end.
+case "$action" in
+prepare | request | package | install | start | stop | confirm | rollback | uninstall)
+    if [ -d "$1" ]; then
+        exec 7<"$1"
+        if ! flock --wait 600 7; then
+            echo "an earlier run is still at work in $1"
+            exit 1
+        fi
+    fi
+    ;;
+esac
 "$action" "$@"

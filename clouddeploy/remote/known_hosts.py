@@ -29,6 +29,11 @@ def machine_name(site: str, machine: str) -> str:
     return f"{site}/{machine}"
 
 
+def jump_name(site: str, place: str) -> str:
+    """Returns what the pin of a site's jump host at `address:port` is kept under; each site says its own."""
+    return f"{site}/jump host {place}"
+
+
 class HostKeys:
     """A file of pins by host name; a name is the machine's identity, since addresses are given out again.
 

@@ -44,7 +44,12 @@ class LocalHost:
                 timeout=timeout_s,
                 check=False,
                 cwd=self._directory,
-                env={**os.environ, "HOME": str(self._directory), "CLOUDDEPLOY_NO_SUDO": "1"},
+                env={
+                    **os.environ,
+                    "HOME": str(self._directory),
+                    "CLOUDDEPLOY_NO_SUDO": "1",
+                    "CLOUDDEPLOY_NO_CRON": "1",
+                },
             )
         except subprocess.TimeoutExpired as error:
             raise RemoteTimeout(f"{argv[0]} on {self.name} did not end within {timeout_s:.0f} s") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import socket
 import threading
@@ -24,6 +23,7 @@ from clouddeploy.errors import (
 from clouddeploy.remote import commands
 from clouddeploy.remote.host import TAIL_BYTES, Completed
 from clouddeploy.remote.known_hosts import fingerprint
+from clouddeploy.remote.upload import send
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,13 @@ class Target:
     identity_file: Path
     answer_s: float = 60.0
     """How long one step of a file transfer may take; a machine that hangs keeps its connections open."""
+    jump: Target | None = None
+    """The jump host from which it is reached; its key is pinned like any other."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return f"{self.address}:{self.port}" + (f" through {self.jump.name}" if self.jump else "")
 
 
 def connect(target: Target, host_keys: HostKeys, *, timeout_s: float, cancel: Event) -> SshHost:
@@ -78,19 +85,23 @@ def connect(target: Target, host_keys: HostKeys, *, timeout_s: float, cancel: Ev
         Interrupted: cancelled.
     """
     deadline = time.monotonic() + timeout_s
-    key = _load_key(target)
-    while True:
-        try:
-            return SshHost(target, _log_in(target, key, host_keys, deadline))
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            if time.monotonic() + RETRY_S > deadline:
-                raise HostUnreachable(
-                    f"cannot log in to {target.name} as {target.user} at {target.address}:{target.port}",
-                    why=str(error) or type(error).__name__,
-                    hint="check address, user, key and the firewalls in between; is the machine up?",
-                ) from error
-        if cancel.wait(RETRY_S):
-            raise Interrupted(f"waiting for {target.name} was stopped", hint="run the same command again")
+    way = _Way(target, host_keys)
+    try:
+        while True:
+            try:
+                return SshHost(target, way.log_in(deadline), way)
+            except (OSError, EOFError, paramiko.SSHException) as error:
+                if time.monotonic() + RETRY_S > deadline:
+                    raise HostUnreachable(
+                        f"cannot log in to {target.name} as {target.user} at {target.place}",
+                        why=str(error) or type(error).__name__,
+                        hint="check address, user, key and the firewalls in between; is the machine up?",
+                    ) from error
+            if cancel.wait(RETRY_S):
+                raise Interrupted(f"waiting for {target.name} was stopped", hint="run the same command again")
+    except BaseException:
+        way.close()
+        raise
 
 
 def _load_key(target: Target) -> paramiko.PKey:
@@ -104,41 +115,71 @@ def _load_key(target: Target) -> paramiko.PKey:
         ) from error
 
 
-def _log_in(target: Target, key: paramiko.PKey, host_keys: HostKeys, deadline: float) -> paramiko.Transport:
-    changed: HostKeyChanged | None = None
-    for kinds in KEY_TYPES:
+class _Way:
+    """How a host is reached: by TCP, or over a connection to its jump host that is made once and kept."""
+
+    def __init__(self, target: Target, host_keys: HostKeys) -> None:
+        self._target = target
+        self._host_keys = host_keys
+        self._key = _load_key(target)
+        self._before = _Way(target.jump, host_keys) if target.jump else None
+        self._through: paramiko.Transport | None = None
+
+    def log_in(self, deadline: float) -> paramiko.Transport:
+        """Logs in, whichever of its keys the host's pin is of."""
+        changed: HostKeyChanged | None = None
+        for kinds in KEY_TYPES:
+            try:
+                return self._log_in_by(kinds, deadline)
+            except HostKeyChanged as error:
+                changed = changed or error
+            except paramiko.ssh_exception.IncompatiblePeer:
+                continue  # it holds no key of this kind
+        raise changed or paramiko.SSHException("it shows no kind of host key that is known here")
+
+    def close(self) -> None:
+        """Ends the connection to the jump host, if there is one."""
+        if self._through is not None:
+            self._through.close()
+        if self._before is not None:
+            self._before.close()
+
+    def _log_in_by(self, kinds: Sequence[str], deadline: float) -> paramiko.Transport:
+        transport = paramiko.Transport(self._connection(deadline))
         try:
-            return _log_in_by(kinds, target, key, host_keys, deadline)
-        except HostKeyChanged as error:
-            changed = changed or error
-        except paramiko.ssh_exception.IncompatiblePeer:
-            continue  # it holds no key of this kind
-    raise changed or paramiko.SSHException("it shows no kind of host key that is known here")
+            options = transport.get_security_options()
+            options.ciphers = [cipher for cipher in CIPHERS if cipher in options.ciphers]
+            options.key_types = [kind for kind in kinds if kind in options.key_types]
+            transport.banner_timeout = _rest(deadline)
+            transport.start_client(timeout=_rest(deadline))
+            if not transport.initial_kex_done:  # start_client returns silently at its timeout
+                raise TimeoutError("it accepted the connection but did not answer")
+            shown = transport.get_remote_server_key()
+            self._host_keys.check(self._target.name, f"{shown.get_name()} {shown.get_base64()}")
+            transport.auth_timeout = _rest(deadline)
+            transport.auth_publickey(self._target.user, self._key)
+            transport.set_keepalive(KEEPALIVE_S)
+        except BaseException:
+            transport.close()
+            raise
+        return transport
 
-
-def _log_in_by(
-    kinds: Sequence[str], target: Target, key: paramiko.PKey, host_keys: HostKeys, deadline: float
-) -> paramiko.Transport:
-    sock = socket.create_connection((target.address, target.port), timeout=_rest(deadline))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_LINK_S * 1000)
-    transport = paramiko.Transport(sock)
-    try:
-        options = transport.get_security_options()
-        options.ciphers = [cipher for cipher in CIPHERS if cipher in options.ciphers]
-        options.key_types = [kind for kind in kinds if kind in options.key_types]
-        transport.banner_timeout = _rest(deadline)
-        transport.start_client(timeout=_rest(deadline))
-        if not transport.initial_kex_done:  # start_client returns silently at its timeout
-            raise TimeoutError("it accepted the connection but did not answer")
-        shown = transport.get_remote_server_key()
-        host_keys.check(target.name, f"{shown.get_name()} {shown.get_base64()}")
-        transport.auth_timeout = _rest(deadline)
-        transport.auth_publickey(target.user, key)
-        transport.set_keepalive(KEEPALIVE_S)
-    except BaseException:
-        transport.close()
-        raise
-    return transport
+    def _connection(self, deadline: float) -> socket.socket | paramiko.Channel:
+        target, jump = self._target, self._target.jump
+        if self._before is None or jump is None:
+            sock = socket.create_connection((target.address, target.port), timeout=_rest(deadline))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_LINK_S * 1000)
+            return sock
+        try:
+            if self._through is None or not self._through.is_active():
+                self._through = self._before.log_in(deadline)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise ConnectionError(f"no login to {jump.name} as {jump.user}: {error or type(error).__name__}") from error
+        place = (target.address, target.port)
+        try:
+            return self._through.open_channel("direct-tcpip", place, ("127.0.0.1", 0), timeout=_rest(deadline))
+        except paramiko.SSHException as error:
+            raise ConnectionError(f"{jump.name} does not connect to {place[0]}:{place[1]}: {error}") from error
 
 
 def _rest(deadline: float) -> float:
@@ -148,12 +189,13 @@ def _rest(deadline: float) -> float:
 class SshHost:
     """One logged-in host; `shown` is the fingerprint of the key it proved to hold."""
 
-    def __init__(self, target: Target, transport: paramiko.Transport) -> None:
+    def __init__(self, target: Target, transport: paramiko.Transport, way: _Way) -> None:
         self.name = target.name
         self._answer_s = target.answer_s
         key = transport.get_remote_server_key()
         self.shown = fingerprint(f"{key.get_name()} {key.get_base64()}")
         self._transport = transport
+        self._way = way
         self._sftp: paramiko.SFTPClient | None = None
 
     def run(
@@ -195,43 +237,22 @@ class SshHost:
         return Completed(status=status, output=tail)
 
     def upload(self, source: Path, target: str, *, mode: int) -> str:
-        """Copies a file over SFTP, once more when it failed while the connection holds; see `Host.upload`."""
+        """Copies a file, once more when it failed while the connection holds; see `Host.upload`."""
         for tries_left in reversed(range(UPLOAD_TRIES)):
             try:
-                return self._upload(source, target, mode=mode)
+                return send(
+                    self._transport,
+                    source,
+                    target,
+                    mode=mode,
+                    to=self.name,
+                    answer_s=self._answer_s,
+                    cut=self.close,
+                )
             except UploadFailed:
-                self._close_sftp()
                 if not tries_left or not self._transport.is_active():
                     raise
         raise AssertionError  # pragma: no cover - the last try returns or raises
-
-    def _upload(self, source: Path, target: str, *, mode: int) -> str:
-        aside = f"{target}.part"
-        digest = hashlib.sha256()
-        try:
-            sftp = self._open_sftp()
-            with sftp.open(aside, "w") as file:
-                file.chmod(mode)  # before the first byte: SFTP creates with the remote umask
-                file.set_pipelined(True)
-                with source.open("rb") as content:
-                    while chunk := content.read(CHUNK_BYTES):
-                        digest.update(chunk)
-                        file.write(chunk)
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            raise UploadFailed(
-                f"{source.name} could not be copied to {self.name}",
-                why=str(error) or type(error).__name__,
-                hint="run the same command again",
-            ) from error
-        there = self.run(commands.digest(aside), timeout_s=120).output.split()[0]
-        if there != digest.hexdigest():
-            raise UploadFailed(
-                f"{source.name} arrived damaged at {self.name}",
-                why=f"sha256 {there}",
-                hint="run the same command again",
-            )
-        self.run(commands.rename(aside, target), timeout_s=30)
-        return there
 
     def read(self, path: str, *, limit: int) -> bytes | None:
         """Returns the beginning of a file; see `Host.read`."""
@@ -258,6 +279,7 @@ class SshHost:
 
     def close(self) -> None:
         """Ends the connection."""
+        self._way.close()  # the outer one first: the end of the inner one would wait for a jump host that is silent
         self._transport.close()
 
     def _open_sftp(self) -> paramiko.SFTPClient:

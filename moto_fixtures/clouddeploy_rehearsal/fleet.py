@@ -111,6 +111,12 @@ class Fleet:
         with self._lock:
             return list(self._hosts.values())
 
+    def reboot(self, machine: str) -> None:
+        """Cuts a machine's power and gives it back; returns when its SSH answers again. An absent one is fine."""
+        host = self.host(machine)
+        if host is not None:
+            host.reboot()
+
     def kill(self, machine: str) -> None:
         """Ends a machine; an absent one is fine."""
         self._end(machine)

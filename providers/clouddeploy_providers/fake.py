@@ -22,7 +22,7 @@ from clouddeploy_providers.errors import (
     Throttled,
 )
 from clouddeploy_providers.fake_cloud import DEFAULT_SIZE, IMAGE, SIZES, FakeCloud
-from clouddeploy_providers.reach import REACHED
+from clouddeploy_providers.reach import JUMP, REACHED, jump_outputs
 from clouddeploy_providers.resources import Check, Found, Kind
 from clouddeploy_providers.waiters import retrying, stopped
 
@@ -79,6 +79,7 @@ class FakeProvider:
             "crash_after",
             *ADOPTABLE.values(),
             *REACHED,
+            *JUMP,
         }
     )
     creates_nothing: ClassVar[bool] = False
@@ -100,6 +101,8 @@ class FakeProvider:
                 why="it exists already, so nothing else says how it is reached",
                 hint="add them in the deploy file",
             )
+        if "machine" in settings:
+            jump_outputs(settings, settings["machine"])
         self._settings = settings
         file = settings.get("file")
         self.cloud = cloud or FakeCloud(Path(file).expanduser() if file else None)
@@ -288,7 +291,12 @@ class FakeProvider:
         if thing is None or thing["kind"] != kind:
             return None
         ref = fake_cloud.reference(theirs, thing)
-        reach = {key: self._settings[key] for key in REACHED} | {"ssh_port": "22"} if kind is Kind.MACHINE else {}
+        reach = {}
+        if kind is Kind.MACHINE:
+            reach = {key: self._settings[key] for key in REACHED} | {"ssh_port": "22"}
+            reach |= jump_outputs(self._settings, theirs)
+            if "jump" in reach:
+                reach["address"] = ref.outputs["private_address"]
         return replace(ref, name=name, id=theirs, outputs={**ref.outputs, **reach}, is_adopted=True)
 
     def _check_permissions(self) -> Iterator[Check]:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, ClassVar
 
 from clouddeploy_providers.errors import InvalidRequest
-from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT
+from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT, JUMP, PORTS, jump_outputs
 from clouddeploy_providers.resources import Check, Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from clouddeploy_providers.resources import Demand, Found, MachineSpec, Need, Offer, Price, Resource
 
 REQUIRED = ("address", "user", "host_key", "identity_file")
-PORTS = range(1, 65536)
 EGRESS_HINT = "IPv4 addresses or CIDR blocks, `203.0.113.7, 198.51.100.0/28`; leave it out if they are not known"
 
 
@@ -26,11 +25,12 @@ class OnPremProvider:
     """Adopts the machine that the deploy file names; see `ComputeProvider` for the verbs.
 
     The setting `egress` names the addresses from which the site's connections come, as others see them: addresses or
-    CIDR blocks, separated by commas. A firewall elsewhere can then let in this site and nobody else.
+    CIDR blocks, separated by commas. A firewall elsewhere can then let in this site and nobody else. With `jump` the
+    machine is reached from there, and `address` is the one that it has for the jump host.
     """
 
     name: ClassVar[str] = "onprem"
-    setting_names: ClassVar[frozenset[str]] = frozenset({*REQUIRED, "port", "egress"})
+    setting_names: ClassVar[frozenset[str]] = frozenset({*REQUIRED, *JUMP, "port", "egress"})
     creates_nothing: ClassVar[bool] = True
     ends_processes: ClassVar[bool] = False
     default_size: ClassVar[str] = ""
@@ -51,6 +51,7 @@ class OnPremProvider:
         port = settings.get("port", "22")
         if not (port.isascii() and port.isdecimal() and int(port) in PORTS):
             raise InvalidRequest(f"the port of {place} is {port!r}", hint="a number from 1 to 65535")
+        self._jump = jump_outputs(settings, place)
         self._egress = _blocks(settings.get("egress", ""), place=place)
         self._settings = settings
         self._instead = endpoints.hosts.get(settings["address"])
@@ -100,6 +101,7 @@ class OnPremProvider:
                 "user": given["user"],
                 "host_key": given["host_key"],
                 "identity_file": given["identity_file"],
+                **self._jump,
             }
         else:
             there = self._instead

@@ -14,11 +14,12 @@ from clouddeploy_provision.builders.catalogue import Custom
 from clouddeploy_provision.ca_store import CaStore
 from clouddeploy_provision.drafts import Outcome, Renewal
 from clouddeploy_provision.errors import ProvisionError, ResultError
-from clouddeploy_provision.kit_tree import make_folder
+from clouddeploy_provision.kit_settings import packaged
+from clouddeploy_provision.kit_tree import SCRIPT, File, make_folder
 from clouddeploy_provision.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from clouddeploy_provision.drafts import Draft
@@ -46,8 +47,21 @@ class Options:
     """Whose certificates are made anew although they could stay."""
     start_script: bool = False
     """Also write `start_all.sh`."""
+    companions: Mapping[str, Mapping[str, File]] = field(default_factory=dict)
+    """Participant → path in the result → a file that lies beside its kit. Who gets no kit here gets none of them."""
     zip_password: str | None = field(default=None, repr=False)
     """For a ZipBuilder that asks."""
+
+    def result_files(self, participants: Iterable[str]) -> dict[str, File]:
+        """Return what lies beside the kits of a result, by path.
+
+        Args:
+            participants: who has a kit in it.
+        """
+        found = {"start_all.sh": File(packaged("start_all.sh"), SCRIPT)} if self.start_script else {}
+        for name in participants:
+            found |= self.companions.get(name, {})
+        return found
 
 
 @dataclass(frozen=True)

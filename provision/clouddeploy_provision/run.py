@@ -23,8 +23,7 @@ from clouddeploy_provision.ca_records import Issued, RevokedLine, write_atomic
 from clouddeploy_provision.errors import CaError, ResultError
 from clouddeploy_provision.identities import Identities
 from clouddeploy_provision.kit_builder import KitBuilder
-from clouddeploy_provision.kit_settings import packaged
-from clouddeploy_provision.kit_tree import FOLDER, SCRIPT, File
+from clouddeploy_provision.kit_tree import FOLDER, File
 from clouddeploy_provision.pipeline import Pipeline
 from clouddeploy_provision.previous import (
     LISTENER_CERT,
@@ -224,7 +223,8 @@ class Run:
         wip.chmod(FOLDER)
         try:
             records = self._write_all(found, wip)
-            for path, file in self._result_files().items():
+            beside = self._options.result_files(draft.participant.name for draft in found)
+            for path, file in {**self._ctx.result_files, **beside}.items():
                 for parent in sorted(map(str, PurePath(path).parents)):
                     if not (wip / parent).exists():
                         kit_tree.make_folder(f"{wip}/{parent}")
@@ -409,12 +409,6 @@ class Run:
             )
         )
         return {manifest.MANIFEST_PATH: File(data), manifest.SIGNATURE_PATH: File(self.authority.sign(data))}
-
-    def _result_files(self) -> dict[str, File]:
-        found = dict(self._ctx.result_files)
-        if self._options.start_script:
-            found["start_all.sh"] = File(packaged("start_all.sh"), SCRIPT)
-        return found
 
     def _archive(self, wip: Path, found: Sequence[Draft]) -> None:
         """Write one encrypted archive for each kit, when the project has a ZipBuilder."""

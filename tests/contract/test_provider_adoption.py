@@ -6,6 +6,7 @@ from clouddeploy_providers.resources import Demand, Kind
 
 pytestmark = pytest.mark.xdist_group("emulated-clouds")
 
+JUMP = {"jump": "fl@bastion.example.com:22", "jump_host_key": "SHA256:" + "A" * 43}
 REACH = ("user", "identity_file", "host_key")
 
 
@@ -69,6 +70,23 @@ def test_a_machine_is_reached_as_the_deploy_file_says(case, make_site, cancel):
     assert {key: ref.outputs[key] for key in REACH} == {key: theirs.settings[key] for key in REACH}
     assert ref.outputs["address"]
     assert ref.outputs["ssh_port"]
+
+
+def test_a_machine_inside_is_reached_from_its_jump_host_at_its_private_address(case, make_site, cancel):
+    theirs = case.theirs(Kind.MACHINE, make_site(case.shared), cancel)
+    site = make_site(case.provider({**theirs.settings, **JUMP}))
+    ref = site.create(cancel)[Kind.MACHINE]
+    for there in (ref, site.provider.read(ref)):
+        assert {key: there.outputs[key] for key in JUMP} == JUMP
+        assert there.outputs["jump_identity_file"] == theirs.settings["identity_file"]
+        assert there.outputs["address"] == there.outputs["private_address"]
+
+
+@pytest.mark.parametrize("key", JUMP)
+def test_half_a_jump_host_is_refused(key, case, make_site, cancel):
+    theirs = case.theirs(Kind.MACHINE, make_site(case.shared), cancel)
+    with pytest.raises(InvalidRequest, match="jump"):
+        case.provider({**theirs.settings, key: JUMP[key]})
 
 
 @pytest.mark.parametrize("key", REACH)

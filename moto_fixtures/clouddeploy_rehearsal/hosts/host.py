@@ -23,5 +23,8 @@ class RunningHost(Protocol):
     def set_rules(self, rules: Sequence[tuple[int, int, str]]) -> None:
         """Lets in TCP from (first port, last port, CIDR block) and answers to what went out, nothing else."""
 
+    def reboot(self) -> None:
+        """Ends all processes of the machine and boots it again from its disk; returns when its SSH answers."""
+
     def kill(self) -> None:
         """Ends the machine as if its power were cut; returns when all its processes are gone."""

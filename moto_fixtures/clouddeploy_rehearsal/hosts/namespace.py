@@ -72,15 +72,37 @@ class NamespaceHost:
             for address in self.addresses:
                 arp.announce(address, _hardware(self.process))
 
+    def reboot(self) -> None:
+        """Cuts the machine's power and gives it back; the disk stays. Returns when its SSH answers again.
+
+        Raises:
+            RuntimeError: it did not come up again in time.
+        """
+        before = self._first_process()
+        if before is not None:
+            os.kill(before, signal.SIGKILL)  # the kernel ends all others of that boot with it
+        deadline = time.monotonic() + BOOT_S
+        while self._first_process() in {None, before}:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                log = (self.directory / "log").read_text(errors="replace")
+                raise RuntimeError(f"the host {self.name} did not boot again: {log[-2000:]}")
+            time.sleep(POLL_S)
+        _wait_for_banner(self)
+
     def kill(self) -> None:
         """Ends the machine as if its power were cut; returns when all its processes are gone."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        pids = children.read_text().split() if children.exists() else []
-        for pid in pids:  # PID 1 of the machine: the kernel ends all the others and every mount with it
-            os.kill(int(pid), signal.SIGKILL)
-        self.process.kill()
+        first = self._first_process()
+        self.process.kill()  # what it has started is told by the kernel
         self.process.wait()
+        deadline = time.monotonic() + BOOT_S
+        while first is not None and _is_running(first) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _first_process(self) -> int | None:
+        """Returns PID 1 of the running boot, as this machine numbers it; None between two boots."""
+        boots = _children(self.process.pid)
+        return next((first for boot in boots for first in _children(boot)), None)
 
     def _ip(self, *words: str) -> None:
         self._inside(["ip", *words], "")
@@ -115,16 +137,18 @@ def boot(
         descriptor = os.open(directory / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as stream:
             stream.write(text)
-    script = resources.files("clouddeploy_rehearsal.hosts").joinpath("boot.sh")
+    files = resources.files("clouddeploy_rehearsal.hosts")
     environment = {
         "PATH": PATH,
         "SEED": str(directory),
         "USER_NAME": user_data.user,
         "HOST_NAME": name[:63],
         "RUN_COMMANDS": "\n".join(user_data.commands),
+        "BOOT": str(files.joinpath("boot.sh")),
+        "CRONTAB": str(files.joinpath("crontab.sh")),
     }
-    command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork"]
-    command += ["--kill-child", "--propagation", "private", "bash", str(script)]
+    command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--uts", "--ipc"]
+    command += ["--propagation", "private", "bash", str(files.joinpath("machine.sh"))]
 
     def spawn() -> subprocess.Popen[bytes]:
         with (directory / "log").open("wb") as log:
@@ -143,6 +167,21 @@ def boot(
         host.kill()
         raise
     return host
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended
+        return []
+
+
+def _is_running(pid: int) -> bool:
+    """Tells whether a process is more than a line that nobody has read yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _link(process: subprocess.Popen[bytes]) -> str:

@@ -79,6 +79,7 @@ class UnprivilegedHost:
         self._connections: set[Any] = set()
         self._home = self._directory / "home"
         self._etc_ssh = self._directory / "etc-ssh"
+        self._crontabs = self._directory / "crontabs"
         self._lay_out()
         self._shown = self._key_file.read_bytes()
 
@@ -98,6 +99,31 @@ class UnprivilegedHost:
     def set_rules(self, rules: Sequence[tuple[int, int, str]]) -> None:
         """Accepts rules and enforces none: without root there is no firewall."""
 
+    def reboot(self) -> None:
+        """Ends every process that the machine has started and runs what its crontab says for a boot."""
+        watchdog.end(self._directory)
+        self._yard.run(self._disconnect())
+        for table in self._crontabs.glob("*"):
+            for line in table.read_text().splitlines():
+                if line.startswith("@reboot "):
+                    self._start_at_boot(line.removeprefix("@reboot "))
+
+    def _start_at_boot(self, command: str) -> None:
+        """Starts a command as cron does; it ends when what it has started in the background goes on."""
+        log = self._directory / "cron.log"
+        with log.open("ab") as out:
+            subprocess.run(
+                ["sh", "-c", command],
+                cwd=self._home,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                check=False,
+                timeout=START_S,
+            )
+
     def kill(self) -> None:
         """Ends the machine and every process that it has started."""
         for address in list(self._acceptors):
@@ -111,15 +137,16 @@ class UnprivilegedHost:
         return self._etc_ssh / "ssh_host_ed25519_key"
 
     def _lay_out(self) -> None:
-        for folder in (self._home, self._etc_ssh, self._directory / "bin"):
+        for folder in (self._home, self._etc_ssh, self._crontabs, self._directory / "bin"):
             folder.mkdir(parents=True, mode=0o700)
         descriptor = os.open(self._key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(self._user_data.host_private_key)
         (self._etc_ssh / "ssh_host_ed25519_key.pub").write_text(self._user_data.host_public_key + "\n")
-        sudo = self._directory / "bin" / "sudo"
-        sudo.write_bytes(resources.files("clouddeploy_rehearsal.hosts").joinpath("sudo.sh").read_bytes())
-        sudo.chmod(stat.S_IRWXU)
+        for name in ("sudo", "crontab"):
+            program = self._directory / "bin" / name
+            program.write_bytes(resources.files("clouddeploy_rehearsal.hosts").joinpath(f"{name}.sh").read_bytes())
+            program.chmod(stat.S_IRWXU)
 
     async def _listen(self, address: str) -> None:
         import asyncssh  # noqa: PLC0415 - an extra, and takes long to import
@@ -223,6 +250,7 @@ class UnprivilegedHost:
             "SHELL": "/bin/bash",
             "LANG": "C.UTF-8",
             "MACHINE_ETC_SSH": str(self._etc_ssh),
+            "MACHINE_CRONTABS": str(self._crontabs),
             watchdog.MARK: str(self._directory),
             # There is a sudo for the host key alone; a site's own files belong in the home folder.
             "CLOUDDEPLOY_NO_SUDO": "1",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.aws import instances
 from clouddeploy_providers.errors import InvalidRequest
-from clouddeploy_providers.reach import REACHED
+from clouddeploy_providers.reach import JUMP, REACHED, jump_outputs
 from clouddeploy_providers.resources import Check, Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -31,11 +31,12 @@ def require_settings(settings: Mapping[str, str]) -> None:
             why="it was not made here, so its account, its key and its host key are not known",
             hint="add them in the deploy file; `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints `SHA256:…`",
         )
+    jump_outputs(settings, f"the machine {settings['machine_id']}")
 
 
 def ref_of(settings: Mapping[str, str], name: str) -> ResourceRef:
     """Returns the machine's reference as the settings alone know it."""
-    reach = {key: settings[key] for key in REACHED}
+    reach = {key: settings[key] for key in REACHED} | jump_outputs(settings, settings["machine_id"])
     return ResourceRef(Kind.MACHINE, name, settings["machine_id"], {**reach, "ssh_port": SSH_PORT}, is_adopted=True)
 
 
@@ -61,7 +62,10 @@ def read(ec2: Any, ref: ResourceRef, *, instead: SshEndpoint | None) -> Resource
     instance = instances.read(ec2, ref.id)
     if instance is None:
         return None
-    return replace(ref, outputs={**instances.ref_of(instance).outputs, **_kept(ref)})
+    found = instances.ref_of(instance).outputs
+    if "jump" in ref.outputs:
+        found = {**found, "address": found["private_address"]}  # the jump host is inside
+    return replace(ref, outputs={**found, **_kept(ref)})
 
 
 def check(ref: ResourceRef | None, machine_id: str) -> list[Check]:
@@ -77,4 +81,4 @@ def check(ref: ResourceRef | None, machine_id: str) -> list[Check]:
 
 def _kept(ref: ResourceRef) -> dict[str, str]:
     """Returns those outputs that only the deploy file knows."""
-    return {key: ref.outputs[key] for key in (*REACHED, "ssh_port") if key in ref.outputs}
+    return {key: ref.outputs[key] for key in (*REACHED, *JUMP, "ssh_port") if key in ref.outputs}

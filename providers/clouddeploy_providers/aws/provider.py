@@ -20,7 +20,7 @@ from clouddeploy_providers.aws.quotas import Quotas
 from clouddeploy_providers.aws.tagging import prove_ours
 from clouddeploy_providers.aws.whereabouts import Whereabouts
 from clouddeploy_providers.errors import InvalidRequest, NotFound
-from clouddeploy_providers.reach import REACHED
+from clouddeploy_providers.reach import JUMP, REACHED
 from clouddeploy_providers.resources import Check, Kind
 from clouddeploy_providers.waiters import retrying
 
@@ -63,7 +63,7 @@ class AwsProvider:
 
     name: ClassVar[str] = "aws"
     setting_names: ClassVar[frozenset[str]] = frozenset(
-        {"region", "profile", "vpc_id", "subnet_id", "machine_id", *REACHED}
+        {"region", "profile", "vpc_id", "subnet_id", "machine_id", *REACHED, *JUMP}
     )
     creates_nothing: ClassVar[bool] = False
     ends_processes: ClassVar[bool] = True

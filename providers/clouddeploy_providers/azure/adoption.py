@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clouddeploy_providers.azure.errors import translated
 from clouddeploy_providers.azure.operations import group_of, name_of, subscription_of
 from clouddeploy_providers.errors import InvalidRequest, NotFound
-from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT, REACHED
+from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT, JUMP, REACHED, jump_outputs
 from clouddeploy_providers.resources import Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clouddeploy_providers.endpoints import SshEndpoint
     from clouddeploy_providers.resources import Resource
 
-SETTINGS = frozenset({"resource_group", "network", "subnet", "machine", *REACHED})
+SETTINGS = frozenset({"resource_group", "network", "subnet", "machine", *REACHED, *JUMP})
 NETWORK_ID = re.compile(
     r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/virtualNetworks/[^/]+", re.IGNORECASE
 )
@@ -74,13 +74,18 @@ class Adoption:
         if found is None:
             raise InvalidRequest(f"there is no machine {self.machine}", hint="correct `machine`, its ARM id")
         # What it is made of is its owner's business; the SSH port is not the one of our own machines' firewall either.
-        outputs = {**found.outputs, "ssh_port": "22", **(self.access or {})}
+        outputs = {**inside(found.outputs, self.access or {}), "ssh_port": "22", **(self.access or {})}
         return replace(found, name=resource.name, outputs=outputs, is_adopted=True)
 
     def read_network(self, clients: Clients) -> Any:
         """Returns what Azure says about the network."""
         with _must_exist(f"the network {self.network}", "network"):
             return clients.network.virtual_networks.get(group_of(self.network), name_of(self.network))
+
+
+def inside(outputs: Mapping[str, str], access: Mapping[str, str]) -> dict[str, str]:
+    """Returns a machine's outputs with the address that its jump host, which is inside, reaches it at."""
+    return {**outputs, **({"address": outputs["private_address"]} if "jump" in access else {})}
 
 
 @contextmanager
@@ -110,8 +115,13 @@ def parse(
     group, network, machine = (settings.get(key, "") for key in ("resource_group", "network", "machine"))
     if machine:
         return _machine(settings, subscription, is_rehearsal=is_rehearsal, instead=hosts.get(machine))
-    if any(settings.get(key) for key in ("identity_file", "host_key")):
-        raise InvalidRequest("an Azure site has identity_file or host_key but no machine", hint="add `machine`")
+    for key in ("identity_file", "host_key", *JUMP):
+        if settings.get(key):
+            raise InvalidRequest(
+                f"an Azure site has {key} but no machine",
+                why="a machine that is made here is reached with keys that are made here",
+                hint="add `machine`",
+            )
     if bool(network) != bool(settings.get("subnet")):
         raise InvalidRequest("an Azure site names only one of network and subnet", hint="add the other one")
     if network and not network.startswith("/"):
@@ -145,8 +155,9 @@ def _machine(
             "the host_key of an Azure machine is neither a SHA256 fingerprint nor a public key",
             hint=HOST_KEY_HINT,
         )
+    access = {key: settings[key] for key in REACHED} | jump_outputs(settings, "an Azure machine")
     machine = _checked(settings["machine"], MACHINE_ID, subscription, setting="machine", is_rehearsal=is_rehearsal)
-    return Adoption(machine=machine, access={key: settings[key] for key in REACHED}, instead=instead)
+    return Adoption(machine=machine, access=access, instead=instead)
 
 
 def _checked(arm_id: str, shape: re.Pattern[str], subscription: str, *, setting: str, is_rehearsal: bool) -> str:

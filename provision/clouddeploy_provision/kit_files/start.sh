@@ -4,10 +4,11 @@
 #   start.sh --foreground                 the same, but stay in front and supervise (for systemd)
 #   start.sh --once                       run one process in front, without restarting it
 #   start.sh --cloud azure|aws [--config FILE]   create a machine in a cloud and start this kit there
+#     further options with --cloud: --image ID, --vpc-id ID, --subnet-id ID, --no-input (ask nothing)
 set -eu
 
 usage() {
-    sed -n '3,6s/^# *//p' "${BASH_SOURCE[0]}"
+    sed -n '3,7s/^# *//p' "${BASH_SOURCE[0]}"
 }
 
 startup="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -15,17 +16,28 @@ kit="$(dirname "$startup")"
 mode=background
 cloud=""
 config=""
+rest=() # for clouddeploy launch, as it was said
+first="" # of the options that are for --cloud alone
 
 while [ $# -gt 0 ]; do
     case "$1" in
         --foreground) mode=foreground ;;
         --once) mode=once ;;
-        --cloud | --config)
+        --no-input)
+            rest+=("$1")
+            first="${first:-$1}"
+            ;;
+        --cloud | --config | --image | --vpc-id | --subnet-id)
             if [ $# -lt 2 ] || [ -z "$2" ]; then
                 echo "start.sh: $1 needs a value" >&2
                 exit 4
             fi
-            if [ "$1" = --cloud ]; then cloud="$2"; else config="$2"; fi
+            case "$1" in
+                --cloud) cloud="$2" ;;
+                --config) config="$2" ;;
+                *) rest+=("$1" "$2") ;;
+            esac
+            if [ "$1" != --cloud ]; then first="${first:-$1}"; fi
             shift
             ;;
         -h | --help)
@@ -53,14 +65,12 @@ if [ -n "$cloud" ]; then
         echo "start.sh: the command clouddeploy is not installed here; install it with: pip install 'clouddeploy[$cloud]'" >&2
         exit 4
     fi
-    if [ -n "$config" ]; then
-        exec clouddeploy launch "$kit" --cloud "$cloud" --config "$config"
-    fi
-    exec clouddeploy launch "$kit" --cloud "$cloud"
+    if [ -n "$config" ]; then rest=(--config "$config" "${rest[@]}"); fi
+    exec clouddeploy launch "$kit" --cloud "$cloud" "${rest[@]}"
 fi
 
-if [ -n "$config" ]; then
-    echo "start.sh: --config is for --cloud; without it this machine is used, and needs none" >&2
+if [ -n "$first" ]; then
+    echo "start.sh: $first is for --cloud; without it this machine is used, and needs none" >&2
     exit 4
 fi
 

@@ -9,7 +9,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -40,6 +42,75 @@ def until(condition, seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
+class Link:
+    """TCP connections in between that can go silent, or stop for good after so many bytes, without closing.
+
+    Args:
+        port: where they lead.
+        stops_after: of what the client sends; no more is read then, so that its system's buffers fill.
+        drops_after: of what the client sends; the rest is read and dropped.
+    """
+
+    def __init__(self, port: int, *, stops_after: float = float("inf"), drops_after: float = float("inf")) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self.to = port
+        self._sockets = [self._server]
+        self._stops_after = stops_after
+        self._drops_after = drops_after
+        self._ended = Event()
+        self.silent = Event()
+        """Set it, and what comes is read and dropped."""
+        self.stopped = Event()
+        self.sent = 0
+        """Bytes from the client."""
+        self.turns = 0
+        """How often one side spoke after the other."""
+        self._speaker: socket.socket | None = None
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self.to))
+                self._sockets += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    thread = threading.Thread(
+                        target=self._pump, args=(source, sink), kwargs={"is_up": source is near}, daemon=True
+                    )
+                    self._threads.append(thread)
+                    thread.start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, *, is_up: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self._speaker is not source:
+                    self._speaker, self.turns = source, self.turns + 1
+                if is_up:
+                    self.sent += len(data)
+                if self.sent > self._drops_after:
+                    self.silent.set()
+                if not self.silent.is_set():
+                    sink.sendall(data)
+                if self.sent > self._stops_after:
+                    self.stopped.set()
+                    self._ended.wait()
+        for sock in (source, sink):  # an end is passed on
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._ended.set()
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+        for thread in self._threads:
+            thread.join(5)
+
+
 class Machine:
     """One sshd with its own keys, home and log."""
 
@@ -63,7 +134,8 @@ class Machine:
             f"ListenAddress 127.0.0.1:{port}\nHostKey {shown_in}/ssh_host_ed25519_key\n"
             f"HostKey {shown_in}/ssh_host_ecdsa_key\nPidFile none\nStrictModes no\nUsePAM no\nLogLevel DEBUG1\n"
             f"AuthorizedKeysFile {folder}/authorized_keys\nPasswordAuthentication no\nPermitRootLogin yes\n"
-            f"SetEnv HOME={self.home} CLOUDDEPLOY_NO_SUDO=1 {environment}\nSubsystem sftp internal-sftp\n"
+            f"SetEnv HOME={self.home} CLOUDDEPLOY_NO_SUDO=1 CLOUDDEPLOY_NO_CRON=1 {environment}\n"
+            "Subsystem sftp internal-sftp\n"
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
@@ -110,6 +182,21 @@ def host(machine):
     machine.pins.pin(machine.target.name, machine.public)
     with contextlib.closing(machine.connect()) as connected:
         yield connected
+
+
+@pytest.fixture
+def link_to():
+    """Returns a function that puts a link before a machine, which is reached over it from then on."""
+    with contextlib.ExitStack() as stack:
+
+        def link_to(machine: Machine, **options) -> Link:
+            until(lambda: machine.log.exists() and "listening" in machine.log.read_text())
+            link = Link(machine.target.port, **options)
+            stack.callback(link.close)
+            machine.target = replace(machine.target, port=link.port)
+            return link
+
+        yield link_to
 
 
 @pytest.fixture(scope="session")

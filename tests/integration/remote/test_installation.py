@@ -63,7 +63,9 @@ class Installed:
                 site="site-1",
                 kit=self.kit,
                 data=self.data,
-                wheelhouse_for=lambda target: wheelhouse.collect(target, self.cache),
+                wheelhouse_for=lambda target: wheelhouse.collect(
+                    target, self.cache, extra=wheelhouse.asked_for(self.kit)
+                ),
                 timeout_s=120,
             )
             return self.release
@@ -108,6 +110,24 @@ def test_second_installation_sends_and_changes_nothing(site):
     assert site.install() == first
     assert site.uploads == []
     assert born == [path.lstat().st_ino for path in watched]
+
+
+def test_what_a_kit_asks_for_beside_the_runtime_is_in_its_environment_without_a_network_there(site):
+    asked = site.kit / "startup/requirements.txt"
+    before = (site.root / "venv").resolve()
+    look = [f"{site.root}/venv/bin/python", "-c", "import tenacity, clouddeploy_runtime; print(tenacity.__name__)"]
+    assert site.host.run(look, timeout_s=20, check=False).status != 0
+    asked.write_text("# what the jobs here need\ntenacity>=9\n")
+    try:
+        site.install()
+        assert site.host.run(look, timeout_s=20).output.strip() == "tenacity"
+        site.uploads.clear()
+        site.install()
+        assert site.uploads == []
+    finally:
+        asked.unlink()
+        site.install()
+    assert (site.root / "venv").resolve() == before
 
 
 def test_kit_in_which_one_byte_changed_does_not_start(site):

@@ -56,7 +56,9 @@ class Site:
 
     def forget(self) -> None:
         """What a new machine does not have; its Python environment is left, since it takes long."""
-        self.host.run(["rm", "-rf", f"{self.root}/enrolment", f"{self.root}/releases"], timeout_s=10)
+        self.host.run(
+            ["rm", "-rf", f"{self.root}/enrolment", f"{self.root}/releases", f"{self.root}/kits"], timeout_s=10
+        )
 
 
 class Federation:
@@ -153,7 +155,7 @@ def test_server_of_another_authority_is_not_taken_for_ours(federation, tmp_path)
 @pytest.mark.parametrize("name", SITES)
 def test_a_private_key_is_on_its_machine_alone_and_for_its_owner_alone(federation, name):
     site = federation.sites[name]
-    places = [site.key, *site.root.glob("releases/*/kit/startup/*.key")]
+    places = [site.key, *site.root.glob("kits/*/kit/startup/*.key")]
     assert {oct(path.stat().st_mode & 0o777) for path in places} == {"0o600"}
     folder = federation.operator.parent
     assert {path for path in folder.rglob("*") if path.is_file() and holds(path, site.key)} == set(places)

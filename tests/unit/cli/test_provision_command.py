@@ -275,3 +275,45 @@ def test_schema(run):
     options = {one["name"]: one for one in json.loads(done.stdout)["options"]}
     assert options["file"]["flags"] == ["-p", "--project-file", "--project_file"]
     assert {"generate", "workspace", "custom", "add_user", "add_client", "start_script", "force"} <= set(options)
+
+
+DEPLOY = {"version": 1, "project": "p.yml", "sites": {"server1": {"provider": "azure"}, "site-1": {"provider": "aws"}}}
+
+
+def test_scripts_for_single_sites(run, project):
+    Path("deploy.yml").write_text(yaml.safe_dump(DEPLOY))
+    done = run("-p", project, "-s")
+    assert done.exit_code == 0, done.output
+    assert "Deploy scripts for server1, site-1, from deploy.yml.\n" in done.stdout
+    assert os.access("workspace/study/prod_00/deploy_site-1.sh", os.X_OK)
+    state = Path("workspace/study/prod_00/.clouddeploy/site-1.deploy/state.json")
+    state.parent.mkdir(parents=True)
+    state.write_text("damaged, so something was there")
+    found = envelope(run("-p", project, "-s", "--force", "--output", "json"))["data"]
+    assert found["deploy_file"] == "deploy.yml"
+    assert found["deploy_scripts"] == {
+        name: f"workspace/study/prod_01/deploy_{name}.sh" for name in ("server1", "site-1")
+    }
+    assert [one for one in found["warnings"] if "prod_00/site-1.deploy.yml" in one]
+
+
+def test_scripts_without_a_deploy_file(run, project):
+    done = run("-p", project, "-s")
+    assert "Warning: no deploy script: there is no deploy.yml for p.yml; see --deploy-file\n" in done.stdout
+    found = envelope(run("-p", project, "-s", "--force", "--output", "json"))["data"]
+    assert (found["deploy_file"], found["deploy_scripts"]) == (None, {})
+
+
+@pytest.mark.parametrize("content", [None, "version: 1\nproject: other.yml\nsites: {server1: {provider: azure}}\n"])
+def test_a_deploy_file_that_cannot_be_used_makes_no_result(run, project, content):
+    if content is not None:
+        Path("mine.yml").write_text(content)
+    found = envelope(run("-p", project, "-s", "--deploy-file", "mine.yml", "--output", "json"))
+    assert (found["exit_code"], found["error_code"]) == (ExitCode.BAD_INPUT, "INVALID_CONFIG")
+    assert not Path("workspace").exists()
+
+
+@pytest.mark.parametrize("words", [("-p", "p.yml"), ()])
+def test_a_deploy_file_without_scripts_to_write(run, project, words):
+    found = envelope(run(*words, "--deploy-file", "deploy.yml", "--output", "json"))
+    assert (found["exit_code"], found["error_code"]) == (ExitCode.BAD_INPUT, "INVALID_ARGS")

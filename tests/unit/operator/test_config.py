@@ -187,6 +187,13 @@ def test_the_account_of_a_machine_that_exists_belongs_to_its_provider(write):
     assert "user" not in config.load(write(with_site(user="fl"))).site("site-1").settings
 
 
+def test_a_key_file_is_found_beside_the_deploy_file_wherever_the_command_runs(write, monkeypatch):
+    file = write(with_site(machine_id="i-1", user="fl", identity_file="key"))
+    monkeypatch.chdir(file.parent.parent)
+    site = config.load(file.relative_to(file.parent.parent)).site("site-1")
+    assert site.settings["identity_file"] == str(file.parent / "key")
+
+
 def test_every_key_has_an_example_for_its_messages():
     assert set(deploy_schema.EXAMPLES) == deploy_schema.GENERAL_KEYS | deploy_schema.TOP_KEYS
 

@@ -84,7 +84,7 @@ def test_kit_is_made_from_the_key_of_the_machine(site, enroller):
     kit = site.root / "current/kit"
     assert kits.verify(kit).participant == "site-1"
     assert (kit / "startup/client.key").read_bytes() == (site.root / "enrolment/site-1/site-1.key").read_bytes()
-    assert (kit.parent.resolve().name, enrolled.answered.reason) == (enrolled.release.digest, "it has none yet")
+    assert (kit.resolve().parent.name, enrolled.answered.reason) == (enrolled.release.digest, "it has none yet")
 
 
 def test_plan_says_which_certificate_is_due(site, enroller, tmp_path):

@@ -17,13 +17,13 @@ def machine(site, **outputs):
 
 
 def test_a_client_lets_nobody_in_but_the_operator():
-    (rule,) = firewall_rules(ssh_port=22, ssh_sources=CALLER, federation_port=None, federation_sources=("0.0.0.0/0",))
+    (rule,) = firewall_rules(ssh_port=22, ssh_sources=CALLER, federation_ports=(), federation_sources=("0.0.0.0/0",))
     assert rule == FirewallRule(22, CALLER, "ssh")
 
 
 def test_a_server_whose_sites_are_unknown_lets_nobody_in_but_the_operator():
     """An empty list of sources must not become everybody."""
-    rules = firewall_rules(ssh_port=22, ssh_sources=CALLER, federation_port=8002, federation_sources=())
+    rules = firewall_rules(ssh_port=22, ssh_sources=CALLER, federation_ports=(8002,), federation_sources=())
     assert [rule.purpose for rule in rules] == ["ssh"]
 
 
@@ -106,3 +106,13 @@ def test_blocks_that_overlap_become_one():
 def test_only_the_opening_for_ssh_moves():
     rules = with_ssh("22 from 192.0.2.1/32; 8002 from 0.0.0.0/0, ::/0", ssh_port=22, ssh_sources=("198.51.100.7/32",))
     assert rules_text(rules) == "22 from 198.51.100.7/32; 8002 from 0.0.0.0/0, ::/0"
+
+
+def test_a_servers_two_ports_are_rules_of_two_names_also_after_ssh_has_moved():
+    """Azure names a rule by its purpose."""
+    first = firewall_rules(
+        ssh_port=22, ssh_sources=CALLER, federation_ports=(8002, 8003), federation_sources=("0.0.0.0/0",)
+    )
+    moved = with_ssh(rules_text(first), ssh_port=22, ssh_sources=("198.51.100.7/32",))
+    for rules in (first, moved):
+        assert [(rule.port, rule.purpose) for rule in rules] == [(22, "ssh"), (8002, "federation"), (8003, "admin")]

@@ -17,9 +17,9 @@ KINDS = {"server1": [Kind.ADDRESS, Kind.FIREWALL, Kind.MACHINE], "site-1": [Kind
 def wanted(sites=SITES, sources=("192.0.2.1/32",)):
     rules = {
         "server1": firewall_rules(
-            ssh_port=22, ssh_sources=sources, federation_port=8002, federation_sources=("0.0.0.0/0",)
+            ssh_port=22, ssh_sources=sources, federation_ports=(8002,), federation_sources=("0.0.0.0/0",)
         ),
-        "site-1": firewall_rules(ssh_port=22, ssh_sources=sources, federation_port=None, federation_sources=()),
+        "site-1": firewall_rules(ssh_port=22, ssh_sources=sources, federation_ports=(), federation_sources=()),
     }
     return wanted_resources(
         DeployConfig(Path("deploy.yml"), Path("project.yml"), Path("workspace"), sites),

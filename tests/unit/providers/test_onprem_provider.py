@@ -39,6 +39,16 @@ def test_a_rehearsal_puts_another_host_in_its_place():
     }
 
 
+def test_a_machine_inside_says_its_jump_host_too():
+    jump = {"jump": "fl@bastion.example.com", "jump_host_key": FINGERPRINT}
+    outputs = create(OnPremProvider({**SETTINGS, **jump}, REAL)).outputs
+    assert outputs == {
+        **create(OnPremProvider(SETTINGS, REAL)).outputs,
+        **jump,
+        "jump_identity_file": SETTINGS["identity_file"],
+    }
+
+
 @pytest.mark.parametrize("key", ["address", "user", "host_key", "identity_file"])
 def test_a_missing_setting_is_named(key):
     given = {name: value for name, value in SETTINGS.items() if name != key}

@@ -143,9 +143,9 @@ def test_start_explains_itself(site, words):
     done = run(site / "startup/start.sh", *words)
     assert done.returncode == 0
     options = ["start.sh  ", "start.sh --foreground", "start.sh --once", "start.sh --cloud azure|aws [--config FILE]"]
-    assert [line.startswith(option) for line, option in zip(done.stdout.splitlines(), options, strict=True)] == [
-        True
-    ] * 4
+    *lines, more = done.stdout.splitlines()
+    assert [line.startswith(option) for line, option in zip(lines, options, strict=True)] == [True] * 4
+    assert "--image ID, --vpc-id ID, --subnet-id ID, --no-input" in more
 
 
 @pytest.mark.parametrize(
@@ -156,6 +156,9 @@ def test_start_explains_itself(site, words):
         (("--cloud", ""), "--cloud needs a value"),
         (("--cloud", "aws", "--config"), "--config needs a value"),
         (("--config", "x.yml"), "--config is for --cloud"),
+        (("--image", "ami-1"), "--image is for --cloud"),
+        (("--no-input",), "--no-input is for --cloud"),
+        (("--cloud", "aws", "--subnet-id"), "--subnet-id needs a value"),
         (("--unknown",), "unknown option --unknown"),
         (("site-1",), "unknown option site-1"),
     ],
@@ -213,6 +216,13 @@ def test_start_refuses_a_kit_without_manifest(site):
 def test_start_in_a_cloud_calls_launch(site, tmp_path):
     done = run(site / "startup/start.sh", "--cloud", "aws", "--config", "my file.yml", PATH=cloud_tool(tmp_path))
     assert done.stdout == f"launch {site} --cloud aws --config my file.yml\n"
+
+
+def test_start_in_a_cloud_passes_on_what_is_for_the_cloud(site, tmp_path):
+    words = ["--image", "ami 1", "--cloud", "aws", "--no-input", "--vpc-id", "vpc-1", "--subnet-id", "subnet-1"]
+    done = run(site / "startup/start.sh", *words, "--config", "x", PATH=cloud_tool(tmp_path))
+    rest = "--config x --image ami 1 --no-input --vpc-id vpc-1 --subnet-id subnet-1"
+    assert done.stdout == f"launch {site} --cloud aws {rest}\n"
 
 
 def test_start_returns_and_stop_stops(site, tmp_path):

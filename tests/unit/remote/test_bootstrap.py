@@ -68,13 +68,27 @@ def test_machine_without_python_is_named(prepare):
         prepare(SayingHost(probe=facts(python="")))
 
 
-def test_machine_whose_sudo_asks_for_a_password_gets_a_warning_about_reboots(prepare, caplog):
+def test_machine_without_systemd_or_crontab_for_us_gets_a_warning_about_reboots(prepare, caplog):
     with caplog.at_level(logging.WARNING):
         prepare(SayingHost(probe=facts(boots="no")))
     assert "after a reboot" in caplog.text
     caplog.clear()
     prepare(SayingHost(probe=facts()))
     assert caplog.text == ""
+
+
+def test_gpu_that_gets_no_driver_from_us_is_a_warning_and_one_whose_driver_fails_an_error(prepare, caplog):
+    bare = facts().replace("have=", "gpu=bare\nhave=")
+    with caplog.at_level(logging.WARNING):
+        prepare(SayingHost(probe=bare, driver="sudo is not allowed there"))
+    assert "NVIDIA GPU without a driver: sudo is not allowed there; install it there" in caplog.text
+    caplog.clear()
+    prepare(SayingHost(probe=bare, driver="much\nready\n"))
+    assert caplog.text == ""
+    with pytest.raises(RemoteCommandFailed, match="NVIDIA GPU") as failed:
+        prepare(SayingHost(probe=bare, driver=RemoteCommandFailed("driver failed", status=1, tail="no network")))
+    assert "no network" in failed.value.why
+    assert "ubuntu-drivers install" in failed.value.hint
 
 
 def test_machine_whose_cloud_init_does_not_end_is_said_to_be_at_it(prepare):

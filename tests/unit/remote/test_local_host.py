@@ -21,7 +21,7 @@ def host(tmp_path) -> LocalHost:
 
 
 def test_words_with_spaces_quotes_and_dollars_arrive_unchanged():
-    words = commands.with_sudo(commands.rename("a b'c", '$(id) "x"; rm -rf ~'))
+    words = commands.with_sudo(commands.script("a b'c", '$(id) "x"; rm -rf ~'))
     assert shlex.split(shlex.join(words)) == words
 
 
