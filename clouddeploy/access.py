@@ -56,6 +56,7 @@ class Access:
             user=outputs["user"],
             identity_file=self._keyring.operator_file if is_ours else Path(outputs["identity_file"]).expanduser(),
             jump=self._jump(site, outputs),
+            retries_login=is_ours,
         )
         host = ssh.connect(target, self._host_keys, timeout_s=self._timeout_s, cancel=cancel)
         if not is_ours:

@@ -142,7 +142,7 @@ def _value(text: str, place: str) -> str:
             if rest and not rest.startswith("#"):
                 raise ConfigError(
                     f"{place}: something follows the value",
-                    why=f"{rest!r} would be a command of its own",
+                    why="it would be a command of its own",
                     hint="put a value with blanks into quotes",
                 )
             break

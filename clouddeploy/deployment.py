@@ -14,7 +14,7 @@ from clouddeploy_providers.resources import Kind
 from clouddeploy_provision import project as project_file
 from clouddeploy_runtime.errors import ClouddeployError
 
-from clouddeploy import config, costs, drift, lone_kit, readiness, recovery, state, verdict, wheelhouse
+from clouddeploy import config, costs, drift, readiness, recovery, state, verdict, wheelhouse
 from clouddeploy.apply import Applied, Applier
 from clouddeploy.audit import LOG, AuditTrail, Entry
 from clouddeploy.destroy import Destroyed, destroy
@@ -110,7 +110,7 @@ class Deployment:
         where = (self.config, cache or wheelhouse.default_cache(), self._keyring, self._host_keys, self.cancel)
         self.installation: MachineWork
         if self.config.kit is not None:
-            self.installation = kit_installation(*where, lone=lone_kit.read(self.config.kit))
+            self.installation = kit_installation.of(where, self.config.kit, self.recorded)
         else:
             self.project = project_file.load(self.config.origin)
             self.installation = installation(*where, project=self.project, workspace=self.workspace)

@@ -6,10 +6,11 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from clouddeploy_providers.errors import DeadlineExceeded
 from clouddeploy_providers.resources import Kind
+from clouddeploy_runtime.errors import ClouddeployError
 
 from clouddeploy import lone_kit, readiness, wheelhouse
 from clouddeploy.errors import ConfigError, ServerNotReached
@@ -18,13 +19,17 @@ from clouddeploy.machine_work import INSTALL_TIMEOUT_S, READY_TIMEOUT_S, Machine
 from clouddeploy.remote import bootstrap, nvflare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import threading
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from clouddeploy.config import DeployConfig
     from clouddeploy.facts import Facts
+    from clouddeploy.keyring import Keyring
     from clouddeploy.lone_kit import LoneKit
     from clouddeploy.plan import Signature
     from clouddeploy.remote.host import Host
+    from clouddeploy.remote.known_hosts import HostKeys
     from clouddeploy.secrets import Secret
     from clouddeploy.site_work import Address, Install, Kits
     from clouddeploy.state import State
@@ -46,10 +51,41 @@ class KitInstallation(MachineWork):
 
     lone: LoneKit
     ready_timeout_s: float = READY_TIMEOUT_S
+    refusal: ClouddeployError | None = None
+    """Why the kit cannot be used, raised by whatever would use it; what was made with it can still be ended."""
+
+    @classmethod
+    def of(
+        cls,
+        where: tuple[DeployConfig, Path, Keyring, HostKeys, threading.Event],
+        kit: Path,
+        recorded: Callable[[], State],
+    ) -> Self:
+        """Returns what is done for a kit; one that is not there or not valid any more has left something to end.
+
+        Args:
+            where: the other attributes, in their order.
+            kit: the folder.
+            recorded: returns the state.
+
+        Raises:
+            ClouddeployError: it cannot be used, and nothing was made with it.
+        """
+        try:
+            return cls(*where, lone=lone_kit.read(kit))
+        except ClouddeployError as error:
+            known = recorded()
+            sites = {record.site for record in known.resources.values()} | set(known.sites)
+            if not sites:
+                raise
+            [site, *_] = sorted(sites)
+            is_server = f"{site}/{Kind.ADDRESS.value}" in known.resources
+            stand_in = lone_kit.unreadable(kit, site, project=known.project, is_server=is_server)
+            return cls(*where, lone=stand_in, refusal=error)
 
     def __post_init__(self) -> None:
         """Refuses a runtime for a kit that brings its own."""
-        if self.config.runtime is not None and self.lone.maker is not Maker.NVFLARE:
+        if self.refusal is None and self.config.runtime is not None and self.lone.maker is not Maker.NVFLARE:
             raise ConfigError(
                 f"{self.config.file}: runtime cannot be chosen for this kit",
                 why=f"{self.lone.folder} was not made by NVFLARE, and runs with this version of clouddeploy-runtime",
@@ -63,11 +99,15 @@ class KitInstallation(MachineWork):
 
     def signatures(self) -> tuple[Signature, ...]:
         """Returns nothing: the kit is what it is."""
+        if self.refusal is not None:
+            raise self.refusal
         return ()
 
     def kits_and_install(self, passphrase: Secret | None) -> tuple[Kits, Install]:
         """Returns what verifies the kit and what installs it; there is no passphrase, since nothing is signed."""
         del passphrase
+        if self.refusal is not None:
+            raise self.refusal
         return self._kits, self._install
 
     def kit(self, participant: str) -> Path:
@@ -111,7 +151,7 @@ class KitInstallation(MachineWork):
         return {found.participant: found.folder}
 
     def _install(self, site: str, host: Host, kit: Path | None) -> bootstrap.Release:
-        folder = kit or self.lone.folder
+        del kit
         install = partial(
             bootstrap.install,
             host,
@@ -121,16 +161,19 @@ class KitInstallation(MachineWork):
             timeout_s=INSTALL_TIMEOUT_S,
         )
         if self.lone.maker is Maker.OURS:
-            extra = wheelhouse.asked_for(folder)
-            return install(kit=folder, wheelhouse_for=partial(wheelhouse.collect, cache=self.cache, extra=extra))
+            with lone_kit.alone(self.lone) as folder:
+                extra = wheelhouse.asked_for(folder)
+                return install(kit=folder, wheelhouse_for=partial(wheelhouse.collect, cache=self.cache, extra=extra))
         theirs = requirements_of(self.lone, runtime=self.config.runtime)
         wheels = partial(wheelhouse.collect, cache=self.cache, requirements=theirs)
-        with nvflare.supervised(folder) as wrapped:
+        with lone_kit.alone(self.lone) as folder, nvflare.supervised(folder) as wrapped:
             return install(kit=wrapped, wheelhouse_for=wheels)
 
     def renew(self, site: str, host: Host, digest: str) -> bootstrap.Release:
         """Installs the kit, as it is now, with the newest of what runs it."""
         del digest
+        if self.refusal is not None:
+            raise self.refusal
         return self._install(site, host, None)
 
     def wait_ready(self, site: str, host: Host, release: bootstrap.Release, address: str) -> None:

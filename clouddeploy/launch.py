@@ -11,6 +11,7 @@ import yaml
 from clouddeploy import durable
 from clouddeploy.cloud_config import AWS, AZURE
 from clouddeploy.errors import ConfigError
+from clouddeploy.stores.base import STATE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,11 +95,13 @@ class Prepared:
                 raise _unwritable(self.file, error) from error
 
     def undo(self) -> None:
-        """Brings back what was there before."""
-        if self.before is None:
-            self.file.unlink(missing_ok=True)
-        elif self.text != self.before:
+        """Brings back what was there before, unless another run has gone on with what is there now."""
+        if self.text == self.before or not self.file.exists() or self.file.read_text(encoding="utf-8") != self.text:
+            return
+        if self.before is not None:
             durable.replace(self.file, self.before)
+        elif not (self.file.parent / ".clouddeploy" / self.file.stem / STATE).exists():
+            self.file.unlink(missing_ok=True)
 
 
 def deploy_file(kit: LoneKit) -> Path:
@@ -144,12 +147,12 @@ def prepare(kit: LoneKit, wish: Wish) -> Prepared:
     before, document = _read(file)
     site = _site_of(document, kit, wish, file)
     wanted = _with(site, given)
-    sources = list(wish.ssh_sources) or document.get("ssh_sources", [])
-    if wanted == site and sources == document.get("ssh_sources", []):
+    sources = list(wish.ssh_sources) or document.get("ssh_sources") or []
+    if wanted == site and sources == (document.get("ssh_sources") or []):
         return Prepared(file, before, before, note=f"{file} is used as it is")
-    own = sorted([*(set(document) - TOP), *(set(site) - OWN[wish.cloud] - MADE_HERE)])
+    own = sorted(map(str, [*(set(document) - TOP), *(set(site) - OWN[wish.cloud] - MADE_HERE)]))
     if own:
-        changed = sorted(key for key in wanted if wanted[key] != site.get(key))
+        changed = sorted(str(key) for key in wanted if wanted[key] != site.get(key))
         return Prepared(
             file,
             before,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.resources import Need
@@ -20,10 +25,15 @@ from clouddeploy.errors import ConfigError
 from clouddeploy.facts import Facts
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
-MANIFEST = "startup/manifest.json"
-"""Every kit of ours has it, and none of the reference."""
+SIGNED = ("startup/manifest.json", "startup/manifest.json.sig")
+"""Every kit of ours has them, and none of the reference."""
+START = "startup/start.sh"
+OUR_START = b"clouddeploy"
+"""What no start script of the reference says: a kit of ours without its signature is no kit of the reference."""
+PARTS = ("startup", "local")
+"""The kit in a kit's folder; a site that ran there has left its own things beside them."""
 RESOURCES = ("local/resources.json", "local/resources.json.default")
 """What a site says of itself; the first that exists counts."""
 MAX_PORT = 65535
@@ -102,7 +112,8 @@ def read(folder: Path, *, now: datetime | None = None) -> LoneKit:
         ConfigError: it is the kit of an admin or a relay, or cannot be deployed alone.
     """
     root, moment = reader.folder_of(folder), now or datetime.now(UTC)
-    is_ours = (root / MANIFEST).exists()
+    _check_files(root)
+    is_ours = _is_ours(root)
     if is_ours:
         kits.verify(root, now=moment)
     found = kits.load(root)
@@ -128,6 +139,42 @@ def read(folder: Path, *, now: datetime | None = None) -> LoneKit:
     if not is_ours:
         _check_theirs(found, moment)
     return _lone(found, is_ours=is_ours)
+
+
+def unreadable(folder: Path, participant: str, *, project: str, is_server: bool) -> LoneKit:
+    """Returns what stands for a kit that cannot be read any more, for those who end what was made with it."""
+    return LoneKit(folder, Maker.OURS, is_server, project, participant, "", (0,), "", b"")
+
+
+@contextmanager
+def alone(kit: LoneKit) -> Iterator[Path]:
+    """Yields a copy of the kit and of nothing that lies beside it, for as long as the context lasts."""
+    with tempfile.TemporaryDirectory(prefix="clouddeploy-") as folder:  # 0700: it holds a private key for a moment
+        copied = Path(folder) / "kit"
+        copied.mkdir()
+        for part in PARTS:
+            if (kit.folder / part).is_dir():
+                shutil.copytree(kit.folder / part, copied / part, symlinks=True)
+        yield copied
+
+
+def _is_ours(root: Path) -> bool:
+    if any(os.path.lexists(root / name) for name in SIGNED):
+        return True
+    start = root / START
+    return start.is_file() and OUR_START in reader.read_file(start)
+
+
+def _check_files(root: Path) -> None:
+    """Refuses links and devices: what they lead to is not of the kit, and would be sent to its machine."""
+    for part in PARTS:
+        for path in sorted((root / part).rglob("*")):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise ConfigError(
+                    f"{root} cannot be deployed",
+                    why=f"{path.relative_to(root)} is neither a file nor a folder",
+                    hint="ask the project admin for the kit again",
+                )
 
 
 def _lone(found: kits.Kit, *, is_ours: bool) -> LoneKit:
@@ -218,7 +265,7 @@ def _need(root: Path) -> Need | None:
             given = [one.get("args") or {} for one in managers]
             gpus = max((int(one.get("num_of_gpus") or 0) for one in given), default=0)
             memory = max((float(one.get("mem_per_gpu_in_GiB") or 0) for one in given), default=0.0)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise kits.KitError(
                 f"{file} cannot be used", why=str(error), hint="correct it: the site could not start with it either"
             ) from error

@@ -141,6 +141,13 @@ class Shells:
         settings = {**place, **self._how(shell.name, alias=shell.site, key=key)}
         if "jump" in outputs:
             settings["ProxyCommand"] = self._through(shell)
+        for key, value in settings.items():
+            if not value.isprintable():  # a line's end would begin a setting of its own
+                raise ConfigError(
+                    f"the {key} of {shell.site} cannot stand in an ssh_config",
+                    why=f"{value!r} has characters that are not printable",
+                    hint="correct it in the deploy file, then run `clouddeploy apply`",
+                )
         return "\n".join([f"Host {shell.site}", *(f"    {key} {value}" for key, value in settings.items()), ""])
 
     def _through(self, shell: Shell) -> str:

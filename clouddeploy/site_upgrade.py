@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -12,7 +13,7 @@ from clouddeploy_providers.waiters import wait_for
 from clouddeploy_runtime.errors import ClouddeployError
 
 from clouddeploy.errors import ConfigError, UpgradeFailed
-from clouddeploy.machine_work import READY_TIMEOUT_S, release_of
+from clouddeploy.machine_work import PROBE_TIMEOUT_S, READY_TIMEOUT_S, release_of
 from clouddeploy.remote import bootstrap
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ DEAD_S = 5.0
 SETTLE_S = 3.0
 """How long a healthy site must stay the same process: one that dies after its start is not healthy."""
 LOG_LINES = "15"
+LOG_S = 15.0
+"""For the end of the log: it is good to have, and a site that is stopped waits for it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class SiteUpgrade:
                     one.wait_back()
                 bootstrap.confirm(host, release)
             except ClouddeployError as error:
-                raise self._undone(host, release, error) from error
+                raise self._undone(release, error) from error
         finally:
             host.close()
         return Upgraded(release, is_changed=True, is_healthy=True)
@@ -118,7 +121,7 @@ class SiteUpgrade:
             except ClouddeployError as error:
                 raise UpgradeFailed(
                     f"{self.name} was rolled back and is not healthy",
-                    why=self._why(host, release, error),
+                    why=self._why(release, error),
                     hint=f"look at it: clouddeploy logs {self.name}; `clouddeploy upgrade` goes forward again",
                 ) from error
         finally:
@@ -175,25 +178,35 @@ class SiteUpgrade:
         bootstrap.confirm(host, earlier)
         return earlier
 
-    def _undone(self, host: Host, release: bootstrap.Release, error: ClouddeployError) -> UpgradeFailed:
-        """Goes back where there is something to go back to; returns the error that says how it ended."""
+    def _undone(self, release: bootstrap.Release, error: ClouddeployError) -> UpgradeFailed:
+        """Goes back where there is something to go back to; returns the error that says how it ended.
+
+        Over a connection of its own: that of the upgrade may be what failed.
+        """
         again = "mend this and run `clouddeploy upgrade` again"
+        is_replaced = True
         try:
-            why = self._why(host, release, error)
-            now = bootstrap.releases(host, release.root)
-            if not now.good or now.current == now.good:
-                return UpgradeFailed(
-                    f"{self.name} could not be upgraded",
-                    why=f"{why}. There was nothing to roll back: it has the release that it had",
-                    hint=again,
-                )
-            log.warning("%s: the new release failed, going back: %s", self.name, error, extra={"site": self.name})
-            self._back(host, release, now.good)
+            with contextlib.closing(self.machines.open(self.name, self.machine)) as host:
+                now = bootstrap.releases(host, release.root)
+                is_replaced = now.current != now.good != ""
+                if not is_replaced:
+                    kept = self._kept(host, release, now)
+                    return UpgradeFailed(
+                        f"{self.name} could not be upgraded", why=f"{self._why(release, error)}. {kept}", hint=again
+                    )
+                log.warning("%s: the new release failed, going back: %s", self.name, error, extra={"site": self.name})
+                earlier = bootstrap.roll_back(host, release, now.good)
+                why = self._why(release, error)  # before the start, after which the log tells of another release
+                self._run(host, earlier)
+                bootstrap.confirm(host, earlier)
         except ClouddeployError as second:
+            goal = f"`clouddeploy rollback --site {self.name}` tries again" if is_replaced else again
             return UpgradeFailed(
-                f"the new release of {self.name} failed and the one before could not be brought back",
+                f"the new release of {self.name} failed and the one before could not be brought back"
+                if is_replaced
+                else f"{self.name} could not be upgraded and does not run",
                 why=f"{error}; then: {second}",
-                hint=f"look at it: clouddeploy logs {self.name}; `clouddeploy rollback --site {self.name}` tries again",
+                hint=f"look at it: clouddeploy logs {self.name}; {goal}",
             )
         return UpgradeFailed(
             f"the new release of {self.name} failed and was rolled back",
@@ -201,7 +214,21 @@ class SiteUpgrade:
             hint=f"{self.name} runs the release that it had; {again}",
         )
 
-    @staticmethod
-    def _why(host: Host, release: bootstrap.Release, error: ClouddeployError) -> str:
-        tail = bootstrap.run(host, bootstrap.START_S, "said", release.root, release.service, LOG_LINES).strip()
+    def _kept(self, host: Host, release: bootstrap.Release, now: bootstrap.Releases) -> str:
+        """Sees to it that a site runs that has its release still; returns what is to be said of it."""
+        if bootstrap.is_running(host, release):
+            return "There was nothing to roll back: it runs the release that it has"
+        if not now.good:
+            return "There was nothing to roll back to, and it does not run"
+        self._run(host, release)
+        return "There was nothing to roll back: it has the release that it had, and was started again"
+
+    def _why(self, release: bootstrap.Release, error: ClouddeployError) -> str:
+        """Returns the error and, where it can be had, the end of the site's log."""
+        words = ("said", release.root, release.service, LOG_LINES)
+        try:
+            with contextlib.closing(self.machines.open(self.name, self.machine, timeout_s=PROBE_TIMEOUT_S)) as host:
+                tail = bootstrap.run(host, LOG_S, *words).strip()
+        except ClouddeployError:
+            return str(error)
         return f"{error}; the end of its log:\n{tail}" if tail else str(error)

@@ -14,11 +14,15 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from clouddeploy.errors import ConfigError, DeployError
 from clouddeploy.remote.wheels import PythonTarget, Wheelhouse
 
 PIP_S = 600
 REQUIREMENTS = "startup/requirements.txt"
+ARCHIVE = re.compile(r"\S+\.(whl|zip|tar|tgz|tbz2?|txz|gz|bz2|xz)(\s|\[|;|$)", re.IGNORECASE)
+"""What pip takes for a file, if there is one of that name."""
 """In a kit: what its site needs besides the runtime."""
 GLIBC_TAGS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 """What Ubuntu 22.04, Debian 12 and everything newer can load."""
@@ -66,20 +70,29 @@ def asked_for(kit: Path) -> tuple[str, ...]:
     """Returns what a kit asks for in its `startup/requirements.txt`, one requirement each; nothing without that file.
 
     Raises:
-        ConfigError: it has options of pip: what is installed comes from here, checked by its digest.
+        ConfigError: a line is more than a name and versions. What is installed comes from the index, as a wheel; an
+            address or a folder would be built here, which runs what is in it.
     """
     file = kit / REQUIREMENTS
     if not file.is_file():
         return ()
     lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    options = [line for line in lines if line.startswith("-") or " --" in line or line.endswith("\\")]
-    if options:
+    wanted = [line for line in lines if line]
+    refused = [line for line in wanted if not _is_from_index(line)]
+    if refused:
         raise ConfigError(
             f"{file} cannot be used",
-            why=f"it has options of pip: {', '.join(options)}",
-            hint="name requirements alone, one a line: scikit-learn==1.5.2",
+            why=f"only names and versions can be asked for, and it has {', '.join(refused)}",
+            hint="one requirement a line: scikit-learn==1.5.2",
         )
-    return tuple(line for line in lines if line)
+    return tuple(wanted)
+
+
+def _is_from_index(line: str) -> bool:
+    try:
+        return Requirement(line).url is None and not ARCHIVE.match(line)
+    except InvalidRequirement:
+        return False
 
 
 def _runtime_source() -> Path:
@@ -167,6 +180,13 @@ def _pip(words: list[str], *, what: str) -> None:
 
 
 def _write_requirements(wheels: Path) -> None:
+    strange = sorted(path.name for path in wheels.iterdir() if path.suffix != ".whl")
+    if strange:
+        raise DeployError(
+            "the wheelhouse cannot be made",
+            why=f"the index gave no wheel: {', '.join(strange)}",
+            hint="name a version that has wheels",
+        )
     lines = []
     for path in sorted(wheels.glob("*.whl")):
         name, version = path.name.split("-")[:2]

@@ -17,7 +17,9 @@ from clouddeploy.cli.deploy import confirm, endpoints_option, plan_text, show_ap
 from clouddeploy.cli.main import Session, command_options
 from clouddeploy.cloud_config import AWS, AZURE
 from clouddeploy.deployment import Deployment
-from clouddeploy.errors import ConfigError
+from clouddeploy.errors import ConfigError, LockedError, PreflightFailed
+from clouddeploy.lone_kit import Maker
+from clouddeploy.plan import Action
 from clouddeploy.rehearse import load_endpoints
 from clouddeploy.selection import need_text
 
@@ -61,6 +63,8 @@ def launch(
 ) -> None:
     """Start one startup kit on a machine of its own in a cloud; safe to repeat."""
     lone = lone_kit.read(kit)
+    if lone.maker is Maker.NVFLARE:
+        session.output.say("Warning: NVFLARE made this kit, and nothing in it tells whether somebody changed it since.")
     where = load_endpoints(endpoints)
     from_file = cloud_config.read(config, cloud=cloud) if config is not None else cloud_config.CloudConfig()
     for warning in from_file.warnings:
@@ -78,17 +82,17 @@ def launch(
     prepared.save()
     try:
         deployment = Deployment(file, endpoints=where, cancel=session.cancel)
-        if session.may_ask and not yes:
-            made = deployment.plan()
-            if made.work_left:
-                session.output.say(plan_text(made))
-                confirm(session, "Go on?")
+        _settle(session, deployment, is_known=prepared.before is not None, yes=yes)
+        ways = _ways(lone, file, endpoints)
+        session.output.say(f"Everything that is made from here on is deleted by: {ways['destroy']}")
     except BaseException:
         prepared.undo()  # nothing was made with it
         raise
-    ways = _ways(lone, file, endpoints)
-    session.output.say(f"Everything that is made from here on is deleted by: {ways['destroy']}")
-    applied = deployment.apply(on_event=session.output.event)
+    try:
+        applied = deployment.apply(on_event=session.output.event)
+    except (PreflightFailed, LockedError):
+        prepared.undo()  # as above
+        raise
     address = deployment.recorded().resources[f"{lone.participant}/machine"].ref.outputs.get("address", "")
     text = (
         f"\n\n{lone.participant} runs at {address}.\n"
@@ -97,6 +101,25 @@ def launch(
         f"  delete all of it:   {ways['destroy']}"
     )
     show_applied(session, applied, {"file": str(file), "address": address, **ways}, text)
+
+
+def _settle(session: Session, deployment: Deployment, *, is_known: bool, yes: bool) -> None:
+    """Asks before something is made; without anybody to ask, refuses to end what runs already."""
+    if yes or not (session.may_ask or is_known):
+        return
+    made = deployment.plan()
+    if session.may_ask:
+        if made.work_left:
+            session.output.say(plan_text(made))
+            confirm(session, "Go on?")
+        return
+    ended = [change.node for change in made.changes if change.action in {Action.REPLACE, Action.DELETE}]
+    if ended:
+        raise ConfigError(
+            f"{', '.join(ended)} would be replaced",
+            why="what is asked for now is not what runs, and there is nobody to ask",
+            hint="repeat it with --yes, or as it was launched before",
+        )
 
 
 def _ask(lone: LoneKit, cloud: str, given: Mapping[str, str], *, as_json: bool) -> dict[str, str]:

@@ -49,9 +49,9 @@ class Release:
 
     @property
     def service(self) -> str:
-        """The name of its systemd unit."""
+        """The name of its systemd unit; no project or participant has a colon, so no two sites have the same."""
         project, site = self.root.split("/")[-2:]
-        return f"clouddeploy-{project}-{site}.service"
+        return f"clouddeploy-{project}:{site}.service"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@
 #                                                    ready, else why it cannot
 # A release is one folder, ROOT/releases/ID, of links to a kit and a Python environment, and to data where there are
 # any, with the systemd unit; ROOT/current leads to one, so all of that changes, and comes back, with one rename.
-# For tests: CLOUDDEPLOY_MACHINE_ROOT stands before /sys and /etc. CLOUDDEPLOY_NO_SUDO: never be root here;
+# For tests: CLOUDDEPLOY_MACHINE_ROOT stands before /sys, /opt and /etc. CLOUDDEPLOY_NO_SUDO: never be root here;
 # CLOUDDEPLOY_NO_CRON: never touch the user's crontab.
 set -eu
 
@@ -49,6 +49,11 @@ link() {
     mv -fT "$2.new" "$2"
 }
 
+# Whether a folder holds an installation, or a private key that was made for one.
+is_used() {
+    [ -L "$1/current" ] || [ -e "$1/started" ] || [ -e "$1/enrolment" ]
+}
+
 probe() {
     if [ -d /run/cloud-init ] && command -v cloud-init >/dev/null 2>&1; then
         cloud-init status --wait >/dev/null 2>&1 || true
@@ -60,11 +65,20 @@ probe() {
             break
         fi
     done
-    root="$HOME/clouddeploy/$1/$2"
-    if may_sudo; then
-        root="/opt/clouddeploy/$1/$2"
+    home="$HOME/clouddeploy/$1/$2"
+    system="${CLOUDDEPLOY_MACHINE_ROOT:-}/opt/clouddeploy/$1/$2"
+    root=$home
+    if may_sudo; then root=$system; fi
+    # A run before may have been allowed more than this one, or less: the site stays where it is.
+    if [ -z "${CLOUDDEPLOY_NO_SUDO:-}" ] && is_used "$system" && ! is_used "$home"; then root=$system; fi
+    if is_used "$home" && ! is_used "$system"; then root=$home; fi
+    if [ "$root" = "$system" ] && may_sudo; then
         as_root mkdir -p "$root"
         as_root chown "$(id -u):$(id -g)" "$root"
+    fi
+    if [ -d "$root" ] && [ ! -w "$root" ]; then
+        echo "the site is in $root, where $(id -un) may not write: give it to that account, or allow sudo as before"
+        exit 1
     fi
     mkdir -p "$root/uploads" "$root/workspace"
     chmod 700 "$root"
@@ -131,6 +145,24 @@ driver() {
     echo ready
 }
 
+# A service may not write to its environment, so what it imports, which would be compiled at each start, is imported now.
+compile() {
+    "$1/bin/python" -P - >/dev/null 2>&1 <<'PROGRAM' || true
+import contextlib, importlib
+for name in (
+    "clouddeploy_runtime.cli",
+    "clouddeploy_runtime.client.agent",
+    "clouddeploy_runtime.server.parent",
+    "clouddeploy_runtime.job.client_api",
+    "clouddeploy_runtime.job.fedavg",
+    "nvflare.private.fed.app.client.client_train",
+    "nvflare.private.fed.app.server.server_train",
+):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+PROGRAM
+}
+
 prepare() {
     root=$1 python=$2 wheels=$3
     umask 077
@@ -146,6 +178,7 @@ prepare() {
         "$venv/bin/python" "$(echo "wheels-$wheels"/pip-*.whl)/pip" install --quiet --disable-pip-version-check --no-index \
             --no-compile --require-hashes --find-links "wheels-$wheels" -r "wheels-$wheels/requirements.txt"
         rm -rf "wheels-$wheels"
+        if has_systemd; then compile "$venv"; fi
         touch "$venv/.complete"
     fi
 }
@@ -336,13 +369,17 @@ stopped() {
 at_boot() {
     if ! has_cron; then return; fi
     (
-        flock 8 # all sites of this user are in one table
-        before=$(crontab -l 2>/dev/null || true)
+        flock 8 || exit 1 # all sites of this user are in one table
+        # After any other failure there may be a table, and what is written would take its place.
+        if ! before=$(crontab -l 2>/dev/null); then
+            if ! crontab -l 2>&1 | grep -q 'no crontab for'; then exit 1; fi
+            before=""
+        fi
         after=$(printf '%s\n' "$before" | grep -vF "# $1" || true)
         if [ -n "$2" ]; then after="${after:+$after
 }$2 # $1"; fi
         if [ "$after" != "$before" ]; then printf '%s\n' "$after" | crontab -; fi
-    ) 8<"$HOME" || echo "warning: the crontab could not be written, so a reboot ends the site"
+    ) 8<"$HOME" || echo "warning: the crontab could not be read or written and is as it was: look at its lines for $1"
 }
 
 # Comes before each start: what the last one said of itself must not be taken for news.
@@ -351,13 +388,25 @@ fresh() {
     rm -f "$1/workspace/status.json"
 }
 
+# What systemd runs it would start again, so nobody else can stop it.
+still_ours() {
+    if [ -d /run/systemd/system ] && [ -e "/etc/systemd/system/$1" ] && ! may_be_root; then
+        echo "systemd runs $1, and sudo is not allowed there any more, or asks for a password"
+        exit 1
+    fi
+}
+
 start() {
     root=$1 service=$2
+    still_ours "$service"
     export_environment "$root"
     if has_systemd; then
         at_boot "$service" ""
         sed -e "s|@ROOT@|$root|g" -e "s|@USER@|$(id -un)|g" "$root/current/unit" >"$root/unit.filled"
-        if ! systemctl is-active --quiet "$service"; then fresh "$root"; fi
+        if ! systemctl is-active --quiet "$service"; then
+            if running "$root"; then stop "$root" "$service"; fi # started when there was no sudo
+            fresh "$root"
+        fi
         as_root cp "$root/unit.filled" "/etc/systemd/system/$service"
         as_root systemctl daemon-reload
         # One that was started too often before is not started at all.
@@ -386,6 +435,7 @@ alive() {
 
 stop() {
     root=$1 service=$2
+    still_ours "$service"
     cd "$root"
     at_boot "$service" ""
     if has_systemd && [ -e "/etc/systemd/system/$service" ]; then

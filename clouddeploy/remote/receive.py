@@ -96,7 +96,12 @@ def receive(target: str, *, mode: int, lost_s: int) -> int:
     if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
         sys.stderr.write("another transfer of the same file began meanwhile\n")
         return 1
+    signal.alarm(0)  # all has come; a slow disk is not a lost link
+    os.fsync(file)
     os.replace(aside, target)
+    folder = os.open(os.path.dirname(target) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fsync(folder)
+    os.close(folder)
     sys.stdout.write("done\n")
     return 0
 

@@ -37,6 +37,8 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "ae
 BANNER_S = 10.0
 KEEPALIVE_S = 15
 RETRY_S = 0.1
+LOGIN_RETRY_S = 2.0
+"""After a refused login: many in a short time look like an attack, and get an address banned."""
 CHUNK_BYTES = 32 * 1024
 UPLOAD_TRIES = 2
 LOST_LINK_S = 45
@@ -62,6 +64,8 @@ class Target:
     """How long one step of a file transfer may take; a machine that hangs keeps its connections open."""
     jump: Target | None = None
     """The jump host from which it is reached; its key is pinned like any other."""
+    retries_login: bool = False
+    """Whether a refused login is tried again: a new machine answers before it knows our key."""
 
     @property
     def place(self) -> str:
@@ -81,7 +85,7 @@ def connect(target: Target, host_keys: HostKeys, *, timeout_s: float, cancel: Ev
     Raises:
         HostKeyUnknown: nothing is pinned.
         HostKeyChanged: another key is shown; nothing was sent.
-        HostUnreachable: no answer in time, or our key is not accepted.
+        HostUnreachable: no answer in time, or our key is not accepted; see `Target.retries_login`.
         Interrupted: cancelled.
     """
     deadline = time.monotonic() + timeout_s
@@ -91,13 +95,16 @@ def connect(target: Target, host_keys: HostKeys, *, timeout_s: float, cancel: Ev
             try:
                 return SshHost(target, way.log_in(deadline), way)
             except (OSError, EOFError, paramiko.SSHException) as error:
-                if time.monotonic() + RETRY_S > deadline:
+                is_refused = isinstance(error, paramiko.AuthenticationException)
+                is_final = isinstance(error, _JumpRefused) or (is_refused and not target.retries_login)
+                pause_s = LOGIN_RETRY_S if is_refused else RETRY_S
+                if is_final or time.monotonic() + pause_s > deadline:
                     raise HostUnreachable(
                         f"cannot log in to {target.name} as {target.user} at {target.place}",
                         why=str(error) or type(error).__name__,
                         hint="check address, user, key and the firewalls in between; is the machine up?",
                     ) from error
-            if cancel.wait(RETRY_S):
+            if cancel.wait(pause_s):
                 raise Interrupted(f"waiting for {target.name} was stopped", hint="run the same command again")
     except BaseException:
         way.close()
@@ -113,6 +120,10 @@ def _load_key(target: Target) -> paramiko.PKey:
             why=str(error) or type(error).__name__,
             hint="name an existing private key without a passphrase: identity_file",
         ) from error
+
+
+class _JumpRefused(ConnectionError):
+    """A jump host does not accept our key, and will not: it is nobody's new machine."""
 
 
 class _Way:
@@ -174,7 +185,9 @@ class _Way:
             if self._through is None or not self._through.is_active():
                 self._through = self._before.log_in(deadline)
         except (OSError, EOFError, paramiko.SSHException) as error:
-            raise ConnectionError(f"no login to {jump.name} as {jump.user}: {error or type(error).__name__}") from error
+            is_refused = isinstance(error, (paramiko.AuthenticationException, _JumpRefused))
+            kind = _JumpRefused if is_refused else ConnectionError
+            raise kind(f"no login to {jump.name} as {jump.user}: {error or type(error).__name__}") from error
         place = (target.address, target.port)
         try:
             return self._through.open_channel("direct-tcpip", place, ("127.0.0.1", 0), timeout=_rest(deadline))

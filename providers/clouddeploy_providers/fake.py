@@ -22,7 +22,7 @@ from clouddeploy_providers.errors import (
     Throttled,
 )
 from clouddeploy_providers.fake_cloud import DEFAULT_SIZE, IMAGE, SIZES, FakeCloud
-from clouddeploy_providers.reach import JUMP, REACHED, jump_outputs
+from clouddeploy_providers.reach import JUMP, REACHED, check_login, jump_outputs
 from clouddeploy_providers.resources import Check, Found, Kind
 from clouddeploy_providers.waiters import retrying, stopped
 
@@ -102,6 +102,7 @@ class FakeProvider:
                 hint="add them in the deploy file",
             )
         if "machine" in settings:
+            check_login(settings, settings["machine"])
             jump_outputs(settings, settings["machine"])
         self._settings = settings
         file = settings.get("file")

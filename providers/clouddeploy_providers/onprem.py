@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, ClassVar
 
 from clouddeploy_providers.errors import InvalidRequest
-from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT, JUMP, PORTS, jump_outputs
+from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT, JUMP, PORTS, check_login, jump_outputs
 from clouddeploy_providers.resources import Check, Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class OnPremProvider:
                 hint=f"add them in the deploy file; {HOST_KEY_HINT}",
             )
         place = settings["address"]
+        check_login(settings, "an on-premises site")
         if not HOST_KEY.fullmatch(settings["host_key"]):
             raise InvalidRequest(
                 f"the host_key of {place} is neither a SHA256 fingerprint nor a public key", hint=HOST_KEY_HINT

@@ -20,10 +20,16 @@ HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}|(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0
 HOST_KEY_HINT = "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine prints `SHA256:…`"
 PORTS = range(1, 65536)
 _JUMP = re.compile(
-    r"(?P<user>[A-Za-z0-9_][^@\s\"'%,]*)@"
+    r"(?P<user>[A-Za-z0-9_][^@\s\"'%,\x00-\x1f\x7f]*)@"
     r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<address>[A-Za-z0-9_][A-Za-z0-9._-]*))(:(?P<port>\d{1,5}))?"
 )
 """No word begins with a hyphen, which OpenSSH would take for an option."""
+_ADDRESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9A-Fa-f:][0-9A-Fa-f:.]*")
+"""A host name or an IP address, as it may stand in an ssh_config."""
+_USER = re.compile(
+    r"([A-Za-z0-9_][A-Za-z0-9._-]*\\)?[A-Za-z0-9_][A-Za-z0-9._-]*\$?(@[A-Za-z0-9][A-Za-z0-9.-]*)?", re.ASCII
+)
+"""An account as POSIX or a domain writes it: `fl`, `first.last`, `DOMAIN\\user`, `user@example.com`."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,30 @@ def parse_jump(text: str) -> Jump:
             hint="jump: user@bastion.example.com:22",
         )
     return Jump(found["user"], found["six"] or found["address"], port)
+
+
+def check_login(settings: Mapping[str, str], place: str) -> None:
+    """Refuses an account or an address that could say more than that in OpenSSH's configuration.
+
+    Args:
+        settings: the site's; an `address` is looked at where there is one.
+        place: the machine, for messages.
+
+    Raises:
+        InvalidRequest: one of them has a character that no such name has.
+    """
+    if not _USER.fullmatch(settings["user"]):
+        raise InvalidRequest(
+            f"the user of {place} is {settings['user']!r}",
+            why="an account is letters, digits and . _ -, with DOMAIN\\ before it or @domain after it",
+            hint="user: clouddeploy",
+        )
+    if not _ADDRESS.fullmatch(settings.get("address", "localhost")):
+        raise InvalidRequest(
+            f"the address of {place} is {settings['address']!r}",
+            why="it is neither a host name nor an IP address",
+            hint="address: 192.0.2.20",
+        )
 
 
 def jump_outputs(settings: Mapping[str, str], place: str) -> dict[str, str]:

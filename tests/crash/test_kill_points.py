@@ -96,7 +96,7 @@ def wait_for_workers():
             thread.join(timeout=5)
 
 
-@pytest.mark.parametrize("after_write", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("after_write", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["before", "after"])
 def test_killed_at_every_write_then_applied_again_then_destroyed(tmp_path, after_write):
     for point in itertools.count(1):  # how many there are depends on what ends at once and shares a write
         world = World(tmp_path / f"at-{point}")

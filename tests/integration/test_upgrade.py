@@ -161,6 +161,7 @@ def test_a_broken_release_rolls_back_by_itself_and_no_other_site_is_touched(depl
     assert states(deployed) == WELL
 
 
+@pytest.mark.nightly
 def test_a_broken_server_release_is_rolled_back_after_clients_were_not(deployed, sources):
     with pytest.raises(UpgradeFailed, match="server1 failed and was rolled back"):
         upgrades.upgrade(at(deployed, sources["broken"]), sites=frozenset({"server1"}), canary="server1")
@@ -168,7 +169,7 @@ def test_a_broken_server_release_is_rolled_back_after_clients_were_not(deployed,
     until(lambda: states(deployed) == WELL)
 
 
-@pytest.mark.parametrize("release", ["newer", "broken"])
+@pytest.mark.parametrize("release", [pytest.param("newer", marks=pytest.mark.nightly), "broken"])
 def test_killed_before_the_health_check_the_next_run_finishes_or_rolls_back(deployed, sources, release):
     words = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(deployed), str(sources[release])]
     there = root(deployed, "site-1")
@@ -191,6 +192,7 @@ def test_killed_before_the_health_check_the_next_run_finishes_or_rolls_back(depl
     until(lambda: states(deployed) == WELL)
 
 
+@pytest.mark.nightly
 def test_rolled_back_by_hand_kit_and_environment_are_those_before(deployed, sources):
     there = root(deployed, "site-1")
     first = (there / "current").readlink()

@@ -65,7 +65,7 @@ if [ -s "$child_file" ]; then
     if [ -n "$moment" ] && [ "$(born "$old")" = "$moment" ]; then end "$old"; fi
 fi
 
-# The reference writes beside its kit, so it gets a copy. What it keeps there and what was edited there stays.
+# The reference writes beside its kit, so it gets a copy. What it keeps there stays; the kit's own files are as in the kit.
 mkdir -p "$home/local"
 rm -rf "$home/startup"
 cp -a "$kit/startup" "$home/startup"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.aws import instances
 from clouddeploy_providers.errors import InvalidRequest
-from clouddeploy_providers.reach import JUMP, REACHED, jump_outputs
+from clouddeploy_providers.reach import JUMP, REACHED, check_login, jump_outputs
 from clouddeploy_providers.resources import Check, Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def require_settings(settings: Mapping[str, str]) -> None:
             why="it was not made here, so its account, its key and its host key are not known",
             hint="add them in the deploy file; `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints `SHA256:…`",
         )
+    check_login(settings, f"the machine {settings['machine_id']}")
     jump_outputs(settings, f"the machine {settings['machine_id']}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clouddeploy_providers.azure.errors import translated
 from clouddeploy_providers.azure.operations import group_of, name_of, subscription_of
 from clouddeploy_providers.errors import InvalidRequest, NotFound
-from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT, JUMP, REACHED, jump_outputs
+from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT, JUMP, REACHED, check_login, jump_outputs
 from clouddeploy_providers.resources import Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ def _machine(
             "the host_key of an Azure machine is neither a SHA256 fingerprint nor a public key",
             hint=HOST_KEY_HINT,
         )
+    check_login(settings, "an Azure machine")
     access = {key: settings[key] for key in REACHED} | jump_outputs(settings, "an Azure machine")
     machine = _checked(settings["machine"], MACHINE_ID, subscription, setting="machine", is_rehearsal=is_rehearsal)
     return Adoption(machine=machine, access=access, instead=instead)

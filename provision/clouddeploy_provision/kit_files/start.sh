@@ -65,8 +65,8 @@ if [ -n "$cloud" ]; then
         echo "start.sh: the command clouddeploy is not installed here; install it with: pip install 'clouddeploy[$cloud]'" >&2
         exit 4
     fi
-    if [ -n "$config" ]; then rest=(--config "$config" "${rest[@]}"); fi
-    exec clouddeploy launch "$kit" --cloud "$cloud" "${rest[@]}"
+    if [ -n "$config" ]; then rest=(--config "$config" ${rest[@]+"${rest[@]}"}); fi
+    exec clouddeploy launch "$kit" --cloud "$cloud" ${rest[@]+"${rest[@]}"}
 fi
 
 if [ -n "$first" ]; then

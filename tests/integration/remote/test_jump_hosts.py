@@ -127,11 +127,15 @@ def test_a_jump_host_that_cannot_reach_the_machine_is_named_with_where_it_went(s
     assert refused.value.hint
 
 
-def test_a_jump_host_that_does_not_take_our_key_is_named(site):
+def test_a_jump_host_that_does_not_take_our_key_is_named_and_asked_once(site):
     site.pin()
     (site.bastion.folder / "authorized_keys").write_text("")
+    site.inside.target = replace(site.inside.target, retries_login=True)
+    began = time.monotonic()
     with pytest.raises(HostUnreachable, match=f"no login to {site.jump_name}"):
-        site.connect(timeout_s=1.0)
+        site.connect(timeout_s=60)
+    assert time.monotonic() - began < 10
+    assert site.bastion.log.read_text().count("Connection from") == 1
 
 
 def test_a_link_to_the_jump_host_that_dies_ends_a_transfer(site, tmp_path, link_to):

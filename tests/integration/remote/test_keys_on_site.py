@@ -177,6 +177,7 @@ def contents(data: bytes) -> Iterator[bytes]:
             yield from (archive.read(name) for name in archive.namelist())
 
 
+@pytest.mark.nightly
 def test_second_installation_asks_for_nothing_and_leaves_the_site_alone(federation):
     site, first = federation.sites["site-1"], federation.enrolled["site-1"]
     watched = [site.key, site.root / "current/kit/startup/client.key", first.answered.archive]

@@ -66,6 +66,21 @@ def test_operator_key_with_a_passphrase_ends_at_once(machine, tmp_path):
         machine.connect(timeout_s=60)
 
 
+def test_login_that_is_refused_is_final_but_on_a_machine_that_may_not_know_our_key_yet(machine, tmp_path, keygen):
+    keygen(tmp_path / "other")
+    machine.pins.pin(NAME, machine.public)
+    machine.target = replace(machine.target, identity_file=tmp_path / "other")
+    for retries_login, at_least_s, at_most_s in ((False, 0, 4), (True, 2, 5)):
+        machine.target = replace(machine.target, retries_login=retries_login)
+        began = time.monotonic()
+        with pytest.raises(HostUnreachable):
+            machine.connect(timeout_s=60 if not retries_login else 4)
+        assert at_least_s <= time.monotonic() - began < at_most_s
+    machine.end()
+    tries = machine.log.read_text().count("Connection closed by authenticating user")
+    assert tries <= 3
+
+
 def test_socket_that_accepts_and_never_answers_ends_within_its_deadline(machine):
     with socket.create_server(("127.0.0.1", 0)) as dead:
         machine.pins.pin(NAME, machine.public)

@@ -72,6 +72,13 @@ def test_the_configuration_holds_no_secret_and_is_ours_alone(machine, shells):
     assert "PRIVATE" not in shells.config()
 
 
+@pytest.mark.parametrize("key", ["user", "address"])
+def test_what_would_begin_a_line_of_its_own_is_refused(shells, key):
+    shells.of("site-1").outputs[key] += "\n    ProxyCommand true"
+    with pytest.raises(ConfigError, match="site-1 cannot stand in an ssh_config"):
+        shells.config()
+
+
 def test_a_port_of_the_machine_becomes_one_of_ours(machine, shells, free_port, wait_for):
     machine.pins.pin(machine.target.name, machine.public)
     local = free_port()

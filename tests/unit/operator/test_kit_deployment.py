@@ -1,5 +1,6 @@
 """A deploy file with `kit:` on the shipped fake cloud: the engine without a project, an authority or a passphrase."""
 
+import shutil
 import socket
 
 import pytest
@@ -9,7 +10,7 @@ from clouddeploy_providers.fake_cloud import FakeCloud
 from clouddeploy_provision import project
 from clouddeploy_provision.provisioner import provision
 from clouddeploy_runtime.errors import ExitCode
-from clouddeploy_runtime.kit import KitTampered
+from clouddeploy_runtime.kit import KitError, KitTampered
 
 from clouddeploy.deployment import Deployment
 from clouddeploy.errors import ConfigError
@@ -110,7 +111,28 @@ def test_a_runtime_of_the_reference_is_for_its_kits_alone(lone):
     assert caught.value.exit_code == ExitCode.BAD_INPUT
     for file in lone.kits["site-1"].glob("startup/manifest.*"):
         file.unlink()
+    (lone.kits["site-1"] / "startup/start.sh").write_text("# as the reference has it\n")
     assert lone.deployment("site-1", runtime="nvflare==2.9.1").plan().pending
+
+
+@pytest.mark.parametrize("name", ["site-1", "server1"])
+def test_what_was_made_is_destroyed_also_when_the_kit_is_gone(lone, name):
+    lone.deployment(name).apply()
+    shutil.rmtree(lone.kits[name])
+    deployment = lone.deployment(name)
+    with pytest.raises(KitError):
+        deployment.plan()
+    with pytest.raises(KitError):
+        deployment.apply()
+    assert [site.name for site in deployment.status()] == [name]
+    deployment.destroy()
+    assert lone.cloud.names == []
+
+
+def test_a_kit_that_is_not_there_is_refused_when_nothing_was_made_with_it(lone):
+    shutil.rmtree(lone.kits["site-1"])
+    with pytest.raises(KitError):
+        lone.deployment("site-1")
 
 
 @pytest.mark.parametrize(

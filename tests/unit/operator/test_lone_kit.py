@@ -48,6 +48,7 @@ def kit(made, tmp_path):
         if is_theirs:
             for file in copy.glob("startup/manifest.*"):
                 file.unlink()
+            (copy / "startup/start.sh").write_text("#!/usr/bin/env bash\n# as the reference has it\n")
         return copy
 
     return kit
@@ -154,3 +155,28 @@ def test_a_server_that_would_take_any_port_is_refused(kit):
     (folder / "local" / "endpoint.json").write_text('{"port": 0}')
     with pytest.raises(ConfigError, match="any free port"):
         lone_kit.read(folder)
+
+
+def test_a_kit_of_ours_without_its_signature_is_no_kit_of_the_reference(kit):
+    folder = kit("site-1")
+    for file in folder.glob("startup/manifest.*"):
+        file.unlink()
+    with pytest.raises(KitError):
+        lone_kit.read(folder)
+
+
+@pytest.mark.parametrize("name", ["local/more", "startup/more"])
+def test_a_link_out_of_the_kit_is_refused_since_it_would_be_followed(kit, tmp_path, name):
+    folder = kit("site-1", is_theirs=True)
+    (folder / name).symlink_to(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        lone_kit.read(folder)
+    assert name in refused.value.why
+
+
+def test_what_a_site_has_left_beside_its_kit_stays_here(kit):
+    folder = kit("site-1")
+    (folder / "log.txt").write_text("of a trial on this machine")
+    with lone_kit.alone(lone_kit.read(folder)) as copy:
+        assert {path.name for path in copy.iterdir()} == {"startup", "local"}
+        assert (copy / "startup/client.key").stat().st_mode & 0o777 == 0o600

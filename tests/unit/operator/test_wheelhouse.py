@@ -33,3 +33,19 @@ def test_options_of_pip_are_refused_since_they_say_where_things_come_from(kit, l
         asked_for(kit(f"numpy\n{line}\n"))
     assert refused.value.exit_code == ExitCode.BAD_INPUT
     assert line in refused.value.why
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "evil @ file:///tmp/evil.tar.gz",
+        "evil @ https://x.example/evil.whl",
+        "git+https://x.example/evil",
+        "./evil",
+        "evil.whl",
+    ],
+)
+def test_what_would_be_built_here_is_refused_since_that_runs_it(kit, line):
+    with pytest.raises(ConfigError) as refused:
+        asked_for(kit(f"{line}\n"))
+    assert line in refused.value.why

@@ -2,7 +2,7 @@
 
 import pytest
 from clouddeploy_providers.errors import InvalidRequest
-from clouddeploy_providers.reach import Jump, jump_outputs, parse_jump
+from clouddeploy_providers.reach import Jump, check_login, jump_outputs, parse_jump
 
 KEY = "SHA256:" + "A" * 43
 SETTINGS = {"identity_file": "~/.ssh/id", "jump": "fl@bastion.example.com:2222", "jump_host_key": KEY}
@@ -34,6 +34,7 @@ def test_account_address_and_port_are_read(text, jump):
         "fl@a b",
         "fl@a,fl@b",
         "-o@x y",
+        "f\x1bl@bastion",
     ],
 )
 def test_anything_else_is_refused_with_an_example(text):
@@ -47,6 +48,31 @@ def test_anything_else_is_refused_with_an_example(text):
 def test_a_word_that_a_program_would_take_for_an_option_is_refused(text):
     with pytest.raises(InvalidRequest):
         parse_jump(text)
+
+
+@pytest.mark.parametrize(
+    "user", ["fl", "_fl", "first.last", "svc-fl$", "HOSPITAL\\first.last", "fl@hospital.example.com"]
+)
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "::1", "site-2.example.com", "gpu_box"])
+def test_accounts_and_addresses_as_they_are_are_taken(user, address):
+    check_login({"user": user, "address": address}, "a machine")
+    check_login({"user": user}, "a machine")
+
+
+@pytest.mark.parametrize(
+    "user", ["", "fl\n    ProxyCommand x", "f l", 'f"l', "f'l", "-oX", "fl\n", "fl%h", "${HOME}", "a;b"]
+)
+def test_a_user_that_would_say_more_than_an_account_is_refused(user):
+    with pytest.raises(InvalidRequest, match="the user of a machine"):
+        check_login({"user": user, "address": "192.0.2.1"}, "a machine")
+
+
+@pytest.mark.parametrize(
+    "address", ["", "h\n    ProxyCommand x", "a b", "-oX", "192.0.2.1\n", 'h"', "%h", "h#x", "h;x"]
+)
+def test_an_address_that_would_say_more_is_refused(address):
+    with pytest.raises(InvalidRequest, match="the address of a machine"):
+        check_login({"user": "fl", "address": address}, "a machine")
 
 
 def test_without_a_jump_host_nothing_is_said():

@@ -63,6 +63,11 @@ def test_what_the_machine_has_is_not_sent_again(prepare):
     assert [target.split("-")[0] for target in host.uploads] == ["/opt/s/uploads/unit"]
 
 
+def test_two_sites_never_share_a_service():
+    names = {bootstrap.Release("", f"/opt/clouddeploy/{place}", "").service for place in ("heart/icu-1", "heart-icu/1")}
+    assert names == {"clouddeploy-heart:icu-1.service", "clouddeploy-heart-icu:1.service"}
+
+
 def test_machine_without_python_is_named(prepare):
     with pytest.raises(RemoteCommandFailed, match=r"no Python 3\.11"):
         prepare(SayingHost(probe=facts(python="")))

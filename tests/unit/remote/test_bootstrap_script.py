@@ -201,6 +201,50 @@ def test_a_machine_with_a_crontab_for_us_says_that_sites_come_back(machine):
     assert "boots=no" in machine.run("probe", "study", "site-1").stdout
 
 
+@pytest.mark.parametrize("says", ['echo "cannot read the spool" >&2; exit 1', "exit 1"])
+def test_a_crontab_that_cannot_be_read_is_never_replaced(machine, says):
+    if Path("/run/systemd/system").is_dir():
+        pytest.skip("this machine has systemd")
+    machine.program("crontab", f'if [ "$1" = - ]; then echo written >>"{machine.calls}"; exit 0; fi; {says}')
+    machine.install("k1")
+    done = machine.run("start", str(machine.root), "s.service")
+    assert (done.returncode, "warning: the crontab" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert machine.calls.read_text() == ""
+
+
+def test_a_site_stays_in_the_folder_where_it_is_though_sudo_comes_or_goes(machine):
+    def root():
+        return machine.run("probe", "study", "site-1").stdout.splitlines()[0]
+
+    home, system = machine.folder / "home/clouddeploy/study/site-1", machine.folder / "opt/clouddeploy/study/site-1"
+    machine.program("sudo", "exit 1")
+    assert root() == f"root={home}"
+    (system / "enrolment").mkdir(parents=True)
+    assert root() == f"root={system}"
+    machine.environment["CLOUDDEPLOY_NO_SUDO"] = "1"
+    assert root() == f"root={home}"
+    del machine.environment["CLOUDDEPLOY_NO_SUDO"]
+    (home / "current").symlink_to("releases/gone")
+    assert root() == f"root={home}"
+
+
+def test_a_folder_with_a_site_where_we_may_not_write_is_named(machine):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    system = machine.folder / "opt/clouddeploy/study/site-1"
+    system.mkdir(parents=True)
+    (system / "started").touch()
+    system.chmod(0o500)
+    machine.program("sudo", "exit 1")
+    done = machine.run("probe", "study", "site-1")
+    assert (done.returncode, str(system) in done.stdout) == (1, True)
+
+
+def test_the_service_can_write_to_its_workspace_alone():
+    unit = resources.files("clouddeploy.remote").joinpath("site.service").read_text().splitlines()
+    assert [line for line in unit if line.startswith("ReadWritePaths")] == ["ReadWritePaths=@ROOT@/workspace"]
+
+
 def test_a_gpu_without_a_driver_gets_ubuntus_and_one_with_a_driver_is_left_alone(machine):
     works = machine.folder / "works"
     machine.card()

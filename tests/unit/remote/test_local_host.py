@@ -96,4 +96,4 @@ def test_pack_depends_on_names_modes_and_contents_alone(tmp_path):
 
 
 def test_service_is_named_after_project_and_site():
-    assert Release("d", "/opt/clouddeploy/study/site-1", "python").service == "clouddeploy-study-site-1.service"
+    assert Release("d", "/opt/clouddeploy/study/site-1", "python").service == "clouddeploy-study:site-1.service"
