@@ -165,6 +165,7 @@ def test_what_is_made_is_closed_to_strangers_and_what_strangers_do_is_mended(run
     assert run("audit", "verify").returncode == 0
 
 
+@pytest.mark.nightly
 @needs_root
 def test_machines_of_another_size_replace_the_old_ones_under_keys_of_their_own(run):
     """Azure gives the new machine the id of the old one; its host key is another all the same."""
@@ -231,6 +232,7 @@ def test_rehearse_prints_one_envelope_and_leaves_nothing(words):
     assert data["resources"]["left"] == []
 
 
+@pytest.mark.nightly
 def test_a_rehearsal_whose_job_fails_is_a_failed_rehearsal(tmp_path):
     job = tmp_path / "job"
     shutil.copytree(EXAMPLES / "jobs" / "breast-cancer", job)
