@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from clouddeploy_providers.resources import Need
@@ -19,13 +19,12 @@ from clouddeploy.plan import Signature
 from clouddeploy.remote import bootstrap, egress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from clouddeploy_provision.project import Project
 
     from clouddeploy.remote.host import Host
-    from clouddeploy.remote.wheels import PythonTarget, Wheelhouse
     from clouddeploy.secrets import Secret
     from clouddeploy.site_work import Address, Install, Kits
 
@@ -109,19 +108,7 @@ class Installation(MachineWork):
 
     def install_kit(self, site: str, host: Host, kit: Path) -> bootstrap.Release:
         """Installs a site with its kit, and what the kit asks for beside the runtime."""
-        return bootstrap.install(
-            host,
-            project=self.project.name,
-            site=site,
-            kit=kit,
-            data=self.config.site(site).data,
-            wheelhouse_for=self.wheels(wheelhouse.asked_for(kit)),
-            timeout_s=INSTALL_TIMEOUT_S,
-        )
-
-    def wheels(self, extra: tuple[str, ...] = ()) -> Callable[[PythonTarget], Wheelhouse]:
-        """Returns what gives the runtime, and further requirements, for a machine's Python."""
-        return partial(wheelhouse.collect, cache=self.cache, extra=extra)
+        return self.put(site, host, kit, self.wheels(extra=wheelhouse.asked_for(kit)))
 
     def start(self, site: str, host: Host, release: bootstrap.Release) -> None:
         """Starts a site, unless it runs; a client only once its machine has a way out to the server, which answers."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from clouddeploy_providers.errors import DeadlineExceeded
@@ -15,7 +14,7 @@ from clouddeploy_runtime.errors import ClouddeployError
 from clouddeploy import lone_kit, readiness, wheelhouse
 from clouddeploy.errors import ConfigError, ServerNotReached
 from clouddeploy.lone_kit import Maker
-from clouddeploy.machine_work import INSTALL_TIMEOUT_S, READY_TIMEOUT_S, MachineWork
+from clouddeploy.machine_work import READY_TIMEOUT_S, MachineWork
 from clouddeploy.remote import bootstrap, nvflare
 
 if TYPE_CHECKING:
@@ -99,15 +98,13 @@ class KitInstallation(MachineWork):
 
     def signatures(self) -> tuple[Signature, ...]:
         """Returns nothing: the kit is what it is."""
-        if self.refusal is not None:
-            raise self.refusal
+        self._require_usable()
         return ()
 
     def kits_and_install(self, passphrase: Secret | None) -> tuple[Kits, Install]:
         """Returns what verifies the kit and what installs it; there is no passphrase, since nothing is signed."""
         del passphrase
-        if self.refusal is not None:
-            raise self.refusal
+        self._require_usable()
         return self._kits, self._install
 
     def kit(self, participant: str) -> Path:
@@ -139,6 +136,10 @@ class KitInstallation(MachineWork):
         todo = f"let the name {name} lead to {address} (a DNS record of type A), port {ports}"
         return (f"clients go to {name}, which does not lead to this server yet: {todo}",)
 
+    def _require_usable(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
     def _kits(self, _address: Address) -> Mapping[str, Path]:
         """Reads the kit once more: it may have been exchanged since the deployment was opened."""
         found = lone_kit.read(self.lone.folder)
@@ -152,28 +153,18 @@ class KitInstallation(MachineWork):
 
     def _install(self, site: str, host: Host, kit: Path | None) -> bootstrap.Release:
         del kit
-        install = partial(
-            bootstrap.install,
-            host,
-            project=self.lone.project,
-            site=site,
-            data=self.config.site(site).data,
-            timeout_s=INSTALL_TIMEOUT_S,
-        )
-        if self.lone.maker is Maker.OURS:
-            with lone_kit.alone(self.lone) as folder:
-                extra = wheelhouse.asked_for(folder)
-                return install(kit=folder, wheelhouse_for=partial(wheelhouse.collect, cache=self.cache, extra=extra))
-        theirs = requirements_of(self.lone, runtime=self.config.runtime)
-        wheels = partial(wheelhouse.collect, cache=self.cache, requirements=theirs)
-        with lone_kit.alone(self.lone) as folder, nvflare.supervised(folder) as wrapped:
-            return install(kit=wrapped, wheelhouse_for=wheels)
+        is_ours = self.lone.maker is Maker.OURS
+        with lone_kit.alone(self.lone, below="" if is_ours else nvflare.KIT) as folder:
+            if is_ours:
+                return self.put(site, host, folder, self.wheels(extra=wheelhouse.asked_for(folder)))
+            nvflare.supervise(folder)
+            theirs = requirements_of(self.lone, runtime=self.config.runtime)
+            return self.put(site, host, folder, self.wheels(requirements=theirs))
 
     def renew(self, site: str, host: Host, digest: str) -> bootstrap.Release:
         """Installs the kit, as it is now, with the newest of what runs it."""
         del digest
-        if self.refusal is not None:
-            raise self.refusal
+        self._require_usable()
         return self._install(site, host, None)
 
     def wait_ready(self, site: str, host: Host, release: bootstrap.Release, address: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from clouddeploy import durable
-from clouddeploy.cloud_config import AWS, AZURE
+from clouddeploy.cloud_config import AWS, AZURE, SETTINGS
 from clouddeploy.errors import ConfigError
 from clouddeploy.stores.base import STATE
 
@@ -23,10 +23,7 @@ WHERE: Mapping[str, str] = {AWS: "region", AZURE: "location"}
 """By cloud: its word for where a machine is."""
 DEFAULT_PLACE: Mapping[str, str] = {AWS: "us-west-2", AZURE: "westus2"}
 """Those of the reference."""
-OWN: Mapping[str, frozenset[str]] = {
-    AWS: frozenset({"region", "size", "image", "vpc_id", "subnet_id"}),
-    AZURE: frozenset({"location", "size", "image", "subscription_id", "resource_group"}),
-}
+OWN: Mapping[str, frozenset[str]] = {cloud: frozenset(keys.values()) for cloud, keys in SETTINGS.items()}
 """By cloud: the keys of a site that launch takes from its options."""
 NEED = ("gpus", "gpu_memory_gib")
 MADE_HERE = frozenset({"provider", "dns_label", *NEED})

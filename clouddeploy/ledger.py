@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from clouddeploy.journal import Journal
     from clouddeploy.plan import Wanted
+    from clouddeploy.remote.bootstrap import Release
     from clouddeploy.scheduler import Event, Step
     from clouddeploy.state import State
 
@@ -109,6 +110,12 @@ class Ledger:
             )
         self.touch()
         self.journal.done(operation, node=item.node, name=item.name, id=ref.id)
+
+    def installed(self, site: str, release: Release) -> None:
+        """Notes which release a site has."""
+        known = self.state.sites.get(site, {})
+        self.state.sites[site] = {**known, "release": release.digest, "root": release.root, "python": release.python}
+        self.touch()
 
     def refused(self, operation: str, item: Wanted, error: BaseException) -> None:
         """Records a refusal, where it is certain that nothing was made."""

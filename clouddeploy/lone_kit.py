@@ -147,14 +147,19 @@ def unreadable(folder: Path, participant: str, *, project: str, is_server: bool)
 
 
 @contextmanager
-def alone(kit: LoneKit) -> Iterator[Path]:
-    """Yields a copy of the kit and of nothing that lies beside it, for as long as the context lasts."""
+def alone(kit: LoneKit, *, below: str = "") -> Iterator[Path]:
+    """Yields a folder with a copy of the kit and of nothing that lies beside it, for as long as the context lasts.
+
+    Args:
+        kit: the kit.
+        below: where in the folder it is; empty: it is the folder.
+    """
     with tempfile.TemporaryDirectory(prefix="clouddeploy-") as folder:  # 0700: it holds a private key for a moment
         copied = Path(folder) / "kit"
-        copied.mkdir()
+        (copied / below).mkdir(parents=True)
         for part in PARTS:
             if (kit.folder / part).is_dir():
-                shutil.copytree(kit.folder / part, copied / part, symlinks=True)
+                shutil.copytree(kit.folder / part, copied / below / part, symlinks=True)
         yield copied
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from clouddeploy_providers import cloud_init
 from clouddeploy_runtime.errors import ClouddeployError
 
+from clouddeploy import wheelhouse
 from clouddeploy.access import CONNECT_TIMEOUT_S, Access
 from clouddeploy.errors import HostUnreachable
 from clouddeploy.remote import bootstrap
@@ -18,7 +19,7 @@ from clouddeploy.site_work import SiteWork
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from clouddeploy_providers.resources import ResourceRef
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from clouddeploy.plan import Signature, Wanted
     from clouddeploy.remote.host import Host
     from clouddeploy.remote.known_hosts import HostKeys
+    from clouddeploy.remote.wheels import PythonTarget, Wheelhouse
     from clouddeploy.secrets import Secret
     from clouddeploy.site_work import Install, Kits
     from clouddeploy.state import State
@@ -124,6 +126,26 @@ class MachineWork(ABC):
         """Starts a site, unless it runs."""
         del site
         bootstrap.start(host, release)
+
+    def wheels(
+        self, *, requirements: tuple[str, ...] = (), extra: tuple[str, ...] = ()
+    ) -> Callable[[PythonTarget], Wheelhouse]:
+        """Returns what gives the Python environment for a machine; see `wheelhouse.collect`."""
+        return partial(wheelhouse.collect, cache=self.cache, requirements=requirements, extra=extra)
+
+    def put(
+        self, site: str, host: Host, kit: Path, wheelhouse_for: Callable[[PythonTarget], Wheelhouse]
+    ) -> bootstrap.Release:
+        """Installs a site from the folder of its kit."""
+        return bootstrap.install(
+            host,
+            project=self.facts.project,
+            site=site,
+            kit=kit,
+            data=self.config.site(site).data,
+            wheelhouse_for=wheelhouse_for,
+            timeout_s=INSTALL_TIMEOUT_S,
+        )
 
     def advice(self, recorded: State) -> tuple[str, ...]:
         """Returns what is left for people to do once everything runs."""

@@ -114,7 +114,7 @@ def _is_for(file: Path, project_file: Path) -> bool:
 
 def _from(file: Path, project: Project, *, project_file: Path, result: Path) -> SiteScripts:
     config = load(file)
-    if not _is_for(file, project_file):
+    if config.project is None or config.project.resolve() != project_file.resolve():
         raise ConfigError(
             f"{file} is not a deploy file of {project_file}",
             why="its `project` is another file, or it has none",

@@ -136,9 +136,7 @@ def site_steps(
 
     def installed(release: Release) -> None:
         progress.releases[site] = release
-        known = state.sites.get(site, {})
-        state.sites[site] = {**known, "release": release.digest, "root": release.root, "python": release.python}
-        ledger.touch()
+        ledger.installed(site, release)
 
     def wait() -> None:
         work.wait_ready(site, progress.hosts[site], progress.releases[site], ref().outputs["address"])

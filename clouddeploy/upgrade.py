@@ -159,9 +159,7 @@ def _upgrade_step(
 
 
 def _record(ledger: Ledger, event: str, site: str, release: Release) -> None:
-    known = ledger.state.sites.get(site, {})
-    ledger.state.sites[site] = {**known, "release": release.digest, "root": release.root, "python": release.python}
-    ledger.touch()
+    ledger.installed(site, release)
     ledger.journal.note(event, site=site, release=release.digest)
 
 

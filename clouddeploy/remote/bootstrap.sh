@@ -39,6 +39,11 @@ has_systemd() {
     [ -d /run/systemd/system ] && may_be_root
 }
 
+# Whether systemd runs a site, and does as we say.
+is_unit() {
+    has_systemd && [ -e "/etc/systemd/system/$1" ]
+}
+
 has_cron() {
     [ -z "${CLOUDDEPLOY_NO_CRON:-}" ] && command -v crontab >/dev/null 2>&1 && ! crontab -l 2>&1 | grep -q 'not allowed'
 }
@@ -428,7 +433,7 @@ start() {
 
 alive() {
     root=$1 service=$2
-    if has_systemd && [ -e "/etc/systemd/system/$service" ]; then
+    if is_unit "$service"; then
         if systemctl is-active --quiet "$service"; then echo yes; else echo no; fi
     elif running "$root"; then echo yes; else echo no; fi
 }
@@ -438,7 +443,7 @@ stop() {
     still_ours "$service"
     cd "$root"
     at_boot "$service" ""
-    if has_systemd && [ -e "/etc/systemd/system/$service" ]; then
+    if is_unit "$service"; then
         as_root systemctl disable --now "$service"
     elif running "$root"; then
         # Not by shutdown.fl: the runtime takes that file itself, and a supervisor that did not see it starts it again.
@@ -455,7 +460,7 @@ stop() {
 # The end of what the supervisor and the site have said.
 said() {
     root=$1 service=$2 lines=$3
-    if has_systemd && [ -e "/etc/systemd/system/$service" ]; then
+    if is_unit "$service"; then
         as_root journalctl --no-pager -o cat -n "$lines" -u "$service" || true
     else
         tail -n "$lines" "$root/workspace/start.log" 2>/dev/null || true
@@ -468,7 +473,7 @@ uninstall() {
     if [ ! -d "$root" ]; then return; fi
     stop "$root" "$service"
     cd /
-    if [ -e "/etc/systemd/system/$service" ] && has_systemd; then as_root rm -f "/etc/systemd/system/$service"; fi
+    if is_unit "$service"; then as_root rm -f "/etc/systemd/system/$service"; fi
     rm -rf "${root:?}"/* 2>/dev/null || as_root rm -rf "${root:?}"
     rmdir "$root" 2>/dev/null || as_root rmdir "$root" 2>/dev/null || true
 }

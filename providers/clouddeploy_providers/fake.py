@@ -22,7 +22,7 @@ from clouddeploy_providers.errors import (
     Throttled,
 )
 from clouddeploy_providers.fake_cloud import DEFAULT_SIZE, IMAGE, SIZES, FakeCloud
-from clouddeploy_providers.reach import JUMP, REACHED, check_login, jump_outputs
+from clouddeploy_providers.reach import JUMP, REACHED, check_login, inside, jump_outputs
 from clouddeploy_providers.resources import Check, Found, Kind
 from clouddeploy_providers.waiters import retrying, stopped
 
@@ -296,9 +296,7 @@ class FakeProvider:
         if kind is Kind.MACHINE:
             reach = {key: self._settings[key] for key in REACHED} | {"ssh_port": "22"}
             reach |= jump_outputs(self._settings, theirs)
-            if "jump" in reach:
-                reach["address"] = ref.outputs["private_address"]
-        return replace(ref, name=name, id=theirs, outputs={**ref.outputs, **reach}, is_adopted=True)
+        return replace(ref, name=name, id=theirs, outputs={**inside(ref.outputs, reach), **reach}, is_adopted=True)
 
     def _check_permissions(self) -> Iterator[Check]:
         for permission in sorted(self._denied):

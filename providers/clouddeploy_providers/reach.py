@@ -114,3 +114,13 @@ def jump_outputs(settings: Mapping[str, str], place: str) -> dict[str, str]:
             hint=HOST_KEY_HINT.replace("the machine", "the jump host"),
         )
     return {"jump_identity_file": settings["identity_file"], **given}
+
+
+def inside(outputs: Mapping[str, str], access: Mapping[str, str]) -> dict[str, str]:
+    """Returns a machine's outputs with the address at which its jump host, which is inside, reaches it.
+
+    Args:
+        outputs: as its cloud has them.
+        access: how it is reached, with a `jump` or without.
+    """
+    return {**outputs, **({"address": outputs["private_address"]} if "jump" in access else {})}

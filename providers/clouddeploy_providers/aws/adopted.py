@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clouddeploy_providers.aws import instances
 from clouddeploy_providers.errors import InvalidRequest
-from clouddeploy_providers.reach import JUMP, REACHED, check_login, jump_outputs
+from clouddeploy_providers.reach import JUMP, REACHED, check_login, inside, jump_outputs
 from clouddeploy_providers.resources import Check, Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -63,10 +63,7 @@ def read(ec2: Any, ref: ResourceRef, *, instead: SshEndpoint | None) -> Resource
     instance = instances.read(ec2, ref.id)
     if instance is None:
         return None
-    found = instances.ref_of(instance).outputs
-    if "jump" in ref.outputs:
-        found = {**found, "address": found["private_address"]}  # the jump host is inside
-    return replace(ref, outputs={**found, **_kept(ref)})
+    return replace(ref, outputs={**inside(instances.ref_of(instance).outputs, ref.outputs), **_kept(ref)})
 
 
 def check(ref: ResourceRef | None, machine_id: str) -> list[Check]:

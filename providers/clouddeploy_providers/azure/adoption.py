@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clouddeploy_providers.azure.errors import translated
 from clouddeploy_providers.azure.operations import group_of, name_of, subscription_of
 from clouddeploy_providers.errors import InvalidRequest, NotFound
-from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT, JUMP, REACHED, check_login, jump_outputs
+from clouddeploy_providers.reach import HOST_KEY, HOST_KEY_HINT, JUMP, REACHED, check_login, inside, jump_outputs
 from clouddeploy_providers.resources import Kind, ResourceRef
 
 if TYPE_CHECKING:
@@ -81,11 +81,6 @@ class Adoption:
         """Returns what Azure says about the network."""
         with _must_exist(f"the network {self.network}", "network"):
             return clients.network.virtual_networks.get(group_of(self.network), name_of(self.network))
-
-
-def inside(outputs: Mapping[str, str], access: Mapping[str, str]) -> dict[str, str]:
-    """Returns a machine's outputs with the address that its jump host, which is inside, reaches it at."""
-    return {**outputs, **({"address": outputs["private_address"]} if "jump" in access else {})}
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from clouddeploy_providers.azure.sizes import Sizes
 from clouddeploy_providers.azure.virtual_machines import DEFAULT_SIZE
 from clouddeploy_providers.errors import Conflict, InvalidRequest, NotFound
 from clouddeploy_providers.naming import TAG_DEPLOYMENT
-from clouddeploy_providers.reach import JUMP, REACHED
+from clouddeploy_providers.reach import JUMP, REACHED, inside
 from clouddeploy_providers.resources import Kind, ResourceRef, rules_text
 from clouddeploy_providers.waiters import retrying
 
@@ -238,7 +238,7 @@ class AzureProvider:
                 return ref
             found = self._machines.read(group_of(ref.id), name_of(ref.id))
             kept = {key: ref.outputs[key] for key in ("ssh_port", *REACHED, *JUMP) if key in ref.outputs}
-            return found and replace(ref, outputs={**adoption.inside(found.outputs, kept), **kept})
+            return found and replace(ref, outputs={**inside(found.outputs, kept), **kept})
         with translated(f"{ref.name} cannot be read"):
             if ref.kind is Kind.GROUP:
                 self._resources.resource_groups.get(name_of(ref.id))

@@ -52,8 +52,8 @@ class Machine:
         script = kit / "startup" / "sub_start.sh"
         script.write_text(THEIRS.replace("@body@", body))
         shutil.rmtree(self.root / "kit", ignore_errors=True)
-        with nvflare.supervised(kit) as wrapped:
-            shutil.copytree(wrapped, self.root / "kit")
+        shutil.copytree(kit, self.root / "kit" / nvflare.KIT)
+        nvflare.supervise(self.root / "kit")
 
     def start(self, *words):
         script = str(self.root / "kit" / "startup" / "start.sh")
