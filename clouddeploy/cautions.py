@@ -41,6 +41,17 @@ def of_openings(config: DeployConfig, *, server: str | None, ssh_sources: Sequen
             yield f"port 22 of the machines is open to the world: {block}"
 
 
+def of_kit(config: DeployConfig) -> Iterator[str]:
+    """Yields what goes out and who comes in because a deploy file says so that may have come with a kit, from others."""
+    if config.kit is None:
+        return
+    for site in config.sites:
+        if site.data is not None:
+            yield f"{site.name}: everything in {site.data} is copied to its machine"
+    if config.ssh_sources:
+        yield f"SSH is open to what the deploy file names, not to your address: {', '.join(config.ssh_sources)}"
+
+
 def of_lifetime(config: DeployConfig, recorded: State) -> Iterator[str]:
     """Yields the machines whose end is another than the deploy file says; a timer is set at birth only."""
     for node, record in recorded.resources.items():

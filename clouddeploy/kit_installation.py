@@ -15,7 +15,7 @@ from clouddeploy import lone_kit, readiness, wheelhouse
 from clouddeploy.errors import ConfigError, ServerNotReached
 from clouddeploy.lone_kit import Maker
 from clouddeploy.machine_work import READY_TIMEOUT_S, MachineWork
-from clouddeploy.remote import bootstrap, nvflare
+from clouddeploy.remote import bootstrap, egress, nvflare
 
 if TYPE_CHECKING:
     import threading
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from clouddeploy.site_work import Address, Install, Kits
     from clouddeploy.state import State
 
+DIAL_S = 5.0
+"""To tell a way that is closed from a server that does not take the client; both had minutes before."""
 NVFLARE = "nvflare==2.9.0"
 """What runs a kit of the reference unless the deploy file names another version."""
 
@@ -188,6 +190,7 @@ class KitInstallation(MachineWork):
         try:
             readiness.wait_registered(site, host, release, timeout_s=self.ready_timeout_s, cancel=self.cancel)
         except DeadlineExceeded as error:
+            egress.check(host, site, release, place=(lone.server, lone.ports[0]), timeout_s=DIAL_S)
             said = bootstrap.status(host, release) or {}
             detail = said.get("detail") or "nobody answered there as this project's server"
             raise ServerNotReached(

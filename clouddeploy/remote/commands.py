@@ -24,9 +24,9 @@ def receive(target: str, *, mode: int, lost_s: int) -> list[str]:
     return _python("receive.py", target, f"{mode:o}", str(lost_s))
 
 
-def dial(root: str, *, timeout_s: float) -> list[str]:
-    """Tries the way from a site to its server, as `dial` says."""
-    return _python("dial.py", root, str(timeout_s))
+def dial(root: str, *place: str, timeout_s: float) -> list[str]:
+    """Tries the way from a site to its server, as `dial` says; `place` is host and port, if they are known."""
+    return _python("dial.py", root, str(timeout_s), *place)
 
 
 def _python(name: str, *arguments: str) -> list[str]:

@@ -1,6 +1,7 @@
-"""Tries a site's way to its server from the site's machine: `python3 -c THIS ROOT SECONDS`; needs nothing but Python.
+"""Tries a site's way to its server from the site's machine: `python3 -c THIS ROOT SECONDS [HOST PORT]`.
 
-Where the server is says the installed kit, whose `local/endpoint.json` the client follows too. A server that refuses
+It needs nothing but Python. Where the server is says the installed kit, whose `local/endpoint.json` the client follows
+too, unless the command line does. A server that refuses
 the connection counts as not reached: this runs once it is known to answer. The first line of what it prints is the
 server's `host:port`, the second what is in the way. `clouddeploy.remote.egress` is the other half.
 """
@@ -32,19 +33,23 @@ def dial(host: str, port: int, *, timeout_s: float) -> str:
         time.sleep(POLL_S)
 
 
-def main() -> None:
-    """Does what the command line says."""
-    root, timeout_s = sys.argv[1:]
+def endpoint(root: str) -> tuple[str, int]:
+    """Returns where the installed kit says that the server is; no host when it says nothing."""
     try:
         with open(f"{root}/current/kit/local/endpoint.json", encoding="utf-8") as file:
             there = json.load(file)
     except FileNotFoundError:
-        return
-    if "host" not in there or "port" not in there:
-        return
-    why = dial(there["host"], there["port"], timeout_s=float(timeout_s))
+        return "", 0
+    return there.get("host", ""), there.get("port", 0)
+
+
+def main() -> None:
+    """Does what the command line says."""
+    root, timeout_s, *said = sys.argv[1:]
+    host, port = said or endpoint(root)
+    why = dial(host, int(port), timeout_s=float(timeout_s)) if host else ""
     if why:
-        sys.stdout.write(f"{there['host']}:{there['port']}\n{why}\n")
+        sys.stdout.write(f"{host}:{port}\n{why}\n")
         sys.exit(UNREACHED)
 
 

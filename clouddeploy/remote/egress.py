@@ -20,25 +20,30 @@ REACH_S = 20.0
 STEP_S = 30.0
 
 
-def check(host: Host, site: str, release: Release, *, timeout_s: float = REACH_S) -> None:
+def check(
+    host: Host, site: str, release: Release, *, place: tuple[str, int] | None = None, timeout_s: float = REACH_S
+) -> None:
     """Connects from a client's machine to where its installed kit says that the server is.
 
     Args:
         host: the machine.
         site: its site.
         release: what is installed there.
+        place: host and port of the server; None: as the installed kit says.
         timeout_s: how long to try.
 
     Raises:
         ServerNotReached: there is no way out; names server and port.
     """
-    done = host.run(commands.dial(release.root, timeout_s=timeout_s), timeout_s=timeout_s + STEP_S, check=False)
+    words = (place[0], str(place[1])) if place else ()
+    command = commands.dial(release.root, *words, timeout_s=timeout_s)
+    done = host.run(command, timeout_s=timeout_s + STEP_S, check=False)
     if done.status == UNREACHED:
-        place, why = [*done.output.splitlines(), "", ""][:2]
+        there, why = [*done.output.splitlines(), "", ""][:2]
         raise ServerNotReached(
-            f"{site} cannot reach the server at {place}",
+            f"{site} cannot reach the server at {there}",
             why=f"a connection from its machine failed: {why}",
-            hint=f"let TCP out to {place} in the site's network, and in at the server; then run the same command again",
+            hint=f"let TCP out to {there} in the site's network, and in at the server; then run the same command again",
         )
     if done.status:
         raise RemoteCommandFailed(

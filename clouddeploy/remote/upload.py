@@ -21,7 +21,7 @@ import paramiko
 
 from clouddeploy.errors import UploadFailed
 from clouddeploy.remote import commands
-from clouddeploy.remote.receive import DAMAGED
+from clouddeploy.remote.receive import ALIVE_BYTES, DAMAGED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -96,11 +96,18 @@ def _sent(transport: paramiko.Transport, content: BinaryIO, command: Sequence[st
 
 def _converse(channel: paramiko.Channel, content: BinaryIO, watch: _Watch) -> str:
     answers = channel.makefile("rb")
-    word, have, there = [*answers.readline().decode(errors="replace").split(), "", "0", ""][:3]
+    while (line := answers.readline()) == b"\n":
+        watch.moved()
+    word, have, there = [*line.decode(errors="replace").split(), "", "0", ""][:3]
     if word != "have":
         _refuse(channel)
     size = os.fstat(content.fileno()).st_size
-    digest, sent = _known(content, int(have), size=size, there=there)
+
+    def alive() -> None:
+        channel.sendall(b"\n")
+        watch.moved()
+
+    digest, sent = _known(content, int(have), size=size, there=there, alive=alive)
     try:
         channel.sendall(f"{sent} {size}\n".encode())
         for block in _hashed(content, digest, size - sent):
@@ -118,12 +125,16 @@ def _converse(channel: paramiko.Channel, content: BinaryIO, watch: _Watch) -> st
     return digest.hexdigest()
 
 
-def _known(content: BinaryIO, have: int, *, size: int, there: str) -> tuple[hashlib._Hash, int]:
+def _known(
+    content: BinaryIO, have: int, *, size: int, there: str, alive: Callable[[], None]
+) -> tuple[hashlib._Hash, int]:
     """Returns the digest so far and where to begin: behind what the machine has, when that is the file's beginning."""
     digest, read = hashlib.sha256(), 0
     while have <= size and read < have and (block := content.read(min(BLOCK_BYTES, have - read))):
         digest.update(block)
         read += len(block)
+        if not read % ALIVE_BYTES:
+            alive()
     if read == have and digest.hexdigest() == there:
         return digest, have
     content.seek(0)

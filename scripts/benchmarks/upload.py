@@ -96,11 +96,13 @@ class Machine:
         """Copy a file with OpenSSH's defaults; return the seconds."""
         options = ["-q", "-F", "none", "-i", self.folder / "operator", "-P", str(self.port)]
         options += ["-o", f"UserKnownHostsFile={self.folder}/known_hosts"]
+        (self.folder / "by-scp").unlink(missing_ok=True)  # a new file for both
         there = f"{getpass.getuser()}@127.0.0.1:{self.folder}/by-scp"
         return run(["scp", *options, source, there], cwd=self.folder).wall_s
 
     def ours(self, source: Path, *, port: int | None = None) -> float:
         """Copy a file as `apply` does; return the seconds."""
+        (self.folder / "by-us").unlink(missing_ok=True)
         target = ssh.Target("machine", "127.0.0.1", port or self.port, getpass.getuser(), self.folder / "operator")
         began = time.perf_counter()
         with contextlib.closing(ssh.connect(target, self.pins, timeout_s=30, cancel=threading.Event())) as host:

@@ -7,13 +7,18 @@ import fcntl
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
 
+import paramiko
 import pytest
 
 from clouddeploy.errors import UploadFailed
+from clouddeploy.remote import receive
+from clouddeploy.remote.receive import ALIVE_BYTES
 
 NAME = "site-1/machine"
 SIZE = 8 * 1024 * 1024
@@ -150,6 +155,33 @@ def test_what_had_come_whole_is_only_given_its_name(host, source, target, aside)
     born = aside.stat().st_ino
     host.upload(source, str(target), mode=0o600)
     assert target.stat().st_ino == born
+
+
+def test_the_machine_shows_that_it_lives_while_it_digests_gigabytes_that_are_there(target, aside):
+    aside.parent.mkdir(exist_ok=True)
+    with aside.open("wb") as file:
+        file.truncate(2 * ALIVE_BYTES)  # a hole, which takes no room
+    aside.chmod(0o600)
+    command = [sys.executable, receive.__file__, str(target), "600", "60"]
+    said = subprocess.run(command, input=b"\n\n\n", capture_output=True, check=False).stdout.splitlines()
+    assert said[:2] == [b"", b""]
+    assert said[2].startswith(b"have %d " % (2 * ALIVE_BYTES))
+
+
+def test_and_so_do_we(host, tmp_path, target, aside, monkeypatch):
+    source = tmp_path / "large.tar"
+    for file in (source, aside):
+        with file.open("wb") as content:
+            content.truncate(2 * ALIVE_BYTES)
+    aside.chmod(0o600)
+    said = []
+    sendall = paramiko.Channel.sendall
+    monkeypatch.setattr(
+        paramiko.Channel, "sendall", lambda channel, words: said.append(words) or sendall(channel, words)
+    )
+    host.upload(source, str(target), mode=0o600)
+    assert said[:2] == [b"\n", b"\n"]
+    assert target.stat().st_size == 2 * ALIVE_BYTES
 
 
 def test_what_was_left_with_another_mode_is_not_continued(host, source, target, aside):

@@ -28,8 +28,8 @@ class Lone:
         (folder / "project.yml").unlink()
         self.cloud = FakeCloud(folder / "cloud.json")
 
-    def deployment(self, name, *, site=None, **top):
-        own = {"provider": "fake", "file": str(self.folder / "cloud.json")}
+    def deployment(self, name, *, site=None, keys_of_site=None, **top):
+        own = {"provider": "fake", "file": str(self.folder / "cloud.json"), **(keys_of_site or {})}
         document = {"version": 1, "kit": str(self.kits[name]), **top, "sites": {site or name: own}}
         file = self.folder / f"{name}.deploy.yml"
         file.write_text(yaml.safe_dump(document))
@@ -56,6 +56,15 @@ def test_a_server_alone_has_an_address_and_its_port_open(lone):
     (warning,) = plan.warnings
     assert "with the blocks of the sites" in warning
     assert set(rules(lone.deployment("server1", federation_sources=["198.51.100.0/24"]).plan())) == {22, 8002}
+
+
+def test_what_a_deploy_file_from_others_sends_and_lets_in_is_said(lone):
+    (lone.folder / "scans").mkdir()
+    deployment = lone.deployment("site-1", ssh_sources=["198.51.100.0/24"], keys_of_site={"data": "scans"})
+    assert deployment.plan().warnings == (
+        f"site-1: everything in {lone.folder}/scans is copied to its machine",
+        "SSH is open to what the deploy file names, not to your address: 198.51.100.0/24",
+    )
 
 
 def test_a_client_alone_is_applied_and_destroyed_without_its_server(lone):

@@ -52,6 +52,12 @@ def test_a_server_that_is_not_reached_is_named_with_its_port(host, release_to, u
     assert f"let TCP out to 127.0.0.1:{port}" in error.hint
 
 
+def test_a_place_that_is_known_here_needs_no_kit_that_says_it(host, tmp_path, unused):
+    port = unused.getsockname()[1]
+    with pytest.raises(ServerNotReached, match=f"127.0.0.1:{port}"):
+        egress.check(host, "site-1", Release("", str(tmp_path), ""), place=("127.0.0.1", port), timeout_s=0.1)
+
+
 def test_a_name_that_leads_nowhere_from_there_is_said(host, release_to):
     with pytest.raises(ServerNotReached, match=r"server\.invalid:8002"):
         egress.check(host, "site-1", release_to(host="server.invalid", port=8002), timeout_s=0.1)
