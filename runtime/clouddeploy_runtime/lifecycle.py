@@ -67,3 +67,17 @@ class StopSignal:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._event.wait(), _SHUTDOWN_POLL_S)
+
+
+async def until(stop: StopSignal, *work: asyncio.Task[None]) -> None:
+    """Return once the process should stop; raise what ended a part of it that runs for as long as it does.
+
+    A parent whose scheduler is dead would look well for ever, so it ends, and its supervisor starts it again.
+    """
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait({stopping, *work}, return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            one.result()
+    finally:
+        stopping.cancel()

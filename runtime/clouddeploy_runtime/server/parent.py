@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from clouddeploy_runtime import kit as kits
-from clouddeploy_runtime import tls
+from clouddeploy_runtime import lifecycle, tls
 from clouddeploy_runtime.audit import AuditLog
 from clouddeploy_runtime.errors import AlreadyRunning
 from clouddeploy_runtime.kit import memory
@@ -19,6 +19,7 @@ from clouddeploy_runtime.lifecycle import StatusFile, StopSignal
 from clouddeploy_runtime.server.federation import FederationCalls
 from clouddeploy_runtime.server.gate import Gate
 from clouddeploy_runtime.server.people import PeopleCalls
+from clouddeploy_runtime.server.registration import Registration
 from clouddeploy_runtime.server.scheduler import Scheduler
 from clouddeploy_runtime.server.sessions import Registry
 from clouddeploy_runtime.server.store import JobStore
@@ -73,7 +74,8 @@ async def serve(kit: Kit, workspace: Path) -> None:
         gate=gate,
         shutdown=stop.set,
     )
-    server.add_generic_rpc_handlers((FederationCalls(kit, registry, scheduler, gate).handler(), people.handler()))
+    federation = FederationCalls(Registration(kit, registry, gate), registry, scheduler)
+    server.add_generic_rpc_handlers((federation.handler(), people.handler()))
     address = _listen_address(kit)
     status.write("starting", port=kit.port)
     try:
@@ -85,18 +87,17 @@ async def serve(kit: Kit, workspace: Path) -> None:
             hint="Stop the process that holds the port, or set another one.",
         ) from exc
     await server.start()
-    running = asyncio.create_task(scheduler.run())
-    watching = asyncio.create_task(gate.watch())
+    work = (asyncio.create_task(scheduler.run()), asyncio.create_task(gate.watch()))
     memory.remember(kit, workspace)
     status.write("serving", port=port)
     log.info("The server %s of project %s listens on port %d", kit.name, kit.project, port)
     try:
-        await stop.wait()
+        await lifecycle.until(stop, *work)
     finally:
         log.info("The server stops")
         await scheduler.stop()
-        running.cancel()
-        watching.cancel()
+        for one in work:
+            one.cancel()
         registry.end_all()
         await server.stop(_GRACE_S)
         status.write("stopped", port=port)

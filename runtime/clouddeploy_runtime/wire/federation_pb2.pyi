@@ -8,24 +8,32 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RegisterRequest(_message.Message):
-    __slots__ = ("project", "name", "version", "active_jobs")
+    __slots__ = ("project", "name", "version", "active_jobs", "kind", "proof")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_JOBS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     project: str
     name: str
     version: str
     active_jobs: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, project: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., active_jobs: _Optional[_Iterable[str]] = ...) -> None: ...
+    kind: str
+    proof: bytes
+    def __init__(self, project: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., active_jobs: _Optional[_Iterable[str]] = ..., kind: _Optional[str] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class RegisterReply(_message.Message):
-    __slots__ = ("token", "heartbeat_s")
+    __slots__ = ("token", "heartbeat_s", "token_signature", "ended_jobs")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_JOBS_FIELD_NUMBER: _ClassVar[int]
     token: str
     heartbeat_s: float
-    def __init__(self, token: _Optional[str] = ..., heartbeat_s: _Optional[float] = ...) -> None: ...
+    token_signature: bytes
+    ended_jobs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, token: _Optional[str] = ..., heartbeat_s: _Optional[float] = ..., token_signature: _Optional[bytes] = ..., ended_jobs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ()
@@ -49,18 +57,58 @@ class TaskFailed(_message.Message):
     reason: str
     def __init__(self, job_id: _Optional[str] = ..., task_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class JobDeployed(_message.Message):
+    __slots__ = ("job_id", "reason")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    reason: str
+    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Resources(_message.Message):
+    __slots__ = ("job_id", "reservation", "reason")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    reservation: str
+    reason: str
+    def __init__(self, job_id: _Optional[str] = ..., reservation: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class ClientEvent(_message.Message):
-    __slots__ = ("heartbeat", "job_ended", "task_failed")
+    __slots__ = ("heartbeat", "job_ended", "task_failed", "job_deployed", "resources")
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     JOB_ENDED_FIELD_NUMBER: _ClassVar[int]
     TASK_FAILED_FIELD_NUMBER: _ClassVar[int]
+    JOB_DEPLOYED_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
     heartbeat: Heartbeat
     job_ended: JobEnded
     task_failed: TaskFailed
-    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., job_ended: _Optional[_Union[JobEnded, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ...) -> None: ...
+    job_deployed: JobDeployed
+    resources: Resources
+    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., job_ended: _Optional[_Union[JobEnded, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., job_deployed: _Optional[_Union[JobDeployed, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ...) -> None: ...
+
+class CheckResources(_message.Message):
+    __slots__ = ("job_id", "need", "manifest")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    NEED_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    need: bytes
+    manifest: bytes
+    def __init__(self, job_id: _Optional[str] = ..., need: _Optional[bytes] = ..., manifest: _Optional[bytes] = ...) -> None: ...
+
+class ReleaseResources(_message.Message):
+    __slots__ = ("job_id", "reservation")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    reservation: str
+    def __init__(self, job_id: _Optional[str] = ..., reservation: _Optional[str] = ...) -> None: ...
 
 class StartJob(_message.Message):
-    __slots__ = ("job_id", "app", "sites", "blob", "size", "sha256", "submitter", "submitter_org", "submitter_role")
+    __slots__ = ("job_id", "app", "sites", "blob", "size", "sha256", "submitter", "submitter_org", "submitter_role", "manifest", "reservation")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +118,8 @@ class StartJob(_message.Message):
     SUBMITTER_FIELD_NUMBER: _ClassVar[int]
     SUBMITTER_ORG_FIELD_NUMBER: _ClassVar[int]
     SUBMITTER_ROLE_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     app: str
     sites: _containers.RepeatedScalarFieldContainer[str]
@@ -79,7 +129,9 @@ class StartJob(_message.Message):
     submitter: str
     submitter_org: str
     submitter_role: str
-    def __init__(self, job_id: _Optional[str] = ..., app: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ..., submitter: _Optional[str] = ..., submitter_org: _Optional[str] = ..., submitter_role: _Optional[str] = ...) -> None: ...
+    manifest: bytes
+    reservation: str
+    def __init__(self, job_id: _Optional[str] = ..., app: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ..., submitter: _Optional[str] = ..., submitter_org: _Optional[str] = ..., submitter_role: _Optional[str] = ..., manifest: _Optional[bytes] = ..., reservation: _Optional[str] = ...) -> None: ...
 
 class RunTask(_message.Message):
     __slots__ = ("job_id", "task", "blob", "size", "sha256")
@@ -96,12 +148,14 @@ class RunTask(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., task: _Optional[bytes] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class AbortJob(_message.Message):
-    __slots__ = ("job_id", "reason")
+    __slots__ = ("job_id", "reason", "command")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     reason: str
-    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    command: bytes
+    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ..., command: _Optional[bytes] = ...) -> None: ...
 
 class Revocations(_message.Message):
     __slots__ = ("crl",)
@@ -110,15 +164,19 @@ class Revocations(_message.Message):
     def __init__(self, crl: _Optional[bytes] = ...) -> None: ...
 
 class ServerEvent(_message.Message):
-    __slots__ = ("heartbeat", "start_job", "run_task", "abort_job", "revocations")
+    __slots__ = ("heartbeat", "start_job", "run_task", "abort_job", "revocations", "check_resources", "release_resources")
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     START_JOB_FIELD_NUMBER: _ClassVar[int]
     RUN_TASK_FIELD_NUMBER: _ClassVar[int]
     ABORT_JOB_FIELD_NUMBER: _ClassVar[int]
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    CHECK_RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_RESOURCES_FIELD_NUMBER: _ClassVar[int]
     heartbeat: Heartbeat
     start_job: StartJob
     run_task: RunTask
     abort_job: AbortJob
     revocations: Revocations
-    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., start_job: _Optional[_Union[StartJob, _Mapping]] = ..., run_task: _Optional[_Union[RunTask, _Mapping]] = ..., abort_job: _Optional[_Union[AbortJob, _Mapping]] = ..., revocations: _Optional[_Union[Revocations, _Mapping]] = ...) -> None: ...
+    check_resources: CheckResources
+    release_resources: ReleaseResources
+    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., start_job: _Optional[_Union[StartJob, _Mapping]] = ..., run_task: _Optional[_Union[RunTask, _Mapping]] = ..., abort_job: _Optional[_Union[AbortJob, _Mapping]] = ..., revocations: _Optional[_Union[Revocations, _Mapping]] = ..., check_resources: _Optional[_Union[CheckResources, _Mapping]] = ..., release_resources: _Optional[_Union[ReleaseResources, _Mapping]] = ...) -> None: ...

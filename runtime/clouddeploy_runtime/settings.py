@@ -1,0 +1,130 @@
+"""What a site says of itself in `local/resources.json`: limits, resources, launcher, and the classes jobs may name.
+
+The file is the reference's; of its components the arguments count, by their ids. What it does not say has the
+reference's value. A file that cannot be read keeps the site from starting: running without its limits would be worse.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from clouddeploy_runtime.errors import ExitCode
+from clouddeploy_runtime.kit.errors import KitError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FILES = ("resources.json", "resources.json.default")
+"""The site's own file wins over the one the kit was made with."""
+LAUNCHER = "_launcher"
+"""End of the id of the component that says where job processes run."""
+
+
+class BadSettings(KitError):
+    """`local/resources.json` is no use."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "BAD_SETTINGS"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one site.
+
+    Attributes:
+        max_clients: of a server: how many sites may be registered at a time.
+        silence_s: of a server: a site that says nothing for so long is gone.
+        max_jobs: of a server: how many jobs run at a time.
+        gpus: how many the site offers to jobs.
+        gib_per_gpu: memory of each.
+        reservation_s: so long resources are held for a job that does not start.
+        launcher: where job processes run: `process`, `docker`, `k8s` or `slurm`.
+        launcher_args: the launcher's arguments.
+        allowed_classes: what a job's configuration may name, besides its own code where that is allowed.
+        is_list_enforced: whether anything else is refused; else it is only noted.
+    """
+
+    max_clients: int = 100
+    silence_s: float = 600.0
+    max_jobs: int = 4
+    gpus: int = 0
+    gib_per_gpu: float = 0.0
+    reservation_s: float = 300.0
+    launcher: str = "process"
+    launcher_args: Mapping[str, Any] = field(default_factory=dict)
+    allowed_classes: frozenset[str] = frozenset()
+    is_list_enforced: bool = True
+
+
+def load(local: Path) -> Settings:
+    """Read the settings of a kit's `local` folder; the reference's values when there is no file.
+
+    Raises:
+        BadSettings: the file cannot be read, or a value is of the wrong kind; names file and key.
+    """
+    for name in FILES:
+        path = local / name
+        try:
+            document = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, RecursionError) as exc:
+            raise _bad(path, str(exc)) from exc
+        return _parsed(path, document)
+    return Settings()
+
+
+def _parsed(path: Path, document: Any) -> Settings:
+    if not isinstance(document, dict):
+        raise _bad(path, "it is not an object")
+    components = _components(path, document)
+    server = next(iter(document.get("servers") or [{}]))
+    if not isinstance(server, dict):
+        raise _bad(path, '"servers" must be a list of objects')
+    manager, jobs = components.get("resource_manager", {}), components.get("job_scheduler", {})
+    launchers = [name for name in components if name.endswith(LAUNCHER)]
+    if len(launchers) > 1:
+        raise _bad(path, f"one launcher, and it names {', '.join(launchers)}")
+    classes = document.get("class_allow_list", [])
+    if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
+        raise _bad(path, '"class_allow_list" must be a list of texts')
+    usual = Settings()
+    return Settings(
+        max_clients=int(_number(path, server, "max_num_clients", usual.max_clients)),
+        silence_s=_number(path, server, "heart_beat_timeout", usual.silence_s),
+        max_jobs=int(_number(path, jobs, "max_jobs", usual.max_jobs)),
+        gpus=int(_number(path, manager, "num_of_gpus", usual.gpus)),
+        gib_per_gpu=_number(path, manager, "mem_per_gpu_in_GiB", usual.gib_per_gpu),
+        reservation_s=_number(path, manager, "expiration_period", usual.reservation_s),
+        launcher=launchers[0].removesuffix(LAUNCHER) if launchers else usual.launcher,
+        launcher_args=components[launchers[0]] if launchers else {},
+        allowed_classes=frozenset(classes),
+        is_list_enforced=document.get("class_list_enforcement_mode", "enforce") == "enforce",
+    )
+
+
+def _components(path: Path, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the arguments of the components by id."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in document.get("components") or []:
+        arguments = one.get("args") or {} if isinstance(one, dict) else None
+        if not isinstance(one, dict) or not isinstance(one.get("id"), str) or not isinstance(arguments, dict):
+            raise _bad(path, 'an entry of "components" has no "id", or "args" that are no object')
+        found[one["id"]] = arguments
+    return found
+
+
+def _number(path: Path, where: Mapping[str, Any], key: str, usual: float) -> float:
+    value = where.get(key, usual)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise _bad(path, f'"{key}" must be a number from 0, and is {value!r}')
+    return float(value)
+
+
+def _bad(path: Path, why: str) -> BadSettings:
+    return BadSettings(
+        f"{path} cannot be used", why=why, hint="Correct it, or take resources.json away: the default counts."
+    )
