@@ -1,0 +1,18 @@
+"""Jobs: the folder a scientist submits, the states a job passes through, and what an admin sees of it."""
+
+from clouddeploy_runtime.jobs.archive import pack, unpack
+from clouddeploy_runtime.jobs.info import TRANSITIONS, JobInfo, JobStatus
+from clouddeploy_runtime.jobs.spec import ALL_SITES, SERVER, JobSpec, load, parse_meta
+
+__all__ = [
+    "ALL_SITES",
+    "SERVER",
+    "TRANSITIONS",
+    "JobInfo",
+    "JobSpec",
+    "JobStatus",
+    "load",
+    "pack",
+    "parse_meta",
+    "unpack",
+]
