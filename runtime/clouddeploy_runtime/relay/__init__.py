@@ -1,0 +1,1 @@
+"""A relay between the server and some clients."""
