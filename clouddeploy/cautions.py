@@ -20,7 +20,13 @@ WORLDS = frozenset({"0.0.0.0/0", "::/0"})
 
 def of_openings(config: DeployConfig, *, server: str | None, ssh_sources: Sequence[str]) -> Iterator[str]:
     """Yields what is open to more than may be meant, or to less."""
-    if config.federation_sources == ANYWHERE and server is not None:
+    if config.service is not None:
+        if config.federation_sources == ANYWHERE:
+            yield (
+                "the service's ports are open to the world, and the service alone decides who may use it. "
+                "`federation_sources` with CIDR blocks opens them to those alone"
+            )
+    elif config.federation_sources == ANYWHERE and server is not None:
         instead = (
             "`federation_sources: sites` opens it to the sites alone"
             if config.kit is None
@@ -42,7 +48,7 @@ def of_openings(config: DeployConfig, *, server: str | None, ssh_sources: Sequen
 
 
 def of_kit(config: DeployConfig) -> Iterator[str]:
-    """Yields what goes out and who comes in because a deploy file says so that may have come with a kit, from others."""
+    """Yields what goes out and who comes in because a deploy file says so that may have come with a kit from others."""
     if config.kit is None:
         return
     for site in config.sites:

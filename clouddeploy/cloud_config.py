@@ -41,13 +41,18 @@ INSTEAD: Mapping[str, str] = {
     "DEST_FOLDER": "a site has its folder below /opt/clouddeploy",
     "AMI_NAME": "without AMI_IMAGE the newest Ubuntu 24.04 is taken, and then pinned",
     "ARCH": "it follows from the size",
-    "DOCKER_OPTION": "the site runs as a service of its machine, without a container",
+    "DOCKER_OPTION": "a site in a container (--image NAME:TAG, `container` in the deploy file) gets options of ours",
     "FL_PORT": "the port is the kit's",
     "ADMIN_PORT": "the port is the kit's",
 }
 """Keys of the reference that decide nothing here, and what happens instead."""
 GPU = re.compile(r"GPU_[A-Z0-9_]+")
 INSTEAD_OF_GPU = "GPUs are what the kit's local/resources.json asks for, or what the size has"
+OWN_IMAGE: Mapping[str, re.Pattern[str]] = {
+    AWS: re.compile(r"ami-[0-9a-f]+"),
+    AZURE: re.compile(r"/.+|[^:]+:[^:]+:[^:]+:[^:]+"),
+}
+"""By cloud: how the ids of its own images look; no container image is written like that."""
 ASSIGNMENT = re.compile(r"(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 COMMANDS = "$`;|&()<>"
 """What a shell would act on outside quotes."""
@@ -66,6 +71,14 @@ class CloudConfig:
 
     settings: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+def key_of_image(cloud: str, given: str) -> str:
+    """Returns which key of a site an image is for: `image`, from which the machine is made, or `container`.
+
+    The reference's `--image` names a container image, and the clouds' own tools name theirs so.
+    """
+    return "image" if OWN_IMAGE[cloud].fullmatch(given) else "container"
 
 
 def read(file: Path, *, cloud: str) -> CloudConfig:

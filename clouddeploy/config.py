@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from clouddeploy_providers.naming import plain
 from clouddeploy_providers.resources import Need
 from pydantic import ValidationError
 
 from clouddeploy import deploy_schema
-from clouddeploy.errors import ConfigError
+from clouddeploy.yaml_file import Form, Problems, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +21,18 @@ ANYWHERE, SITES = "anywhere", "sites"
 ON_SITE = "on-site"
 OWN_USER = frozenset({"onprem"})
 """Providers whose machines always exist already, and the account on them."""
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's where PyYAML has it, which reads fifty sites in a tenth of the time."""
+FORM = Form(
+    what="deploy file",
+    sample="examples/hybrid/deploy.yml is",
+    first="version: 1",
+    page="docs/deploy-file.md",
+    keys=deploy_schema.TOP_KEYS,
+    examples=deploy_schema.EXAMPLES,
+)
+ORIGINS = ("project", "kit", "service")
+"""What a deployment may be of; a deploy file has one of them."""
+KEY_OF = {"kit": "which has its key", "service": "which has no key of a project"}
+"""By what is deployed alone: why nobody makes a key for it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,9 @@ class SiteConfig:
     """The provider's own keys, e.g. `region`."""
     size: str | None = None
     image: str | None = None
+    """The cloud's image, from which the machine is made."""
+    container: str | None = None
+    """The container image in which the site runs; None: it runs in a Python environment of ours."""
     disk_gib: int = 30
     user: str = "clouddeploy"
     data: Path | None = None
@@ -56,11 +68,13 @@ class DeployConfig:
 
     file: Path
     project: Path | None
-    """The project file; None: one kit is deployed alone."""
+    """The project file; None: one kit or one service is deployed alone."""
     workspace: Path
     sites: tuple[SiteConfig, ...]
     kit: Path | None = None
     """The kit that is deployed alone, without its project."""
+    service: Path | None = None
+    """The folder of the service that is deployed; it belongs to no project."""
     runtime: str | None = None
     """What runs a kit that NVFLARE has made, e.g. `nvflare==2.9.0`; None: the default."""
     ssh_sources: tuple[str, ...] = ()
@@ -83,32 +97,12 @@ class DeployConfig:
 
     @property
     def origin(self) -> Path:
-        """The project file, or the kit that is deployed alone."""
-        return self.project or self.kit or self.file
+        """The project file, or the kit or the service that is deployed alone."""
+        return self.project or self.kit or self.service or self.file
 
     def site(self, name: str) -> SiteConfig:
         """Returns the site of that name, which must exist."""
         return next(site for site in self.sites if site.name == name)
-
-
-@dataclass
-class _Problems:
-    file: Path
-    lines: Mapping[tuple[str, ...], int]
-    found: list[str] = field(default_factory=list)
-
-    def add(self, path: tuple[str, ...], rule: str, *, example: str = "") -> None:
-        line = next((self.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.lines), 1)
-        text = f"{self.file}:{line}: {'.'.join(path) or 'file'}: {rule}"
-        self.found.append(f"{text} (example: {example})" if example else text)
-
-    def raise_if_any(self) -> None:
-        if self.found:
-            raise ConfigError(
-                f"{self.file} has {len(self.found)} problem(s)",
-                why="\n  ".join(["", *self.found]),
-                hint="correct the lines named; nothing was created. docs/deploy-file.md explains every key",
-            )
 
 
 def load(file: Path) -> DeployConfig:
@@ -117,12 +111,12 @@ def load(file: Path) -> DeployConfig:
     Raises:
         ConfigError: the file is missing, is not YAML, or has problems; all of them are named.
     """
-    document, lines = _parse(file)
-    problems = _Problems(file, lines)
+    document, lines = parse(file, FORM)
+    problems = Problems(file, lines, FORM)
     try:
         given = deploy_schema.File.model_validate(document)
     except ValidationError as error:
-        _note_schema(error, problems)
+        problems.add_schema(error, _keys_of)
         raw = document.get("sites")
         for name, body in (raw if isinstance(raw, dict) else {}).items():
             if isinstance(body, dict):
@@ -139,6 +133,7 @@ def load(file: Path) -> DeployConfig:
         file=file,
         project=_at(base, given.project) if given.project else None,
         kit=_at(base, given.kit) if given.kit else None,
+        service=_at(base, given.service) if given.service else None,
         runtime=given.runtime,
         workspace=_at(base, given.workspace or "workspace"),
         sites=tuple(_site(name, site, base=base, keys=given.keys) for name, site in given.sites.items()),
@@ -159,7 +154,7 @@ def check_sites(config: DeployConfig, *, servers: tuple[str, ...], clients: tupl
     Raises:
         ConfigError: names every such site.
     """
-    problems = _Problems(config.file, config.lines)
+    problems = Problems(config.file, config.lines, FORM)
     known = (*servers, *clients)
     for site in config.sites:
         if site.name not in known:
@@ -187,7 +182,7 @@ def check_settings(config: DeployConfig, known: Mapping[str, frozenset[str]]) ->
     Raises:
         ConfigError: names every such key.
     """
-    problems = _Problems(config.file, config.lines)
+    problems = Problems(config.file, config.lines, FORM)
     for site in config.sites:
         allowed = known[site.provider]
         for key in sorted(set(site.settings) - allowed):
@@ -199,75 +194,13 @@ def check_settings(config: DeployConfig, known: Mapping[str, frozenset[str]]) ->
     problems.raise_if_any()
 
 
-def _parse(file: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{file} does not exist", hint="name a deploy file; examples/hybrid/deploy.yml is one"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file}", why=str(error)) from error
-    try:
-        loader = LOADER(text)
-        node = loader.get_single_node()
-        lines: dict[tuple[str, ...], int] = {}
-        _note_lines(node, (), lines, file)
-        document = loader.construct_document(node) if node is not None else None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        why = getattr(error, "problem", None) or str(error)
-        raise ConfigError(
-            f"{where} is not valid YAML", why=str(why), hint="correct the indentation or the quotes"
-        ) from error
-    if not isinstance(document, dict):
-        raise ConfigError(
-            f"{file} is not a deploy file", why="its top level is not a mapping", hint="start with: version: 1"
-        )
-    return {str(key): value for key, value in document.items()}, lines
-
-
-def _note_lines(node: yaml.Node | None, path: tuple[str, ...], lines: dict[tuple[str, ...], int], file: Path) -> None:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        here = (*path, str(key.value))
-        if here in lines:
-            # PyYAML keeps the last of two equal keys in silence; a site would vanish.
-            raise ConfigError(
-                f"{file}:{key.start_mark.line + 1}: {'.'.join(here)}: appears twice",
-                why=f"first on line {lines[here]}",
-                hint="remove one of the two; nothing was created",
-            )
-        lines[here] = key.start_mark.line + 1
-        _note_lines(value, here, lines, file)
-
-
-def _note_schema(error: ValidationError, problems: _Problems) -> None:
-    seen = set()
-    for one in error.errors():
-        path = _keys_of(one["loc"])
-        if path in seen:
-            continue  # a union reports each of its members
-        seen.add(path)
-        key = next((part for part in reversed(path) if part in deploy_schema.EXAMPLES), "")
-        if one["type"] == "extra_forbidden":
-            problems.add(path, "unknown key", example=f"one of {', '.join(sorted(deploy_schema.TOP_KEYS))}")
-        elif one["type"] == "missing":
-            problems.add(path, "is missing", example=deploy_schema.EXAMPLES.get(key, ""))
-        else:
-            message = one["msg"][:1].lower() + one["msg"][1:]
-            problems.add(path, message, example=deploy_schema.EXAMPLES.get(key, ""))
-
-
 def _keys_of(location: Sequence[str | int]) -> tuple[str, ...]:
     """Returns the keys of a place in the file, without what pydantic adds for unions and list items."""
     is_site = location[:1] == ("sites",)
     return tuple(str(part) for part in location[: 3 if is_site else 1])
 
 
-def _check_site(name: str, body: Mapping[str, Any], problems: _Problems, *, base: Path) -> None:
+def _check_site(name: str, body: Mapping[str, Any], problems: Problems, *, base: Path) -> None:
     """Notes what the schema of a single key cannot see."""
     path = ("sites", name)
     for key, value in body.items():
@@ -283,28 +216,50 @@ def _check_site(name: str, body: Mapping[str, Any], problems: _Problems, *, base
         problems.add((*path, "gpu_memory_gib"), "is the memory of each GPU, so gpus is needed", example="gpus: 1")
 
 
-def _check_origin(document: Mapping[str, Any], problems: _Problems) -> None:
-    """Notes what does not go together: a project has sites, and a kit that is deployed alone is one."""
-    kit, project = document.get("kit"), document.get("project")
-    if kit is None and project is None:
-        problems.add(("project",), "is missing; or name one kit", example="project: project.yml, or kit: site-1")
-    if kit is None:
-        if document.get("runtime") is not None:
-            problems.add(("runtime",), "is for a kit that NVFLARE has made", example="kit: site-1")
-        return
-    if project is not None:
-        problems.add(("kit",), "stands beside project; a deploy file has one of the two", example="kit: site-1")
-        return
-    for key in sorted(deploy_schema.OF_PROJECT & set(document)):
-        problems.add((key,), "means nothing for a kit, which is deployed as it is")
+def _check_origin(document: Mapping[str, Any], problems: Problems) -> None:
+    """Notes what does not go together: a project has sites, and what is deployed alone, a kit or a service, is one."""
+    given = [key for key in ORIGINS if document.get(key) is not None]
+    if not given:
+        rule = "is missing; or name one kit, or a service"
+        problems.add(("project",), rule, example="project: project.yml, kit: site-1, or service: dashboard")
+    if "kit" not in given and document.get("runtime") is not None:
+        problems.add(("runtime",), "is for a kit that NVFLARE has made", example="kit: site-1")
+    _check_containers(document, problems)
+    for key in given[1:]:
+        example = deploy_schema.EXAMPLES[key]
+        problems.add((key,), f"stands beside {given[0]}; a deploy file has one of the two", example=example)
+    if given in (["kit"], ["service"]):
+        _check_alone(given[0], document, problems)
+
+
+def _check_containers(document: Mapping[str, Any], problems: Problems) -> None:
+    """Notes a container image beside what decides the same."""
     sites = document.get("sites")
     for name, body in (sites if isinstance(sites, dict) else {}).items():
+        if isinstance(body, dict) and body.get("container") is not None:
+            path = ("sites", str(name), "container")
+            if document.get("runtime") is not None:
+                problems.add(path, "stands beside runtime; the image has the version of NVFLARE that runs")
+            if document.get("service") is not None:
+                problems.add(path, "is for a site of a federation, and a service is none")
+
+
+def _check_alone(origin: str, document: Mapping[str, Any], problems: Problems) -> None:
+    for key in sorted(deploy_schema.OF_PROJECT & set(document)):
+        problems.add((key,), f"means nothing for a {origin}, which is deployed as it is")
+    sites = document.get("sites")
+    sites = sites if isinstance(sites, dict) else {}
+    for name, body in sites.items():
         if isinstance(body, dict) and body.get("keys") is not None:
-            problems.add(("sites", str(name), "keys"), "means nothing for a kit, which has its key")
-    if isinstance(sites, dict) and len(sites) > 1:
-        problems.add(("sites",), "has more than the kit's own site", example="one site, named as the participant")
+            problems.add(("sites", str(name), "keys"), f"means nothing for a {origin}, {KEY_OF[origin]}")
+        if origin == "service" and not deploy_schema.SITE_NAME.fullmatch(str(name)):
+            problems.add(("sites", str(name)), "is no name of a site", example="letters, digits, dashes, underscores")
+    if len(sites) > 1:
+        named = "as the participant" if origin == "kit" else "as you like"
+        problems.add(("sites",), f"has more than the {origin}'s own site", example=f"one site, named {named}")
     if document.get("federation_sources") == SITES:
-        problems.add(("federation_sources",), "cannot be `sites`: a kit does not know them", example="[203.0.113.0/24]")
+        rule = f"cannot be `sites`: a {origin} does not know them"
+        problems.add(("federation_sources",), rule, example="[203.0.113.0/24]")
 
 
 def _at(base: Path, text: str) -> Path:
@@ -328,6 +283,7 @@ def _site(name: str, site: deploy_schema.Site, *, base: Path, keys: str) -> Site
         settings=own,
         size=site.size,
         image=site.image,
+        container=site.container,
         disk_gib=site.disk_gib,
         user=site.user,
         data=_at(base, site.data) if site.data else None,

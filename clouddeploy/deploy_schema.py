@@ -21,6 +21,13 @@ MIN_TTL, MAX_TTL = timedelta(minutes=5), timedelta(days=90)
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 PROVIDER = r"^[a-z][a-z0-9_-]*$"
 RUNTIME = re.compile(r"nvflare==\d+(\.\d+){1,3}((a|b|rc|\.post|\.dev)\d+)*")
+CONTAINER = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+"""A reference to an image: registry, path, tag, digest (https://github.com/distribution/reference)."""
+SITE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+"""Those of a project are its participants'; this is their form, which is safe as the name of a folder."""
 STATE = re.compile(r"(s3://[a-z0-9.-]{3,63}|azblob://[a-z0-9]{3,24}/[a-z0-9-]{3,63})(/[A-Za-z0-9._/-]+)?")
 
 
@@ -74,6 +81,12 @@ def _state(value: Any) -> Any:
     return value
 
 
+def _container(value: Any) -> Any:
+    if not isinstance(value, str) or not CONTAINER.fullmatch(value):
+        raise PydanticCustomError("container", "is a reference to a container image, in lower case")
+    return value
+
+
 def _runtime(value: Any) -> Any:
     if not isinstance(value, str) or not RUNTIME.fullmatch(value):
         raise PydanticCustomError("runtime", "is nvflare== and one version")
@@ -95,6 +108,7 @@ class Site(BaseModel):
     provider: Annotated[str, Field(pattern=PROVIDER)]
     size: Text | None = None
     image: Text | None = None
+    container: Annotated[str, BeforeValidator(_container)] | None = None
     disk_gib: Annotated[int, Field(ge=MIN_DISK_GIB, le=MAX_DISK_GIB)] = 30
     user: Text = "clouddeploy"
     data: PathText | None = None
@@ -115,6 +129,7 @@ class File(BaseModel):
     version: Literal[1]
     project: PathText | None = None
     kit: PathText | None = None
+    service: PathText | None = None
     runtime: Annotated[str, BeforeValidator(_runtime)] | None = None
     workspace: PathText | None = None
     ssh_sources: list[Block] = []
@@ -134,11 +149,12 @@ TOP_KEYS = frozenset(File.model_fields)
 KEY_FILES = frozenset({"identity_file", "jump_identity_file"})
 """Providers' own keys that name a file here: relative to the deploy file, as every path in it."""
 OF_PROJECT = frozenset({"workspace", "smoke_job", "keys"})
-"""Keys that mean nothing where one kit is deployed without its project."""
+"""Keys that mean nothing where one kit or one service is deployed without a project."""
 EXAMPLES = {
     "version": "version: 1",
     "project": "project: project.yml",
     "kit": "kit: site-1",
+    "service": "service: dashboard",
     "runtime": "runtime: nvflare==2.9.0",
     "workspace": "workspace: workspace",
     "ssh_sources": "ssh_sources: [203.0.113.7/32]",
@@ -151,6 +167,7 @@ EXAMPLES = {
     "provider": "provider: aws",
     "size": "size: t3.small",
     "image": "image: ami-0123456789abcdef0",
+    "container": "container: ghcr.io/org/train:1.2",
     "disk_gib": "disk_gib: 30",
     "user": "user: clouddeploy",
     "data": "data: data/site-1",

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from clouddeploy_providers import registry
 from clouddeploy_providers.endpoints import REAL, Endpoints
 from clouddeploy_providers.resources import Kind
-from clouddeploy_provision import project as project_file
 from clouddeploy_runtime.errors import ClouddeployError
 
-from clouddeploy import config, costs, drift, readiness, recovery, state, verdict, wheelhouse
+from clouddeploy import config, costs, drift, origins, readiness, recovery, state, verdict, wheelhouse
 from clouddeploy.apply import Applied, Applier
 from clouddeploy.audit import LOG, AuditTrail, Entry
 from clouddeploy.destroy import Destroyed, destroy
@@ -29,6 +28,7 @@ from clouddeploy.planner import Planner
 from clouddeploy.remote.host_keys import forget_and_repin
 from clouddeploy.remote.known_hosts import HostKeys
 from clouddeploy.resource_steps import Maker
+from clouddeploy.service_installation import ServiceInstallation
 from clouddeploy.shells import Shells
 from clouddeploy.stores import open_store
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from clouddeploy_provision.project import Project
 
-    from clouddeploy.machine_work import MachineWork
     from clouddeploy.plan import Change, Plan
     from clouddeploy.removal import Farewell
     from clouddeploy.scheduler import Event
@@ -79,6 +78,7 @@ class Deployment:
         ssh_sources: who may reach port 22, instead of what the file says.
         installation: what is done on machines; a test without machines gives its own.
         kit_installation: the same, where the deploy file names one kit and no project.
+        service_installation: the same, where it names one service.
 
     Raises:
         ClouddeployError: the deploy file or the project file has problems; nothing was contacted.
@@ -96,6 +96,7 @@ class Deployment:
         ssh_sources: tuple[str, ...] = (),
         installation: type[Installation] = Installation,
         kit_installation: type[KitInstallation] = KitInstallation,
+        service_installation: type[ServiceInstallation] = ServiceInstallation,
     ) -> None:
         loaded = config.load(file)
         self.config = replace(loaded, ssh_sources=ssh_sources) if ssh_sources else loaded
@@ -105,15 +106,12 @@ class Deployment:
         self._endpoints = endpoints
         self._keyring = Keyring(self.directory / "keys")
         self._host_keys = HostKeys(self.directory / "known_hosts")
-        self.project: Project | None = None
-        """What the project file says; None: one kit is deployed alone."""
         where = (self.config, cache or wheelhouse.default_cache(), self._keyring, self._host_keys, self.cancel)
-        self.installation: MachineWork
-        if self.config.kit is not None:
-            self.installation = kit_installation.of(where, self.config.kit, self.recorded)
-        else:
-            self.project = project_file.load(self.config.origin)
-            self.installation = installation(*where, project=self.project, workspace=self.workspace)
+        kinds = (installation, kit_installation, service_installation)
+        self.installation = origins.work_of(where, workspace=self.workspace, recorded=self.recorded, kinds=kinds)
+        done = self.installation
+        self.project: Project | None = done.project if isinstance(done, Installation) else None
+        """What the project file says; None: one kit or one service is deployed alone."""
         self.facts = self.installation.facts
         self.server = self.facts.server
         servers = (self.server,) if self.server is not None else ()
@@ -122,9 +120,7 @@ class Deployment:
         config.check_settings(self.config, {name: registry.load(name).setting_names for name in used})
         self._places = Places(endpoints)
         self._places.by_site(self.config.sites)  # wrong settings are refused now, and not in the middle of a run
-        self._planner = Planner(
-            self.config, self.facts, self.installation.signatures, endpoints=endpoints, places=self._places
-        )
+        self._planner = Planner(self.config, self.installation, endpoints=endpoints, places=self._places)
 
     def plan(self, *, is_offline: bool = False, sites: frozenset[str] = frozenset()) -> Plan:
         """Returns what apply would do.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from clouddeploy_provision.provisioner import Endpoint
     from clouddeploy_provision.site_keys import Answered
 
+    from clouddeploy.remote.container import Image
     from clouddeploy.remote.host import Host
     from clouddeploy.remote.wheels import PythonTarget, Wheelhouse
     from clouddeploy.secrets import Secret
@@ -123,7 +124,7 @@ class Enroller:
         host: Host,
         *,
         data: Path | None,
-        wheelhouse_for: Callable[[PythonTarget], Wheelhouse],
+        wheelhouse_for: Callable[[PythonTarget], Wheelhouse | Image],
         timeout_s: float,
     ) -> Enrolled:
         """Installs a site like `bootstrap.install`, but for its key, which its machine makes.
@@ -132,7 +133,7 @@ class Enroller:
             site: the participant's name.
             host: its machine, connected under a pinned host key: that is what tells that the request is the site's.
             data: a folder that the site's jobs read; None for none.
-            wheelhouse_for: gives the runtime and its dependencies for the machine's Python.
+            wheelhouse_for: gives the runtime and its dependencies for the machine's Python, or the image to run in.
             timeout_s: for the installation itself.
 
         Raises:

@@ -9,6 +9,7 @@
     ├── UpgradeFailed         a site's new release was not healthy
     ├── JobFailed             a job that was waited for did not complete
     ├── Interrupted           stopped by the user; resumable                          exit 130
+    ├── ServiceFailed         a service ended again and again, or does not answer as it says
     ├── ServerNotReached      a client has no way to its server, or is not taken    exit 2
     ├── HostUnreachable       no SSH connection                                       exit 2
     ├── HostKeyUnknown        no key is pinned for the host                           exit 2
@@ -67,6 +68,12 @@ class UpgradeFailed(DeployError):
     """A site did not become healthy with another release."""
 
     error_code = "UPGRADE_FAILED"
+
+
+class ServiceFailed(DeployError):
+    """A service ended again and again, or does not answer as its file says."""
+
+    error_code = "SERVICE_FAILED"
 
 
 class JobFailed(DeployError):

@@ -1,4 +1,4 @@
-"""What the engine knows of a federation, wherever it is said: in a project file, or in one startup kit."""
+"""What the engine knows of a federation, wherever it is said: in a project file, one startup kit, or a service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Facts:
     Attributes:
         project: its name.
         server: the server's site; None: there is none in this deployment, since a client's kit is deployed alone.
-        clients: the other sites.
+        clients: the other sites; a service has none.
         ports: the server's, the federation's first.
         capacities: by site, what it offers to jobs, which its machine must have.
         is_signed_here: whether kits are signed here, with the passphrase of a certificate authority.

@@ -95,20 +95,29 @@ class Installation(MachineWork):
     def renew(self, site: str, host: Host, digest: str) -> bootstrap.Release:
         """Installs the newest kit of the workspace, or leaves the kit whose key was made there."""
         if site not in self.config.on_site:
-            return self.install_kit(site, host, self.kit(site))
+            return self.install_kit(site, host, self.kit(site), is_newest=True)
         prepared = bootstrap.prepare(
             host,
             project=self.project.name,
             site=site,
             data=self.config.site(site).data,
-            wheelhouse_for=self.wheels(),
+            wheelhouse_for=self.image(site, is_newest=True) or self.wheels(),
             timeout_s=INSTALL_TIMEOUT_S,
         )
         return bootstrap.activate(host, prepared, digest, timeout_s=INSTALL_TIMEOUT_S)
 
-    def install_kit(self, site: str, host: Host, kit: Path) -> bootstrap.Release:
-        """Installs a site with its kit, and what the kit asks for beside the runtime."""
-        return self.put(site, host, kit, self.wheels(extra=wheelhouse.asked_for(kit)))
+    def install_kit(self, site: str, host: Host, kit: Path, *, is_newest: bool = False) -> bootstrap.Release:
+        """Installs a site with its kit, and what the kit asks for beside the runtime.
+
+        Args:
+            site: the site.
+            host: its machine.
+            kit: its startup kit.
+            is_newest: whether the name of its container image is looked up anew.
+        """
+        asked = wheelhouse.asked_for(kit)
+        image = self.image(site, asked=asked, is_newest=is_newest)
+        return self.put(site, host, kit, image or self.wheels(extra=asked))
 
     def start(self, site: str, host: Host, release: bootstrap.Release) -> None:
         """Starts a site, unless it runs; a client only once its machine has a way out to the server, which answers."""
@@ -168,6 +177,6 @@ class _Signing:
             site,
             host,
             data=there.config.site(site).data,
-            wheelhouse_for=there.wheels(),
+            wheelhouse_for=there.image(site) or there.wheels(),
             timeout_s=INSTALL_TIMEOUT_S,
         ).release

@@ -29,6 +29,7 @@ from clouddeploy.kit_installation import KitInstallation
 from clouddeploy.machine_work import MachineWork
 from clouddeploy.remote.bootstrap import Release
 from clouddeploy.secrets import Secret
+from clouddeploy.service_installation import ServiceInstallation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -135,6 +136,10 @@ class BareInstallation(Bare, Installation):
 
 class BareKitInstallation(Bare, KitInstallation):
     """Nothing, for a kit that is deployed alone."""
+
+
+class BareServiceInstallation(Bare, ServiceInstallation):
+    """Nothing, for a service."""
 
 
 class _NoHost:

@@ -153,21 +153,23 @@ class KitInstallation(MachineWork):
             )
         return {found.participant: found.folder}
 
-    def _install(self, site: str, host: Host, kit: Path | None) -> bootstrap.Release:
+    def _install(self, site: str, host: Host, kit: Path | None, *, is_newest: bool = False) -> bootstrap.Release:
         del kit
         is_ours = self.lone.maker is Maker.OURS
+        asked = wheelhouse.asked_for(self.lone.folder)
+        image = self.image(site, asked=asked, is_theirs=not is_ours, is_newest=is_newest)
         with lone_kit.alone(self.lone, below="" if is_ours else nvflare.KIT) as folder:
             if is_ours:
-                return self.put(site, host, folder, self.wheels(extra=wheelhouse.asked_for(folder)))
+                return self.put(site, host, folder, image or self.wheels(extra=asked))
             nvflare.supervise(folder)
             theirs = requirements_of(self.lone, runtime=self.config.runtime)
-            return self.put(site, host, folder, self.wheels(requirements=theirs))
+            return self.put(site, host, folder, image or self.wheels(requirements=theirs))
 
     def renew(self, site: str, host: Host, digest: str) -> bootstrap.Release:
         """Installs the kit, as it is now, with the newest of what runs it."""
         del digest
         self._require_usable()
-        return self._install(site, host, None)
+        return self._install(site, host, None, is_newest=True)
 
     def wait_ready(self, site: str, host: Host, release: bootstrap.Release, address: str) -> None:
         """Returns once the server answers with the kit's certificate, or the client is registered.

@@ -23,7 +23,9 @@ WHERE: Mapping[str, str] = {AWS: "region", AZURE: "location"}
 """By cloud: its word for where a machine is."""
 DEFAULT_PLACE: Mapping[str, str] = {AWS: "us-west-2", AZURE: "westus2"}
 """Those of the reference."""
-OWN: Mapping[str, frozenset[str]] = {cloud: frozenset(keys.values()) for cloud, keys in SETTINGS.items()}
+OWN: Mapping[str, frozenset[str]] = {
+    cloud: frozenset({*keys.values(), "container"}) for cloud, keys in SETTINGS.items()
+}
 """By cloud: the keys of a site that launch takes from its options."""
 NEED = ("gpus", "gpu_memory_gib")
 MADE_HERE = frozenset({"provider", "dns_label", *NEED})

@@ -8,12 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from clouddeploy_providers import cloud_init
+from clouddeploy_runtime._version import __version__
 from clouddeploy_runtime.errors import ClouddeployError
+from packaging.requirements import Requirement
 
 from clouddeploy import wheelhouse
 from clouddeploy.access import CONNECT_TIMEOUT_S, Access
 from clouddeploy.errors import HostUnreachable
 from clouddeploy.remote import bootstrap
+from clouddeploy.remote.container import Image
 from clouddeploy.removal import Farewell
 from clouddeploy.site_work import SiteWork
 
@@ -55,6 +58,8 @@ class MachineWork(ABC):
 
     kits_title: ClassVar[str] = "sign kits"
     """How the step that gives each participant its kit is shown."""
+    ready_title: ClassVar[str] = "answer with our certificate"
+    """How the step is shown that waits for the server."""
 
     config: DeployConfig
     cache: Path
@@ -116,6 +121,7 @@ class MachineWork(ABC):
             wait_ready=self._wait_good,
             user_data=self.user_data,
             kits_title=self.kits_title,
+            ready_title=self.ready_title,
         )
 
     def _wait_good(self, site: str, host: Host, release: bootstrap.Release, address: str) -> None:
@@ -128,13 +134,36 @@ class MachineWork(ABC):
         bootstrap.start(host, release)
 
     def wheels(
-        self, *, requirements: tuple[str, ...] = (), extra: tuple[str, ...] = ()
+        self, *, requirements: tuple[str, ...] | None = None, extra: tuple[str, ...] = ()
     ) -> Callable[[PythonTarget], Wheelhouse]:
         """Returns what gives the Python environment for a machine; see `wheelhouse.collect`."""
         return partial(wheelhouse.collect, cache=self.cache, requirements=requirements, extra=extra)
 
+    def image(
+        self, site: str, *, asked: tuple[str, ...] = (), is_theirs: bool = False, is_newest: bool = False
+    ) -> Callable[[PythonTarget], Image] | None:
+        """Returns what gives the container image that a site runs in; None: it runs in an environment of wheels.
+
+        Args:
+            site: the site.
+            asked: what its kit asks for beside the runtime, as requirements.
+            is_theirs: whether the reference runs its kit, and not our runtime.
+            is_newest: whether the image's name is looked up anew; see `Image`.
+        """
+        reference = self.config.site(site).container
+        if reference is None:
+            return None
+        made = Image(
+            reference,
+            module="nvflare" if is_theirs else "clouddeploy_runtime",
+            version="" if is_theirs else __version__,
+            packages=tuple(one.name for one in map(Requirement, asked) if one.marker is None),
+            is_newest=is_newest,
+        )
+        return lambda _target: made
+
     def put(
-        self, site: str, host: Host, kit: Path, wheelhouse_for: Callable[[PythonTarget], Wheelhouse]
+        self, site: str, host: Host, kit: Path, wheelhouse_for: Callable[[PythonTarget], Wheelhouse | Image]
     ) -> bootstrap.Release:
         """Installs a site from the folder of its kit."""
         return bootstrap.install(
@@ -146,6 +175,11 @@ class MachineWork(ABC):
             wheelhouse_for=wheelhouse_for,
             timeout_s=INSTALL_TIMEOUT_S,
         )
+
+    def outdated(self, recorded: State) -> tuple[str, ...]:
+        """Returns the sites whose machine has something else than apply would install, certificates left aside."""
+        del recorded
+        return ()
 
     def advice(self, recorded: State) -> tuple[str, ...]:
         """Returns what is left for people to do once everything runs."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from clouddeploy.state import Record
 
 WORLD = "0.0.0.0/0"
+PURPOSES = ("federation", "admin")
+"""Of a server's ports, in their order; a service may have more, which have numbers."""
 
 
 def firewall_rules(
@@ -37,7 +39,8 @@ def firewall_rules(
 def _of_server(openings: Iterable[tuple[int, tuple[str, ...]]]) -> Iterator[FirewallRule]:
     """Yields rules whose purposes differ, since Azure names its rules by them."""
     for number, (port, sources) in enumerate(openings):
-        yield FirewallRule(port=port, sources=sources, purpose="admin" if number else "federation")
+        purpose = PURPOSES[number] if number < len(PURPOSES) else f"port-{number + 1}"
+        yield FirewallRule(port=port, sources=sources, purpose=purpose)
 
 
 def addresses_of(records: Iterable[Record], *, sites: frozenset[str]) -> dict[str, tuple[str, ...]]:

@@ -119,7 +119,7 @@ class Plan:
     ssh_sources: tuple[str, ...] = ()
     """Who may reach port 22 of the machines."""
     uninstalled: tuple[str, ...] = ()
-    """Sites whose machine is there and on which an installation has not ended yet."""
+    """Sites whose machine is there and on which an installation has not ended yet, or one of something else has."""
     server_firewall: Wanted | None = None
     """For opening the server's port to sites that come up."""
 

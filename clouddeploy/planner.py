@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from clouddeploy.config import DeployConfig
     from clouddeploy.facts import Facts
+    from clouddeploy.machine_work import MachineWork
     from clouddeploy.places import Places
-    from clouddeploy.plan import Signature, Wanted
+    from clouddeploy.plan import Wanted
     from clouddeploy.recovery import Place
     from clouddeploy.state import Record, State
 
@@ -42,19 +43,22 @@ class Planner:
 
     Attributes:
         config: the deploy file.
-        facts: what is known of the federation.
-        signatures: says what will happen to certificates.
+        work: knows the facts of the federation, what will happen to certificates, and what has to be installed again.
         endpoints: where the clouds answer.
         places: the providers.
         now: the clock.
     """
 
     config: DeployConfig
-    facts: Facts
-    signatures: Callable[[], tuple[Signature, ...]]
+    work: MachineWork
     endpoints: Endpoints
     places: Places
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the federation."""
+        return self.work.facts
 
     def plan(
         self, recorded: State, *, is_offline: bool, only: frozenset[str] = frozenset(), check: bool = True
@@ -68,7 +72,7 @@ class Planner:
             check: ask the clouds whether it would work.
         """
         providers = self.places.by_site(self.config.sites)
-        signatures = self.signatures()
+        signatures = self.work.signatures()
         seen = {} if is_offline else self._observe(recorded, only)
         problems: list[str] = []
         sources = self._expected_sources(recorded)
@@ -186,9 +190,10 @@ class Planner:
         return without_network(place) if record.ref.kind in APART else place
 
     def _uninstalled(self, changes: Sequence[Change], recorded: State) -> tuple[str, ...]:
-        """Returns the sites whose machine stays and on which no installation has ended."""
+        """Returns the sites whose machine stays and on which no installation has ended, or one of something else."""
+        outdated = self.work.outdated(recorded)
         kept = [c.wanted.site.name for c in changes if c.wanted and c.action in {Action.KEEP, Action.UPDATE}]
-        return tuple(site for site in dict.fromkeys(kept) if not recorded.sites.get(site))
+        return tuple(site for site in dict.fromkeys(kept) if not recorded.sites.get(site) or site in outdated)
 
     def _wanted(
         self, recorded: State, providers: Mapping[str, ComputeProvider], sources: Sequence[str]

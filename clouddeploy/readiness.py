@@ -1,11 +1,15 @@
-"""When a site counts as ready: the server answers with our certificate, a client says that it is registered."""
+"""When a site is ready: the server answers with our certificate, a client is registered, a service answers."""
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from clouddeploy_providers.errors import Transient
 from clouddeploy_providers.resources import MachineSpec, Resource
 from clouddeploy_providers.waiters import wait_for
 
@@ -13,6 +17,7 @@ from clouddeploy.errors import StateError
 from clouddeploy.remote import bootstrap
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from threading import Event
 
@@ -67,6 +72,91 @@ def wait_registered(site: str, host: Host, release: bootstrap.Release, *, timeou
     wait_for(
         registered, timeout_s=timeout_s, interval_s=POLL_S, cancel=cancel, what=f"{site} to register with the server"
     )
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a service.
+
+    Attributes:
+        address: of its machine.
+        port: of the service.
+        path: what is asked for over HTTP; empty: a connection is enough.
+        certificate: PEM of the one that it has to show over TLS; empty: without TLS.
+    """
+
+    address: str
+    port: int
+    path: str = ""
+    certificate: str = ""
+
+
+def wait_service(question: Question, has_failed: Callable[[], str], *, timeout_s: float, cancel: Event) -> str:
+    """Returns once a service answers, or has failed for good.
+
+    Args:
+        question: what it is asked.
+        has_failed: says why there is nothing more to wait for; empty: there is.
+        timeout_s: how long to wait.
+        cancel: ends the wait.
+
+    Returns:
+        Why it has failed; empty: it answers.
+
+    Raises:
+        ProviderError: neither before the deadline; says what the last answer was.
+    """
+    failures: list[str] = []
+
+    def is_decided() -> bool:
+        wrong = _asked(question)
+        if not wrong:
+            return True
+        if why := has_failed():
+            failures.append(why)
+            return True
+        raise Transient(wrong)
+
+    what = f"the service at {question.address}:{question.port} to answer"
+    wait_for(is_decided, timeout_s=timeout_s, interval_s=POLL_S, cancel=cancel, what=what)
+    return next(iter(failures), "")
+
+
+def _asked(question: Question) -> str:
+    """Asks a service once; returns what was wrong, empty for nothing."""
+    try:
+        with socket.create_connection((question.address, question.port), timeout=CONNECT_S) as raw:
+            if not question.certificate:
+                return _status(raw, question) if question.path else ""
+            with _context(question.certificate).wrap_socket(raw) as stream:
+                # The handshake has proved that it has the key of what it shows; what it shows has to be that one.
+                if stream.getpeercert(binary_form=True) != ssl.PEM_cert_to_DER_cert(question.certificate):
+                    return "it shows another certificate than the one named"
+                return _status(stream, question) if question.path else ""
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+
+
+def _context(certificate: str) -> ssl.SSLContext:
+    """Returns a context that trusts one certificate and nothing else, whoever has issued it.
+
+    It is known before its machine has an address, so it need not name that: which certificate it is counts.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=certificate)
+    return context
+
+
+def _status(stream: socket.socket, question: Question) -> str:
+    connection = http.client.HTTPConnection(question.address, question.port, timeout=CONNECT_S)
+    connection.sock = stream
+    connection.request("GET", question.path)
+    with connection.getresponse() as response:
+        status = response.status
+    is_fine = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+    return "" if is_fine else f"GET {question.path} is answered with {status}"
 
 
 def adoption(wanted: Wanted) -> Resource:

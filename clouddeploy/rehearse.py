@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from clouddeploy_providers.endpoints import REAL
 
-from clouddeploy import config, lone_kit, rehearsal_faults, wheelhouse
+from clouddeploy import config, lone_kit, rehearsal_faults, service, wheelhouse
 from clouddeploy.deployment import Deployment
 from clouddeploy.errors import ConfigError, DeployError
 from clouddeploy.killable import AFTER, Nursery, Order, Point
@@ -113,6 +113,8 @@ def rehearse(
     collect_wheels(cache)
     if loaded.kit is not None and (theirs := requirements_of(lone_kit.read(loaded.kit), runtime=loaded.runtime)):
         collect_wheels(cache, requirements=theirs)
+    if loaded.service is not None:
+        collect_wheels(cache, requirements=service.read(loaded.service, deploy_file=file).requirements)
     if as_root:
         isolate()
     shown = wish.of_clouds()
@@ -162,7 +164,7 @@ def rehearse(
         sites=tuple(
             RehearsedSite(
                 name=site.name,
-                role="server" if site.name == deployment.server else "client",
+                role="service" if loaded.service else "server" if site.name == deployment.server else "client",
                 provider=site.provider,
                 address=addresses[site.name],
                 registered_after_s=round(applied.ready_after_s[site.name], 2),
@@ -211,12 +213,12 @@ def apply_and_kill(file: Path, *, directory: Path, cache: Path, world: World, ca
     return int(ended.is_killed)
 
 
-def collect_wheels(cache: Path, *, requirements: tuple[str, ...] = ()) -> None:
+def collect_wheels(cache: Path, *, requirements: tuple[str, ...] | None = None) -> None:
     """Fetches the wheels for this machine's own Python while it still has a network; the rehearsal's world has none.
 
     Args:
         cache: where they are kept.
-        requirements: instead of our runtime.
+        requirements: instead of our runtime; it may be none at all.
     """
     python = shutil.which("python3", path=HOST_PATH)
     if python is None:

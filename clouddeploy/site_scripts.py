@@ -14,9 +14,10 @@ from clouddeploy_providers.registry import EXTRAS
 from clouddeploy_provision.kit_tree import SCRIPT, File
 
 from clouddeploy import deploy_schema
-from clouddeploy.config import LOADER, ON_SITE, SITES, load
+from clouddeploy.config import ON_SITE, SITES, load
 from clouddeploy.errors import ConfigError, StateError
 from clouddeploy.state import State
+from clouddeploy.yaml_file import LOADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -53,6 +53,8 @@ class SiteWork:
     """Takes the machine and when it switches itself off."""
     kits_title: str = "sign kits"
     """What `kits` does, in words."""
+    ready_title: str = "answer with our certificate"
+    """What a server does once it is ready, in words."""
 
 
 class Progress:
@@ -167,7 +169,7 @@ def site_steps(
         ),
         step(
             "ready",
-            "answer with our certificate" if is_server else "register",
+            work.ready_title if is_server else "register",
             f"{site}/start",
             work=wait,
             after=lambda _: on_ready(site),

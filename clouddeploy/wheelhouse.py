@@ -37,7 +37,7 @@ def collect(
     target: PythonTarget,
     cache: Path,
     *,
-    requirements: tuple[str, ...] = (),
+    requirements: tuple[str, ...] | None = None,
     extra: tuple[str, ...] = (),
     source: Path | None = None,
 ) -> Wheelhouse:
@@ -47,15 +47,15 @@ def collect(
         target: the machine's Python.
         cache: where wheelhouses are kept; safe for several callers at once.
         requirements: what it has to hold, with everything that this needs, each pinned to a version: the wheelhouse
-            that was made first is used from then on. Empty: our runtime.
+            that was made first is used from then on. None: our runtime.
         extra: what it has to hold besides our runtime.
         source: the folder `clouddeploy_runtime` in a checkout of our runtime; default: that which runs here.
 
     Raises:
         DeployError: a wheel cannot be built or fetched.
     """
-    source = None if requirements else source or _runtime_source()
-    wanted = sorted(requirements or _requirements()) + sorted(extra)
+    source = None if requirements is not None else source or _runtime_source()
+    wanted = sorted(_requirements() if requirements is None else requirements) + sorted(extra)
     key = _digest_of(source, target, wanted)
     archive = cache / f"wheelhouse-{key}.tar"
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def asked_for(kit: Path) -> tuple[str, ...]:
         return ()
     lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in file.read_text(encoding="utf-8").splitlines()]
     wanted = [line for line in lines if line]
-    refused = [line for line in wanted if not _is_from_index(line)]
+    refused = [line for line in wanted if not is_from_index(line)]
     if refused:
         raise ConfigError(
             f"{file} cannot be used",
@@ -88,7 +88,8 @@ def asked_for(kit: Path) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def _is_from_index(line: str) -> bool:
+def is_from_index(line: str) -> bool:
+    """Tells whether a requirement is a name with versions and nothing else, so that a wheel of an index is meant."""
     try:
         return Requirement(line).url is None and not ARCHIVE.match(line)
     except InvalidRequirement:
@@ -136,7 +137,7 @@ def _make(source: Path | None, target: PythonTarget, wanted: list[str], archive:
                 "pip",
                 *wanted,
             ],
-            what=f"{', '.join(wanted)} cannot be fetched",
+            what=f"{', '.join(wanted) or 'pip'} cannot be fetched",
         )
         _write_requirements(wheels)
         aside = Path(folder) / "wheelhouse.tar"

@@ -42,7 +42,10 @@ SUBSCRIPTION = "AZURE_SUBSCRIPTION_ID"
 )
 @click.option("--region", "--location", "place", help="Default: us-west-2 (AWS), westus2 (Azure).")
 @click.option("--size", help="The cloud's name of a machine size. Default: a small one, or with the GPUs of the kit.")
-@click.option("--image", help=f"The cloud's image id. Default: {NEWEST}.")
+@click.option(
+    "--image",
+    help=f"A container image that runs the site; or the cloud's own, by its id, for the machine. Default: {NEWEST}.",
+)
 @click.option("--vpc-id", help="An AWS network that exists.")
 @click.option("--subnet-id", help="A subnet of it.")
 @ssh_cidr_option
@@ -70,6 +73,8 @@ def launch(
     for warning in from_file.warnings:
         session.output.say(f"Warning: {warning}")
     named = {launching.WHERE[cloud]: place, **options}
+    if image := named.pop("image"):
+        named[cloud_config.key_of_image(cloud, image)] = image
     given = {**from_file.settings, **{key: value for key, value in named.items() if value}}
     launching.Wish(cloud, given)  # refused before anybody is asked
     file = launching.deploy_file(lone)
@@ -134,7 +139,7 @@ def _ask(lone: LoneKit, cloud: str, given: Mapping[str, str], *, as_json: bool) 
         if key not in given:
             answer = str(click.prompt(key.capitalize(), default=default, err=as_json)).strip()
             if answer != default:
-                found[key] = answer
+                found[cloud_config.key_of_image(cloud, answer) if key == "image" else key] = answer
     return found
 
 

@@ -36,7 +36,7 @@ COMMANDS = {
     "logs": ("machines", "Show a site's log, or follow it."),
     "ssh": ("machines", "Open a terminal at a site's machine."),
     "destroy": ("deploy", "Delete everything a deployment made, and verify it."),
-    "job": ("job", "Submit, list, abort and download jobs."),
+    "job": ("job", "Submit, watch, abort, repeat, delete and download jobs."),
     "package": ("cert", "Make the startup kit from what the project admin approved."),
     "plan": ("deploy", "Show what apply would do."),
     "preflight": ("preflight", "Check a startup kit before it starts."),

@@ -44,7 +44,7 @@ def rehearse(session: Session, file: Path, job: Path | None, unprivileged: bool,
 
 
 def _text(result: rehearsal.Rehearsed) -> str:
-    head = ("site", "role", "provider", "address", "registered after")
+    head = ("site", "role", "provider", "address", "ready after")
     rows = [(s.name, s.role, s.provider, s.address, f"{s.registered_after_s:.1f} s") for s in result.sites]
     lines = ["", table(head, rows), ""]
     if result.job is not None:

@@ -31,7 +31,7 @@ def upgrade(
     done = upgrades.upgrade(deployment, sites=frozenset(sites), canary=canary, on_event=session.output.event)
     changed = [site for site, one in done.items() if one.is_changed]
     rows = [(site, "upgraded" if one.is_changed else "up to date", one.release.digest) for site, one in done.items()]
-    lines = [table(("site", "", "kit"), rows)]
+    lines = [table(("site", "", "release"), rows)]
     lines += [] if changed else ["Nothing to do: every site runs this release, none was restarted."]
     session.output.result(
         {
@@ -54,5 +54,5 @@ def rollback(session: Session, *, file: Path, endpoints: Path | None, site: str)
     release = upgrades.rollback(deployment, site, on_event=session.output.event)
     session.output.result(
         {"site": site, "kit": release.digest},
-        f"{site} runs its earlier release, kit {release.digest}. `clouddeploy upgrade` goes forward again.",
+        f"{site} runs its earlier release, {release.digest}. `clouddeploy upgrade` goes forward again.",
     )

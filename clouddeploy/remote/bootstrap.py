@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy.errors import RemoteCommandFailed, RemoteTimeout, StateError
-from clouddeploy.remote import commands
+from clouddeploy.remote import commands, container
+from clouddeploy.remote.container import Image
 from clouddeploy.remote.wheels import PythonTarget
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ CLOUD_INIT_S = 300.0
 START_S = 60.0
 DRIVER_S = 1200.0
 """A gigabyte of packages, and a kernel module that may be compiled."""
+PULL_S = 3600.0
+"""Images with CUDA and a framework have ten gigabytes and more."""
 STATUS_BYTES = 64 * 1024
 
 
@@ -84,7 +87,7 @@ class Prepared:
 
     Attributes:
         root: the site's folder there.
-        wheels: digest of what its environment was made from.
+        wheels: digest of what its environment was made from: wheels, or a container image.
         unit: digest of its systemd unit.
         data: digest of its data; empty for none.
         have: names of what was uploaded before.
@@ -104,7 +107,7 @@ def install(
     site: str,
     kit: Path,
     data: Path | None,
-    wheelhouse_for: Callable[[PythonTarget], Wheelhouse],
+    wheelhouse_for: Callable[[PythonTarget], Wheelhouse | Image],
     timeout_s: float,
 ) -> Release:
     """Installs a site; what the machine has already is not sent again.
@@ -115,7 +118,7 @@ def install(
         site: the participant's name.
         kit: its startup kit.
         data: a folder that the site's jobs read; None for none.
-        wheelhouse_for: gives the runtime and its dependencies for the machine's Python.
+        wheelhouse_for: gives the runtime and its dependencies for the machine's Python, or the image to run in.
         timeout_s: for the installation itself.
 
     Raises:
@@ -134,7 +137,7 @@ def prepare(
     project: str,
     site: str,
     data: Path | None,
-    wheelhouse_for: Callable[[PythonTarget], Wheelhouse],
+    wheelhouse_for: Callable[[PythonTarget], Wheelhouse | Image],
     timeout_s: float,
 ) -> Prepared:
     """Makes the site's folder and Python environment and brings its data; see `install`."""
@@ -154,12 +157,17 @@ def prepare(
         )
     if facts.get("gpu") == "bare":
         _install_driver(host)
-    wheels = wheelhouse_for(PythonTarget(version=facts["version"], machine=facts["machine"]))
+    made = wheelhouse_for(PythonTarget(version=facts["version"], machine=facts["machine"]))
     have = frozenset(facts["have"].split())
-    unit = resources.files("clouddeploy.remote").joinpath("site.service").read_bytes()
-    prepared = Prepared(facts["root"], wheels.digest, hashlib.sha256(unit).hexdigest()[:16], "", have)
+    name = container.UNIT if isinstance(made, Image) else "site.service"
+    unit = resources.files("clouddeploy.remote").joinpath(name).read_bytes()
+    wheels = "" if isinstance(made, Image) else made.digest
+    prepared = Prepared(facts["root"], wheels, hashlib.sha256(unit).hexdigest()[:16], "", have)
     with tempfile.TemporaryDirectory() as folder:
-        send(host, prepared, wheels.archive, f"wheels-{wheels.digest}.tar")
+        if isinstance(made, Image):
+            prepared = replace(prepared, wheels=_contain(host, prepared, made))
+        else:
+            send(host, prepared, made.archive, f"wheels-{wheels}.tar")
         if data is not None:
             archive, digest = pack(data, ".", Path(folder))
             prepared = replace(prepared, data=digest)
@@ -167,7 +175,8 @@ def prepare(
         unit_file = Path(folder) / "unit"
         unit_file.write_bytes(unit)
         send(host, prepared, unit_file, f"unit-{prepared.unit}")
-    run(host, timeout_s, "prepare", prepared.root, facts["python"], wheels.digest)
+    if not isinstance(made, Image):
+        run(host, timeout_s, "prepare", prepared.root, facts["python"], wheels)
     return prepared
 
 
@@ -319,7 +328,32 @@ def _install_driver(host: Host) -> None:
             hint=hint,
         ) from error
     if said != "ready":
-        log.warning("%s has an NVIDIA GPU without a driver: %s; %s", host.name, said, hint)
+        log.warning("the NVIDIA GPU of %s does not work: %s; %s", host.name, said, hint)
+
+
+def _contain(host: Host, prepared: Prepared, image: Image) -> str:
+    """Makes an environment from a container image there; returns its digest.
+
+    Raises:
+        RemoteCommandFailed: there is no engine, the image cannot be had, or it lacks what the site needs.
+    """
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as into:
+        container.write_tools(Path(folder))
+        archive, tools = pack(Path(folder), ".", Path(into))
+        send(host, prepared, archive, f"container-{tools}.tar")
+    try:
+        said = run(host, PULL_S, "contain", prepared.root, *image.words(tools))
+    except RemoteCommandFailed as error:
+        raise RemoteCommandFailed(
+            f"{image.reference} cannot run a site on {host.name}",
+            status=error.status,
+            tail=error.tail,
+            hint="mend that and run the same command again; docs/deploy-file.md says what image and machine need",
+        ) from error
+    for line in said.splitlines():
+        if line.startswith("warning: "):
+            log.warning("%s: %s", host.name, line.removeprefix("warning: "))
+    return said.split()[-1]
 
 
 def _facts(said: str) -> dict[str, str]:

@@ -2,6 +2,11 @@
 # Prepares one machine for one site; the same script on every cloud and on premises. May be repeated.
 #   bootstrap.sh probe PROJECT SITE                  says what this machine is, and makes the site's folder
 #   bootstrap.sh prepare ROOT PYTHON WHEELS          makes the Python environment from what was uploaded
+#   bootstrap.sh contain ROOT IMAGE TOOLS WHEN MODULE VERSION [DISTRIBUTION...]
+#                                                    instead of prepare: an environment whose python is that of a
+#                                                    container image with MODULE; WHEN is kept or newest: the image that
+#                                                    the site has, or the one that IMAGE is now. Its last word: WHEELS
+#                                                    for what follows
 #   bootstrap.sh request ROOT WHEELS NAME WORD...    makes the site's private key, which stays here, and a request for
 #                                                    its certificate, unless they are here already
 #   bootstrap.sh package ROOT WHEELS NAME ANSWER FINGERPRINT
@@ -115,6 +120,28 @@ has_driver() {
     command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1
 }
 
+apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@"
+}
+
+# A machine's first boot updates the lists too, and for their lock apt does not wait.
+apt_update() {
+    tries=60
+    until answer=$(apt_get update 2>&1); do
+        case "$answer" in *lists/lock*) ;; *) tries=0 ;; esac
+        if [ "$tries" -le 0 ]; then
+            printf '%s\n' "$answer"
+            return 1
+        fi
+        tries=$((tries - 1))
+        sleep 5
+    done
+}
+
+has_module() {
+    command -v modinfo >/dev/null 2>&1 && modinfo "$1" >/dev/null 2>&1
+}
+
 # Without X: https://ubuntu.com/server/docs/how-to/graphics/install-nvidia-drivers/
 driver() {
     if ! has_gpu || has_driver; then
@@ -129,9 +156,13 @@ driver() {
         echo "only Ubuntu's drivers are known, and that is another distribution"
         return
     fi
-    apt="as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300"
-    $apt update
-    if ! command -v ubuntu-drivers >/dev/null 2>&1; then $apt install --no-install-recommends ubuntu-drivers-common; fi
+    # Installed, and without an answer: nothing that could be installed once more would help.
+    if [ -e "${CLOUDDEPLOY_MACHINE_ROOT:-}/proc/driver/nvidia/version" ] || has_module nvidia; then
+        echo "its driver is installed, but nvidia-smi does not find the GPU: the machine has to be restarted"
+        return
+    fi
+    apt_update
+    if ! command -v ubuntu-drivers >/dev/null 2>&1; then apt_get install --no-install-recommends ubuntu-drivers-common; fi
     as_root ubuntu-drivers install --gpgpu
     # It leaves out nvidia-smi, which has to be of the same branch.
     branch=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' 'nvidia-*-server' 2>/dev/null |
@@ -140,7 +171,7 @@ driver() {
         echo "ubuntu-drivers found no driver for this GPU"
         exit 1
     fi
-    $apt install --no-install-recommends "nvidia-utils-$branch-server"
+    apt_get install --no-install-recommends "nvidia-utils-$branch-server"
     # nouveau, where it has the card, gives it back at the next boot only.
     as_root modprobe nvidia || true
     if ! has_driver; then
@@ -188,11 +219,178 @@ prepare() {
     fi
 }
 
+# Finds a container engine that works for this account and makes `engine` its path, and `said` what the others say.
+find_engine() {
+    said=""
+    for name in podman docker; do
+        if ! engine=$(command -v "$name"); then continue; fi
+        if answer=$(by_engine info 2>&1); then return 0; fi
+        said="$said$name does not work for $(id -un): $(printf '%s' "$answer" | tail -n 1). "
+    done
+    return 1
+}
+
+# As the account has it, whatever HOME a site was given; and never with the lock, which what it starts would keep.
+by_engine() {
+    HOME="$(account_home)" "$engine" "$@" </dev/null 7>&-
+}
+
+account_home() {
+    getent passwd "$(id -u)" | cut -d : -f 6
+}
+
+require_engine() {
+    if find_engine; then return; fi
+    if ! command -v podman >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 && may_be_root; then
+        # With what it recommends, which is what each distribution's one needs for accounts other than root.
+        if apt_update && apt_get install podman uidmap catatonit && find_engine; then return; fi
+    fi
+    echo "${said}No container engine works here, and there is none that we may install: install podman (Debian, Ubuntu:" \
+        "sudo apt-get install podman uidmap), or let $(id -un) use docker (sudo usermod -aG docker $(id -un))"
+    exit 1
+}
+
+# Without root a container lives in the session of its account, which systemd ends when nobody is logged in.
+linger() {
+    if [ ! -d /run/systemd/system ] || [ -e "/var/lib/systemd/linger/$(id -un)" ]; then return; fi
+    if may_be_root && as_root loginctl enable-linger "$(id -un)"; then return; fi
+    if ! loginctl enable-linger 2>/dev/null; then
+        echo "warning: the site may end when nobody is logged in there any more: sudo loginctl enable-linger $(id -un)"
+    fi
+}
+
+# What this engine is to run with for this account, one option a line.
+run_options() {
+    case "$engine" in
+    */podman)
+        echo "--user=$(id -u):$(id -g)"
+        if [ "$(id -u)" != 0 ]; then echo "--userns=keep-id"; fi
+        ;;
+    *)
+        case "$(by_engine info --format '{{.SecurityOptions}}')" in
+        *rootless*) echo "--user=0:0" ;; # which is this account outside
+        *) echo "--user=$(id -u):$(id -g)" ;;
+        esac
+        ;;
+    esac
+    if has_nvidia && takes "$(gpu_option)"; then gpu_option; fi
+}
+
+has_nvidia() {
+    [ -e "${CLOUDDEPLOY_MACHINE_ROOT:-}/dev/nvidiactl" ]
+}
+
+gpu_option() {
+    case "$engine" in
+    */podman) echo "--device=nvidia.com/gpu=all" ;;
+    *) echo "--gpus=all" ;;
+    esac
+}
+
+# Whether a container of the image starts with an option.
+takes() {
+    by_engine run --rm --pull never --network none "$1" --entrypoint python3 "$id" --version >/dev/null 2>&1
+}
+
+# Makes `id` that of the image which a reference leads to, pulled if need be. What we pull is known by that alone
+# from then on: see contain.
+resolve() {
+    is_here=""
+    if by_engine image inspect "$image" >/dev/null 2>&1; then is_here=yes; fi
+    if [ -z "$is_here" ] || [ "$when" = newest ] || [ -e pulled ]; then
+        if [ -z "$is_here" ]; then printf '%s\n' "$image" >pulled; fi
+        if ! answer=$(by_engine pull --quiet "$image" 2>&1); then
+            answer=$(printf '%s' "$answer" | tail -n 3)
+            if [ -z "$is_here" ]; then
+                rm -f pulled # somebody may load it there now
+                echo "the image $image is not here and cannot be pulled: $answer"
+                exit 1
+            fi
+            echo "warning: $image was not pulled, so the one that was loaded there is used:" "$answer"
+        fi
+    fi
+    id=$(by_engine image inspect --format '{{.Id}}' "$image")
+}
+
+contain() {
+    root=$1 image=$2 tools=$3 when=$4
+    shift 4
+    umask 077
+    cd "$root"
+    require_engine
+    case "$engine" in */podman) if [ "$(id -u)" != 0 ]; then linger; fi ;; esac
+    # Left by a run that was killed or refused what it had pulled: that may be another image by now.
+    if [ -e pulled ] && [ "$(cat pulled)" != "$image" ]; then unpull; fi
+    id=""
+    if [ "$when" = kept ] && [ "$(cat current/venv/reference 2>/dev/null)" = "$image" ]; then
+        id=$(cat current/venv/image)
+        if ! by_engine image inspect "$id" >/dev/null 2>&1; then id=""; fi
+    fi
+    if [ -z "$id" ]; then resolve; fi
+    options=$(run_options)
+    case "$options" in
+    *"$(gpu_option)"*) ;;
+    *) if has_nvidia; then echo "warning: containers do not get the GPU: install nvidia-container-toolkit, then repeat"; fi ;;
+    esac
+    wheels=$(printf '%s\n' "$image" "$id" "$tools" "$engine" "$options" | sha256sum | cut -c 1-16)
+    venv="venv-$wheels"
+    if [ ! -e "$venv/.complete" ]; then
+        rm -rf "$venv"
+        mkdir -p "$venv/bin"
+        tar -xf "uploads/container-$tools.tar" -C "$venv"
+        mv "$venv/container.sh" "$venv/bin/python"
+        mv "$venv/container_end.sh" "$venv/bin/end"
+        ln -s python "$venv/bin/python3"
+        if takes --init; then options="$options
+--init"; fi
+        name="clouddeploy-$(pwd -P | sha256sum | cut -c 1-12)"
+        note root "$root"
+        note name "$name"
+        note tag "localhost/$name:$wheels"
+        note reference "$image"
+        note image "$id"
+        note engine "$engine"
+        note home "$(account_home)"
+        note options "$options"
+        if ! "$venv/bin/python" "$root/$venv/container_check.py" "$@" </dev/null 7>&-; then
+            echo "the image $image cannot run this site"
+            exit 1
+        fi
+        # Under a name of ours it outlives a tag that moves on, and goes with the last release that runs in it.
+        by_engine tag "$id" "$(cat "$venv/tag")"
+        touch "$venv/.complete"
+    fi
+    unpull
+    for file in uploads/container-*; do
+        if [ "$file" != "uploads/container-$tools.tar" ]; then rm -f "$file"; fi
+    done
+    echo "$wheels"
+}
+
+# note NAME VALUE: writes down a fact of an environment.
+note() {
+    printf '%s\n' "$2" >"$venv/$1"
+}
+
+# Takes the name away under which we pulled an image; one without any name goes.
+unpull() {
+    if [ ! -e pulled ]; then return; fi
+    by_engine rmi "$(cat pulled)" >/dev/null 2>&1 || true # it may have been taken away
+    rm -f pulled
+}
+
+# Gives up an environment's image.
+forget() {
+    if [ ! -e "$1/tag" ]; then return; fi
+    engine=$(cat "$1/engine")
+    by_engine rmi "$(cat "$1/tag")" >/dev/null 2>&1 || true # it may have been taken away, or is of somebody else too
+}
+
 # Its records stay in the site's folder too, so that nothing is left when that goes.
 runtime() {
     venv=$1
     shift
-    CLOUDDEPLOY_STATE_DIR="$root/enrolment/records" "$venv/bin/python" -P -m clouddeploy_runtime "$@"
+    CLOUDDEPLOY_STATE_DIR="$root/enrolment/records" "$venv/bin/python" -P -m clouddeploy_runtime "$@" </dev/null 7>&-
 }
 
 request() {
@@ -257,7 +455,7 @@ install() {
     # Archives of earlier kits hold earlier private keys.
     for file in uploads/*; do
         case "${file#uploads/}" in
-        "kit-$kit.tar" | "answer-$kit.zip" | "wheels-$wheels.tar" | "unit-$unit" | "data-$data.tar") ;;
+        "kit-$kit.tar" | "answer-$kit.zip" | "wheels-$wheels.tar" | "unit-$unit" | "data-$data.tar" | container-*) ;;
         *) rm -f "$file" ;;
         esac
     done
@@ -322,6 +520,7 @@ prune() {
 # A kill must not leave a part of it that says that it is complete.
 discard() {
     rm -f "$1/.complete"
+    forget "$1"
     rm -rf "$1"
 }
 
@@ -389,6 +588,7 @@ at_boot() {
 
 # Comes before each start: what the last one said of itself must not be taken for news.
 fresh() {
+    end_container "$1" # which would have the workspace still
     what "$1" >"$1/started"
     rm -f "$1/workspace/status.json"
 }
@@ -448,13 +648,21 @@ stop() {
     elif running "$root"; then
         # Not by shutdown.fl: the runtime takes that file itself, and a supervisor that did not see it starts it again.
         kill -TERM "$pid"
-        # It ends its child and leaves; it takes ten seconds at most before it kills.
-        if ! until_true 200 stopped "$root"; then
-            echo "the site did not stop within 20 s"
+        # It ends its child and leaves; it takes twenty seconds at most before it kills.
+        if ! until_true 300 stopped "$root"; then
+            echo "the site did not stop within 30 s"
             exit 1
         fi
     fi
+    end_container "$root"
     rm -f "$root/started"
+}
+
+# What a killed supervisor has left of a site in a container, whichever release started it.
+end_container() {
+    for end in "$1"/venv-*/bin/end; do
+        if [ -x "$end" ]; then "$end" </dev/null 7>&-; fi
+    done
 }
 
 # The end of what the supervisor and the site have said.
@@ -472,6 +680,8 @@ uninstall() {
     root=$1 service=$2
     if [ ! -d "$root" ]; then return; fi
     stop "$root" "$service"
+    if [ -e pulled ] && find_engine; then unpull; fi
+    for venv in venv-*; do forget "$venv"; done
     cd /
     if is_unit "$service"; then as_root rm -f "/etc/systemd/system/$service"; fi
     rm -rf "${root:?}"/* 2>/dev/null || as_root rm -rf "${root:?}"
@@ -482,7 +692,7 @@ action=$1
 shift
 # What a killed run has begun here goes on; the next run's steps wait for its end.
 case "$action" in
-prepare | request | package | install | start | stop | confirm | rollback | uninstall)
+prepare | contain | request | package | install | start | stop | confirm | rollback | uninstall)
     if [ -d "$1" ]; then
         exec 7<"$1"
         if ! flock --wait 600 7; then

@@ -106,7 +106,7 @@ def test_apply_job_a_site_less_and_gone(file, tmp_path):
     assert info.status is JobStatus.COMPLETED
     assert info.metrics["test_accuracy"] > 0.93
     with AdminSession(kit.load(deployment.kit("admin@example.com"))) as session:
-        (model,) = session.download(info.job_id, tmp_path / "out").glob("*.safetensors")
+        (model,) = (session.download(info.job_id, tmp_path / "out") / "workspace").glob("*.safetensors")
     expected = federated_average_without_a_network(rounds=info.rounds)
     trained = load_file(model)
     assert set(trained) == set(expected)

@@ -109,6 +109,14 @@ def test_a_configuration_is_parsed_and_its_faults_stop_before_anything(kits, fil
     assert (mark.exists(), file.exists()) == (False, False)
 
 
+def test_what_is_neither_an_image_of_the_cloud_nor_of_a_container_leaves_nothing(kits, file):
+    done = run(kits["site-1"], "--cloud", "aws", "--image", "AMI-1234", "--output", "json")
+    envelope = json.loads(done.stdout)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "sites.site-1.container: is a reference to a container image" in json.dumps(envelope)
+    assert not file.exists()
+
+
 def test_azure_needs_a_subscription(kits, file):
     done = run(kits["site-1"], "--cloud", "azure", "--output", "json")
     envelope = json.loads(done.stdout)

@@ -44,6 +44,22 @@ def test_keys_of_azure(read):
 
 
 @pytest.mark.parametrize(
+    ("cloud", "given", "key"),
+    [
+        ("aws", "ami-0123456789abcdef0", "image"),
+        ("aws", "ghcr.io/org/train:1.2", "container"),
+        ("aws", "ami-train:1", "container"),
+        ("azure", "Canonical:ubuntu-24_04-lts:server:latest", "image"),
+        ("azure", "/subscriptions/0/resourceGroups/g/providers/Microsoft.Compute/images/i", "image"),
+        ("azure", "localhost:5000/train:1.2", "container"),
+        ("azure", "ghcr.io/org/train@sha256:" + 64 * "0", "container"),
+    ],
+)
+def test_what_has_not_the_form_of_the_clouds_own_image_is_a_containers(cloud, given, key):
+    assert cloud_config.key_of_image(cloud, given) == key
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("us'-west'\"-2\"", "us-west-2"),

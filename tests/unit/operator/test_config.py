@@ -1,3 +1,4 @@
+import json
 from datetime import timedelta
 
 import pytest
@@ -151,6 +152,29 @@ def test_how_long_machines_live(write, text, ttl):
 @pytest.mark.parametrize("text", ["8", "1m", "1000d", "-3h", "soon", "[8h]"])
 def test_a_life_that_makes_no_sense(write, text):
     assert ":7: ttl:" in problem(write(GOOD + f"ttl: {text}\n"))
+
+
+@pytest.mark.parametrize(
+    "text", ["ubuntu", "ghcr.io/org/train:1.2", "localhost:5000/a/b_c", f"h.example/x:1@sha256:{64 * 'a'}"]
+)
+def test_a_site_in_a_container(write, text):
+    assert config.load(write(with_site(container=text))).site("site-1").container == text
+
+
+@pytest.mark.parametrize(
+    "text", ["--privileged", "Org/Train", "a b", "train:", "train@sha256:1", "http://h/x", "$(id)"]
+)
+def test_what_is_no_reference_to_a_container_image(write, text):
+    assert "sites.site-1.container: is a reference to a container image" in problem(
+        write(with_site(container=json.dumps(text)))
+    )
+
+
+def test_a_container_beside_what_decides_the_same(write):
+    text = "version: 1\n{}\nsites: {{site-1: {{provider: local, container: train}}}}\n"
+    said = problem(write(text.format("kit: k\nruntime: nvflare==2.9.0")))
+    assert "sites.site-1.container: stands beside runtime" in said
+    assert "a service is none" in problem(write(text.format("service: s")))
 
 
 def test_keys_are_made_on_the_machine_where_the_file_says_so(write):

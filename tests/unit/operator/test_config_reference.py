@@ -9,7 +9,7 @@ from clouddeploy_providers import registry
 from clouddeploy import config, deploy_schema
 
 TEXT = resources.files("clouddeploy").joinpath("config_reference.yml").read_text(encoding="utf-8")
-INSTEAD_OF_A_PROJECT = {"kit", "runtime"}
+INSTEAD_OF_A_PROJECT = {"kit", "runtime", "service"}
 """Keys that no file with a project can have; the reference shows them in a comment."""
 
 

@@ -9,6 +9,7 @@ from clouddeploy_providers.endpoints import Endpoints
 from clouddeploy_providers.fake_cloud import FakeCloud
 from clouddeploy_provision import project
 from clouddeploy_provision.provisioner import provision
+from clouddeploy_runtime._version import __version__
 from clouddeploy_runtime.errors import ExitCode
 from clouddeploy_runtime.kit import KitError, KitTampered
 
@@ -16,6 +17,8 @@ from clouddeploy.deployment import Deployment
 from clouddeploy.errors import ConfigError
 from clouddeploy.killable import BareKitInstallation
 from clouddeploy.kit_installation import is_led_to
+from clouddeploy.remote.container import Image
+from clouddeploy.remote.wheels import PythonTarget
 
 
 class Lone:
@@ -107,6 +110,21 @@ def test_a_changed_kit_is_refused_before_anything_is_created(lone):
     with pytest.raises(KitTampered):
         lone.deployment("site-1")
     assert lone.cloud.names == []
+
+
+def test_the_image_of_a_container_has_what_runs_the_kit_and_what_that_asks_for(lone):
+    work = lone.deployment("site-1", keys_of_site={"container": "train:1"}).installation
+    target = PythonTarget("3.11", "x86_64")
+    asked = ("numpy>=2", "torch==2.5.1; python_version < '3'")
+    ours, theirs = work.image("site-1", asked=asked), work.image("site-1", is_theirs=True, is_newest=True)
+    assert ours(target) == Image("train:1", "clouddeploy_runtime", __version__, ("numpy",))
+    assert theirs(target) == Image("train:1", "nvflare", is_newest=True)
+    assert lone.deployment("site-1").installation.image("site-1") is None
+
+
+def test_another_container_changes_no_machine(lone):
+    lone.deployment("site-1").apply()
+    assert lone.deployment("site-1", keys_of_site={"container": "train:1"}).plan().pending == ()
 
 
 def test_a_site_of_another_name_is_refused(lone):

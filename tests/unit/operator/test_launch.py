@@ -52,6 +52,12 @@ def test_what_is_asked_for_is_written(kit):
     assert document["sites"]["site-1"] == {"provider": "aws", **wish.settings}
 
 
+def test_a_container_is_written_and_stays_when_something_else_is_asked_for(kit):
+    written(kit(), Wish("azure", {"container": "ghcr.io/org/train:1.2"}))
+    site = written(kit(), Wish("azure", {"size": "Standard_D4s_v5"}))["sites"]["site-1"]
+    assert (site["container"], site["size"]) == ("ghcr.io/org/train:1.2", "Standard_D4s_v5")
+
+
 def test_gpus_of_the_kit_become_the_need_unless_a_size_is_named(kit):
     lone = kit(need=Need(gpus=2, gpu_memory_gib=16))
     site = {"provider": "aws", "region": "us-west-2"}

@@ -86,7 +86,7 @@ def test_gpu_that_gets_no_driver_from_us_is_a_warning_and_one_whose_driver_fails
     bare = facts().replace("have=", "gpu=bare\nhave=")
     with caplog.at_level(logging.WARNING):
         prepare(SayingHost(probe=bare, driver="sudo is not allowed there"))
-    assert "NVIDIA GPU without a driver: sudo is not allowed there; install it there" in caplog.text
+    assert "NVIDIA GPU of site-1/machine does not work: sudo is not allowed there; install it there" in caplog.text
     caplog.clear()
     prepare(SayingHost(probe=bare, driver="much\nready\n"))
     assert caplog.text == ""

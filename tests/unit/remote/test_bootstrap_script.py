@@ -295,3 +295,28 @@ def until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_driver_that_is_installed_and_does_not_answer_is_not_installed_again(machine):
+    machine.card()
+    for name in ("apt-get", "ubuntu-drivers"):
+        machine.logged(name)
+    machine.program("nvidia-smi", "exit 9")
+    machine.program("modinfo", '[ "$1" = nvidia ]')
+    done = machine.run("driver")
+    assert (done.returncode, "has to be restarted" in done.stdout) == (0, True)
+    assert machine.calls.read_text() == ""
+
+
+def test_a_first_boot_that_updates_the_lists_is_waited_for(machine):
+    machine.card()
+    busy = machine.folder / "busy"
+    busy.touch()
+    lock = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7"
+    machine.logged("apt-get", f'if [ -e "{busy}" ]; then echo "{lock}" >&2; exit 100; fi')
+    machine.program("sleep", f'rm -f "{busy}"')
+    machine.program("modinfo", "exit 1")
+    machine.logged("ubuntu-drivers", "exit 1")
+    machine.program("nvidia-smi", "exit 9")
+    machine.run("driver")
+    assert "ubuntu-drivers install" in machine.calls.read_text()
