@@ -333,7 +333,8 @@ class _Reader:
         found: str = upward or one.connection_security or parsed.connection_security or "mtls"
         if found != "mtls":
             self._warnings.append(
-                f"{one.name} has connection_security {found}; the runtime of this version speaks mtls only"
+                f"{one.name} has connection_security {found}; the server's must be tls or clear too, "
+                "and it takes clear only with allow_clear in its local/comm_config.json"
             )
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import sys
@@ -13,6 +14,8 @@ from clouddeploy_runtime.errors import ClouddeployError, ExitCode, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from clouddeploy_runtime.kit import Kit
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(given: Any) -> int:
     if given.command in _RUN:
-        _serve(given.command, given.kit, given.workspace)
-    elif given.command == "verify":
+        return _serve(given.command, given.kit, given.workspace)
+    if given.command == "verify":
         _verify(given.kit, given.workspace)
     elif given.command == "preflight":
         return _preflight(given.kit, given.workspace)
@@ -120,7 +123,7 @@ def _preflight(folder: Path, workspace: Path | None) -> int:
     return ExitCode.BAD_INPUT if any(one.is_problem for one in found) else ExitCode.OK
 
 
-def _serve(command: str, folder: Path, workspace: Path | None) -> None:
+def _serve(command: str, folder: Path, workspace: Path | None) -> int:
     from clouddeploy_runtime import kit as kits
 
     kits.verify(folder)
@@ -135,25 +138,49 @@ def _serve(command: str, folder: Path, workspace: Path | None) -> None:
             why="this version does not run relays",
             hint="Let the clients connect to the server.",
         )
-    place = workspace if workspace is not None else folder / "workspace"
-    place.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Job processes are started with vfork and exec; gRPC's fork handlers would only write warnings.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # What the site has installed for jobs beforehand; this process has it from nowhere, since it runs nobody's code.
+    os.environ.setdefault("CLOUDDEPLOY_CUSTOM_PATH", f"/local/custom:{(kit.local / 'custom').resolve()}")
+    if command == "server":
+        from clouddeploy_runtime import handshakes
 
-    import asyncio
+        handshakes.watch()
+    else:
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
+    from clouddeploy_runtime import lifecycle
     from clouddeploy_runtime import logging as runtime_logging
 
-    runtime_logging.configure(place)
+    place = workspace if workspace is not None else folder / "workspace"
+    with lifecycle.only_one(place):
+        faulthandler.enable(sys.stderr)
+        runtime_logging.configure(place, kit.local)
+        try:
+            return _run_parent(command, kit, place.resolve())
+        except lifecycle.RestartRequested as exc:
+            log.info("%s: %s", exc.what, exc.why)
+            return lifecycle.RESTART_STATUS
+        except ClouddeployError as exc:
+            log.error("The %s ends: %s", command, exc)  # noqa: TRY400 - a message for people
+            raise
+        except Exception:
+            log.critical("A defect ended the %s", command, exc_info=True)
+            raise
+
+
+def _run_parent(command: str, kit: Kit, place: Path) -> int:
+    import asyncio
+
     if command == "server":
         from clouddeploy_runtime.server.parent import serve as run_server
 
-        asyncio.run(run_server(kit, place.resolve()))
+        asyncio.run(run_server(kit, place))
     else:
         from clouddeploy_runtime.client.agent import serve as run_client
 
-        asyncio.run(run_client(kit, place.resolve()))
+        asyncio.run(run_client(kit, place))
+    return ExitCode.OK
 
 
 def _request(given: Any) -> None:

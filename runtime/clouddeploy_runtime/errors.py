@@ -94,6 +94,53 @@ class InvalidJob(RuntimeFault):
     error_code = "INVALID_JOB"
 
 
+class JobNotFinished(RuntimeFault):
+    """What was asked for needs a job that has ended."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "JOB_NOT_FINISHED"
+
+
+class SubmitTokenConflict(RuntimeFault):
+    """This submit token stands for a job of other content."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "SUBMIT_TOKEN_CONFLICT"
+
+
+class SubmitTokenJobDeleted(RuntimeFault):
+    """The job that this submit token stands for was deleted."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "SUBMIT_TOKEN_JOB_DELETED"
+
+
+class InvalidCommand(RuntimeFault):
+    """A command, or an argument of it, is none that this server knows."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "INVALID_COMMAND"
+
+
+class InvalidTarget(RuntimeFault):
+    """A command names a site that is not there."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "INVALID_TARGET"
+
+
+class ServerBusy(RuntimeFault):
+    """The server has as much of this kind to do as it takes on."""
+
+    error_code = "SERVER_BUSY"
+
+
+class NoResources(RuntimeFault):
+    """A site has not, or not now, what a job needs."""
+
+    error_code = "NO_RESOURCES"
+
+
 class Timeout(RuntimeFault):
     """A deadline passed."""
 

@@ -37,6 +37,10 @@ class Proof(msgspec.Struct, frozen=True):
     signature: bytes
     crl: bytes = b""
     """The newest list of revoked certificates that the server knows, PEM; empty: none."""
+    number: bytes = b""
+    """For the peer to sign where TLS shows no certificate, see `identity_proof`."""
+    time_s: float = 0.0
+    """The server's clock, seconds since 1970. Not signed: it serves for a warning only."""
 
 
 def nonce() -> bytes:
@@ -44,7 +48,14 @@ def nonce() -> bytes:
     return secrets.token_bytes(NONCE_BYTES)
 
 
-def answer(key: keys.PrivateKey, certificate: bytes, *, nonce: bytes, peer: bytes, crl: bytes) -> bytes:
+def request(nonce: bytes, *, security: str, certificate: bytes) -> bytes:
+    """Return what to ask a server with: the number, and where TLS does not show it the certificate, PEM."""
+    return nonce if security == "mtls" else nonce + certificate
+
+
+def answer(
+    key: keys.PrivateKey, certificate: bytes, *, nonce: bytes, peer: bytes, crl: bytes, number: bytes = b""
+) -> bytes:
     """Sign a number for one peer.
 
     Args:
@@ -53,9 +64,13 @@ def answer(key: keys.PrivateKey, certificate: bytes, *, nonce: bytes, peer: byte
         nonce: the peer's number.
         peer: the certificate that the peer showed, PEM.
         crl: the list to send along.
+        number: for the peer to sign in turn.
+
+    Raises:
+        ValueError: the peer's certificate cannot be read.
     """
     signature = keys.sign(key, _signed(nonce, x509.load_pem_x509_certificate(peer)))
-    return msgspec.msgpack.encode(Proof(certificate, signature, crl))
+    return msgspec.msgpack.encode(Proof(certificate, signature, crl, number, datetime.now(UTC).timestamp()))
 
 
 def check(
@@ -90,8 +105,14 @@ def check(
     if attribute(cert, NameOID.COMMON_NAME) != server_name or not _may_serve(cert):
         raise _refused(server_name, f"its certificate is that of {attribute(cert, NameOID.COMMON_NAME)!r}")
     # TLS checked the time of the certificate that it saw, which need not be this one; and an expired one is in no list.
-    if not cert.not_valid_before_utc <= (now or datetime.now(UTC)) <= cert.not_valid_after_utc:
-        raise _refused(server_name, "its certificate has expired or is not valid yet")
+    moment = now or datetime.now(UTC)
+    if moment > cert.not_valid_after_utc:
+        raise _refused(server_name, f"its certificate has expired on {cert.not_valid_after_utc:%Y-%m-%d}")
+    if moment < cert.not_valid_before_utc:
+        begin = f"{cert.not_valid_before_utc:%Y-%m-%d %H:%M}"
+        raise _refused(
+            server_name, f"its certificate is not valid before {begin} UTC, this clock says {moment:%Y-%m-%d %H:%M}"
+        )
     if not keys.is_signed_by(cert.public_key(), proof.signature, _signed(nonce, own)):
         raise _refused(server_name, "it does not hold the key of its certificate")
     return proof, cert

@@ -40,6 +40,7 @@ class Settings:
         max_jobs: of a server: how many jobs run at a time.
         gpus: how many the site offers to jobs.
         gib_per_gpu: memory of each.
+        ignores_host: whether the site offers them without a look at what the machine has.
         reservation_s: so long resources are held for a job that does not start.
         launcher: where job processes run: `process`, `docker`, `k8s` or `slurm`.
         launcher_args: the launcher's arguments.
@@ -52,6 +53,7 @@ class Settings:
     max_jobs: int = 4
     gpus: int = 0
     gib_per_gpu: float = 0.0
+    ignores_host: bool = False
     reservation_s: float = 300.0
     launcher: str = "process"
     launcher_args: Mapping[str, Any] = field(default_factory=dict)
@@ -98,6 +100,7 @@ def _parsed(path: Path, document: Any) -> Settings:
         max_jobs=int(_number(path, jobs, "max_jobs", usual.max_jobs)),
         gpus=int(_number(path, manager, "num_of_gpus", usual.gpus)),
         gib_per_gpu=_number(path, manager, "mem_per_gpu_in_GiB", usual.gib_per_gpu),
+        ignores_host=manager.get("ignore_host", False) is True,
         reservation_s=_number(path, manager, "expiration_period", usual.reservation_s),
         launcher=launchers[0].removesuffix(LAUNCHER) if launchers else usual.launcher,
         launcher_args=components[launchers[0]] if launchers else {},

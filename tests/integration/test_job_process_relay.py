@@ -21,6 +21,7 @@ from clouddeploy_runtime.launchers.process import JobLaunch, launch
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXAMPLE_APP = EXAMPLES / "jobs" / "breast-cancer" / "app"
 SITES = ("site-1", "site-2")
+EXECUTOR = "nvflare.app_common.executors.in_process_client_api_executor.InProcessClientAPIExecutor"
 LOOP = """
 from clouddeploy_runtime.job import client_api as flare
 flare.init()
@@ -39,7 +40,7 @@ def app(folder, script, *, rounds=1, initial="def make():\n    import numpy\n   
     args = {"num_rounds": rounds, "initial_model": "first:make"}
     workflow = {"id": "controller", "path": "nvflare.app_common.workflows.fedavg.FedAvg", "args": args}
     (folder / "config" / "config_fed_server.json").write_text(json.dumps({"workflows": [workflow]}))
-    executor = {"tasks": ["train"], "executor": {"path": "any", "args": {"task_script_path": "train.py"}}}
+    executor = {"tasks": ["train"], "executor": {"path": EXECUTOR, "args": {"task_script_path": "train.py"}}}
     (folder / "config" / "config_fed_client.json").write_text(json.dumps({"executors": [executor]}))
     return folder
 
@@ -169,7 +170,7 @@ def test_a_script_that_raises_is_named_with_its_line_and_its_traceback_stays_in_
     assert done.status == "FINISHED:EXECUTION_EXCEPTION"
     assert "ValueError: no such column (train.py, line 8)" in done.reason
     assert "Traceback" not in done.reason
-    assert code == 1
+    assert code == 101
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
 
 
@@ -204,7 +205,7 @@ def test_an_abort_ends_a_script_that_waits_for_its_next_task(tmp_path):
         await process.send(Abort(reason="enough"))
 
     done, code, seconds = asyncio.run(first_task(app(tmp_path / "app", LOOP), tmp_path, act=abort))
-    assert (done.status, code) == ("FINISHED:COMPLETED", 0)
+    assert (done.status, done.reason, code) == ("FINISHED:ABORTED", "site-1: enough", 9)
     assert seconds < 10
 
 

@@ -4,7 +4,7 @@
 #   start.sh --foreground                 the same, but stay in front and supervise (for systemd)
 #   start.sh --once                       run one process in front, without restarting it
 #   start.sh --cloud azure|aws [--config FILE]   create a machine in a cloud and start this kit there
-#     further options with --cloud: --image ID, --vpc-id ID, --subnet-id ID, --no-input (ask nothing)
+#     with it: --image IMAGE (a container's, or the cloud's), --vpc-id ID, --subnet-id ID, --no-input (ask nothing)
 set -eu
 
 usage() {
@@ -95,12 +95,29 @@ fi
 workspace="${CLOUDDEPLOY_WORKSPACE:-${NVFL_WORKSPACE:-$kit}}"
 mkdir -p "$workspace"
 workspace="$(cd "$workspace" && pwd -P)"
+if [ "$workspace" = / ]; then
+    echo "start.sh: the workspace must not be /; name a folder in NVFL_WORKSPACE" >&2
+    exit 4
+fi
 export CLOUDDEPLOY_WORKSPACE="$workspace"
 
 case "$mode" in
     foreground) exec "$startup/sub_start.sh" ;;
-    once) exec "$python" -P -m clouddeploy_runtime @kind@ "$kit" --workspace "$workspace" ;;
+    once)
+        export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-4}"
+        exec "$python" -P -m clouddeploy_runtime @kind@ "$kit" --workspace "$workspace"
+        ;;
 esac
+# Said here too: the supervisor, which would leave, says it into its log. For the moment after a kill we wait.
+daemon_pid="$workspace/daemon_pid.fl"
+if [ -e "$daemon_pid" ] && ! flock --shared --wait 1 "$daemon_pid" true; then
+    echo "There seems to be one instance, pid=$(cat "$daemon_pid"), running."
+    exit 1
+fi
+# It has what the supervisor says and what crashes print; the rest is in log.txt, which is rotated.
+if [ "$(stat -c %s "$workspace/start.log" 2>/dev/null || echo 0)" -gt 1048576 ]; then
+    mv -f "$workspace/start.log" "$workspace/start.log.1"
+fi
 # A session of its own and no inherited stream: an SSH channel that started us can close.
 setsid "$startup/sub_start.sh" </dev/null >>"$workspace/start.log" 2>&1 &
 echo "Starting @kind@ from $kit; messages go to $workspace/start.log"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,15 +15,26 @@ import grpc
 import msgspec
 
 from clouddeploy_runtime import jobs, revocation, server_proof, tls
+from clouddeploy_runtime.admin.introduction import introduce
 from clouddeploy_runtime.errors import (
     AuthorizationRefused,
+    BlobCorrupt,
     ConnectionFailed,
+    InvalidCommand,
     InvalidJob,
+    InvalidTarget,
+    JobNotFinished,
     JobNotFound,
     RuntimeFault,
+    ServerBusy,
+    SubmitTokenConflict,
+    SubmitTokenJobDeleted,
     Timeout,
 )
-from clouddeploy_runtime.jobs import JobInfo, JobStatus
+from clouddeploy_runtime.jobs import JobInfo
+from clouddeploy_runtime.jobs.info import check_submit_token
+from clouddeploy_runtime.jobs.known import ComponentRefused
+from clouddeploy_runtime.jobs.normal import normalised
 from clouddeploy_runtime.kit.kit import authorities, certificate
 from clouddeploy_runtime.wire import blobs, rpc
 
@@ -31,11 +44,32 @@ if TYPE_CHECKING:
 
     from clouddeploy_runtime.kit import Kit
 
-_POLL_S = 0.1
+_HELD_S = 20.0
+"""So long the server may hold back its answer while nothing changes; as `server.commands`."""
+_AWAY_S = 60.0
+"""Who waits for a job waits so long for a server that restarts, too."""
+_PAUSE_S = 0.2
 _TRANSFER_S = 600.0
 """A job archive is at most half a GiB; slower than 1 MiB/s is a broken line."""
+_DOWNLOAD_S = 86_400.0
+"""A result may be many models; keepalive ends the call when the server is gone."""
+_MAX_RESULT_BYTES = 1 << 42
+"""A result is the admin's own; the bound only keeps a defect from going on for ever."""
 _ERRORS: Mapping[str, type[RuntimeFault]] = {
-    error.error_code: error for error in (AuthorizationRefused, InvalidJob, JobNotFound, revocation.RevocationFault)
+    error.error_code: error
+    for error in (
+        AuthorizationRefused,
+        ComponentRefused,
+        InvalidCommand,
+        InvalidJob,
+        InvalidTarget,
+        JobNotFinished,
+        JobNotFound,
+        ServerBusy,
+        SubmitTokenConflict,
+        SubmitTokenJobDeleted,
+        revocation.RevocationFault,
+    )
 }
 
 
@@ -55,6 +89,13 @@ class SystemStatus:
 
     server: str
     clients: tuple[ClientInfo, ...]
+    state: str = ""
+    disabled: tuple[str, ...] = ()
+    """Clients that are kept out."""
+    jobs: tuple[str, ...] = ()
+    """Ids of those that run."""
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    """Site → `total` and `free`, as it last said."""
 
 
 class AdminSession:
@@ -77,9 +118,7 @@ class AdminSession:
             ConnectionFailed: nobody answers within the timeout, or one side does not accept the other's certificate.
         """
         address = tls.target(self._kit)
-        self._channel = grpc.secure_channel(
-            address, tls.channel_credentials(self._kit), options=tls.channel_options(self._kit)
-        )
+        self._channel = tls.channel(self._kit)
         try:
             grpc.channel_ready_future(self._channel).result(timeout=self._timeout_s)
         except grpc.FutureTimeoutError as exc:
@@ -99,8 +138,13 @@ class AdminSession:
     def _know(self) -> None:
         """Make sure that the server's certificate was not revoked."""
         roots, number = authorities(self._kit.root_cert_file), server_proof.nonce()
+        security = self._kit.connection_security
         try:
-            reply = self._channel.unary_unary(rpc.PROVE_TO_ADMIN)(number, timeout=self._timeout_s)
+            reply = self._channel.unary_unary(rpc.PROVE_TO_ADMIN)(
+                server_proof.request(number, security=security, certificate=self._kit.cert_file.read_bytes()),
+                timeout=self._timeout_s,
+                metadata=((rpc.SECURITY_KEY, security),),
+            )
         except grpc.RpcError as exc:
             raise self._translated(exc) from exc
         proof, server = server_proof.check(
@@ -113,6 +157,10 @@ class AdminSession:
         known = revocation.read(self._kit.root / revocation.LIST_PATH, roots)
         sent = revocation.parse(proof.crl, roots) if proof.crl else revocation.Revoked()
         server_proof.refuse_revoked(server, known.serials | sent.serials, self._kit.server_name)
+        try:
+            self._channel = introduce(self._channel, self._kit, number=proof.number, timeout_s=self._timeout_s)
+        except grpc.RpcError as exc:
+            raise self._translated(exc) from exc
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -120,8 +168,13 @@ class AdminSession:
         """Close the connection."""
         self._channel.close()
 
-    def submit(self, folder: Path) -> str:
+    def submit(self, folder: Path, *, token: str = "") -> str:
         """Submit a job folder.
+
+        Args:
+            folder: the job.
+            token: what this submission is called: submitted again with it, as after a lost connection, the same folder
+                gives the same job. Empty: a new job each time.
 
         Returns:
             The job's id.
@@ -129,19 +182,33 @@ class AdminSession:
         Raises:
             InvalidJob: the folder is incomplete; found before anything is sent.
             AuthorizationRefused: this user may not submit jobs.
+            SubmitTokenConflict: the token stands for a job of other content.
+            SubmitTokenJobDeleted: the job that it stands for was deleted.
         """
-        jobs.load(folder)
-        archive = jobs.pack(folder)
+        if token:
+            check_submit_token(token)
+        with normalised(folder) as ready:
+            jobs.load(ready)
+            archive = jobs.pack(ready)
+        metadata = ((rpc.SUBMIT_TOKEN_KEY, token),) if token else ()
         call = self._channel.stream_unary(rpc.SUBMIT)
         try:
-            reply: bytes = call(blobs.chunks(archive), timeout=_TRANSFER_S)
+            reply: bytes = call(blobs.chunks(archive), timeout=_TRANSFER_S, metadata=metadata)
         except grpc.RpcError as exc:
             raise self._translated(exc) from exc
         return reply.decode()
 
-    def list_jobs(self) -> list[JobInfo]:
-        """Return every job the server knows, oldest first."""
-        return [_job_info(document) for document in self._command("list_jobs")]
+    def list_jobs(self, *, name: str = "", state: str = "", submitter: str = "", limit: int = 0) -> list[JobInfo]:
+        """Return the jobs the server knows, oldest first, each with the last entry of its history only.
+
+        Args:
+            name: how their names begin.
+            state: their status, with or without `FINISHED:`; `FINISHED` alone for every one that has ended.
+            submitter: whose they are.
+            limit: only the newest so many; 0: as many as the server sends in one answer.
+        """
+        documents = self._command("list_jobs", name=name, state=state, submitter=submitter, limit=limit)
+        return [JobInfo.parse(document) for document in documents]
 
     def job_meta(self, job_id: str) -> JobInfo:
         """Return what the server knows of a job.
@@ -149,17 +216,76 @@ class AdminSession:
         Raises:
             JobNotFound: there is none of this id.
         """
-        return _job_info(self._command("job_meta", job_id=job_id))
+        return JobInfo.parse(self._command("job_meta", job_id=job_id))
 
     def abort(self, job_id: str) -> None:
-        """End a job; a finished one stays as it is."""
+        """End a job; a finished one stays as it is. Returns when it is under way, see `wait`."""
         self._command("abort_job", job_id=job_id)
 
+    def clone(self, job_id: str) -> str:
+        """Submit what an earlier job was once more, as one's own; returns the new job's id."""
+        return str(self._command("clone_job", job_id=job_id)["job_id"])
+
+    def delete(self, job_id: str) -> None:
+        """Take away a job, with its result.
+
+        Raises:
+            JobNotFinished: it runs; abort it first.
+        """
+        self._command("delete_job", job_id=job_id)
+
+    def job_log(self, job_id: str, *, site: str = jobs.SERVER) -> str:
+        """Return the end of the controller's log, or of what a site said about its failure.
+
+        Raises:
+            InvalidTarget: there is none of this site.
+        """
+        return str(self._command("job_log", job_id=job_id, site=site)["text"])
+
+    def list_components(self, job_id: str) -> dict[str, int]:
+        """Return the files that a download of the job brings, with their sizes in bytes."""
+        return {entry["name"]: entry["size"] for entry in self._command("list_components", job_id=job_id)}
+
     def system_status(self) -> SystemStatus:
-        """Return the server's name and its connected clients."""
+        """Return the server's state, its connected clients and what they have, and the running jobs."""
         document = self._command("system_status")
-        clients = tuple(ClientInfo(**{**client, "jobs": tuple(client["jobs"])}) for client in document["clients"])
-        return SystemStatus(server=document["server"], clients=clients)
+        known = ClientInfo.__dataclass_fields__
+        clients = tuple(
+            ClientInfo(**{**{name: client[name] for name in known}, "jobs": tuple(client["jobs"])})
+            for client in document["clients"]
+        )
+        return SystemStatus(
+            server=document["server"],
+            clients=clients,
+            state=document.get("state", ""),
+            disabled=tuple(document.get("disabled", ())),
+            jobs=tuple(one["job_id"] for one in document.get("jobs", ())),
+            resources=document.get("resources", {}),
+        )
+
+    def report_resources(self) -> dict[str, Any]:
+        """Ask every connected site what it has and what of it is free; one that does not answer is left out."""
+        return dict(self._command("report_resources"))
+
+    def disable_client(self, name: str) -> None:
+        """End a client's session and keep it out until it is enabled, over restarts of the server too."""
+        self._command("disable_client", client=name)
+
+    def enable_client(self, name: str) -> None:
+        """Let a disabled client in again; it comes by itself.
+
+        Raises:
+            InvalidTarget: it is not disabled.
+        """
+        self._command("enable_client", client=name)
+
+    def remove_client(self, name: str) -> None:
+        """End a client's session; it registers again by itself.
+
+        Raises:
+            InvalidTarget: it is not connected.
+        """
+        self._command("remove_client", client=name)
 
     def update_crl(self, pem: bytes) -> bool:
         """Bring the server a list of revoked certificates; returns whether it was newer than the one it had.
@@ -169,97 +295,132 @@ class AdminSession:
         """
         return bool(self._command("update_crl", crl=pem.decode("ascii", "replace"))["is_newer"])
 
-    def shutdown(self) -> None:
-        """Stop the server; its supervisor may start it again."""
-        self._command("shutdown")
+    def shutdown(self, target: str = jobs.SERVER) -> None:
+        """Stop the server with the jobs that run there, a client, or with `@ALL` every connected client.
+
+        A client asks its own site's policy; whether it obeyed shows in `system_status`.
+
+        Raises:
+            InvalidTarget: the client is not connected.
+        """
+        self._command("shutdown", target=target)
+
+    def restart(self, target: str = jobs.SERVER) -> None:
+        """Let its supervisor start the server or a client again, see `shutdown`; the jobs that run go on.
+
+        Raises:
+            InvalidTarget: the client is not connected.
+        """
+        self._command("restart", target=target)
 
     def wait(self, job_id: str, timeout_s: float) -> JobInfo:
-        """Return a job once it has ended.
+        """Return a job once it has ended; a server that is restarted meanwhile is waited for.
 
         Raises:
             Timeout: it still waits or runs after `timeout_s`.
+            ConnectionFailed: the server has been away for a minute.
+        """
+        for info in self.watch(job_id, timeout_s=timeout_s):
+            if info.status.is_final:
+                return info
+        raise AssertionError  # `watch` ends with the job's end or raises
+
+    def watch(self, job_id: str, *, timeout_s: float) -> Iterator[JobInfo]:
+        """Yield a job's state whenever it changed, the last time when it has ended.
+
+        Raises:
+            Timeout: it has not ended within `timeout_s`.
+            ConnectionFailed: the server has been away for a minute.
         """
         deadline = time.monotonic() + timeout_s
-        while not (info := self.job_meta(job_id)).status.is_final:
-            if time.monotonic() >= deadline:
+        info: JobInfo | None = None
+        away_since: float | None = None
+        while info is None or not info.status.is_final:
+            left = deadline - time.monotonic()
+            if left <= 0 and info is not None:
                 raise Timeout(
                     f"The job {job_id} has not ended within {timeout_s:g} s",
                     why=f"it is {info.status}, {info.rounds} rounds are done",
                     hint="Ask again, or abort it with `clouddeploy job abort`.",
                 )
-            time.sleep(_POLL_S)
-        return info
+            try:
+                new = self._changed(job_id, since=-1 if info is None else info.revision, wait_s=min(_HELD_S, left))
+            except (ConnectionFailed, Timeout):
+                now = time.monotonic()
+                away_since = away_since or now
+                if info is None or now >= deadline or now - away_since >= _AWAY_S:
+                    raise
+                time.sleep(_PAUSE_S)
+                continue
+            away_since = None
+            if info is None or new.revision != info.revision:
+                yield new
+            info = new
+
+    def _changed(self, job_id: str, *, since: int, wait_s: float) -> JobInfo:
+        """Return a job once it is another than `since`; -1: at once."""
+        held = {} if since < 0 else {"since": since, "wait_s": max(0.0, wait_s)}
+        return JobInfo.parse(self._command("job_meta", held_s=wait_s, job_id=job_id, **held))
 
     def download(self, job_id: str, destination: Path) -> Path:
-        """Fetch what a job left, into `<destination>/<job id>`, replacing an earlier download.
+        """Fetch a finished job into `<destination>/<job id>`, replacing an earlier download.
 
         Returns:
-            The new folder.
+            The new folder: `job/` as submitted, `workspace/` as the job left it, `meta.json`.
 
         Raises:
             JobNotFound: there is none of this id.
+            JobNotFinished: it waits or runs.
         """
-        call = self._channel.unary_stream(rpc.DOWNLOAD_JOB)(job_id.encode(), timeout=_TRANSFER_S)
-        try:
-            archive = b"".join(call)
-            trailing = dict(call.trailing_metadata())
-        except grpc.RpcError as exc:
-            raise self._translated(exc) from exc
-        blobs.check(memoryview(archive), received=len(archive), sha256=str(trailing.get(rpc.SHA256_KEY, "")))
         destination.mkdir(parents=True, exist_ok=True)
         target = destination / Path(job_id).name
         with tempfile.TemporaryDirectory(dir=destination, prefix=".download-") as temporary:
-            fresh = Path(temporary) / "result"
-            fresh.mkdir()
-            jobs.unpack(archive, fresh)
+            archive, fresh = Path(temporary) / "archive.zip", Path(temporary) / "result"
+            self._fetch(job_id, archive)
+            jobs.unpack(archive, fresh, limit_bytes=_MAX_RESULT_BYTES)
             if target.exists():
                 shutil.rmtree(target)
             fresh.rename(target)
         return target
 
-    def _command(self, command: str, **arguments: str) -> Any:
-        request = msgspec.json.encode({"command": command, **arguments})
+    def _fetch(self, job_id: str, archive: Path) -> None:
+        whole = hashlib.sha256()
+        call = self._channel.unary_stream(rpc.DOWNLOAD_JOB)(job_id.encode(), timeout=_DOWNLOAD_S)
         try:
-            reply = self._channel.unary_unary(rpc.COMMAND)(request, timeout=self._timeout_s)
+            with archive.open("wb") as file:
+                for chunk in call:
+                    whole.update(chunk)
+                    file.write(chunk)
+            trailing = dict(call.trailing_metadata())
+        except grpc.RpcError as exc:
+            raise self._translated(exc) from exc
+        if whole.hexdigest() != trailing.get(rpc.SHA256_KEY):
+            raise BlobCorrupt("The result changed on its way", why="its SHA-256 is not the announced one")
+
+    def _command(self, command: str, *, held_s: float | None = None, **arguments: Any) -> Any:
+        """Send a command; `held_s` is how long the server may hold back its answer, which a restart may interrupt."""
+        request = msgspec.json.encode({"command": command, **arguments})
+        timeout_s = self._timeout_s + max(0.0, held_s or 0.0)
+        try:
+            reply = self._channel.unary_unary(rpc.COMMAND)(
+                request, timeout=timeout_s, wait_for_ready=held_s is not None
+            )
         except grpc.RpcError as exc:
             raise self._translated(exc) from exc
         return msgspec.json.decode(reply)
 
     def _translated(self, exc: Any) -> RuntimeFault:
         details = exc.details() or ""
-        error = _ERRORS.get(str(dict(exc.trailing_metadata() or ()).get(rpc.ERROR_KEY, "")))
-        if error is not None:
-            parts: dict[str, str] = msgspec.json.decode(details, type=dict[str, str])
-            return error(parts["what"], why=parts["why"], hint=parts["hint"])
+        code = str(dict(exc.trailing_metadata() or ()).get(rpc.ERROR_KEY, ""))
+        if code:
+            parts = {"what": "The server refused", "why": details, "hint": ""}
+            with contextlib.suppress(msgspec.MsgspecError):
+                parts |= msgspec.json.decode(details, type=dict[str, str])
+            fault = _ERRORS.get(code, RuntimeFault)(parts["what"], why=parts["why"], hint=parts["hint"])
+            fault.error_code = code  # of a newer server there may be some that are not in the table
+            return fault
         if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return Timeout("The server did not answer in time", why=details, hint="Try again with a longer timeout.")
         if exc.code() is grpc.StatusCode.UNAVAILABLE:
             return ConnectionFailed("The connection to the server is lost", why=details, hint="Check that it runs.")
         return RuntimeFault("The server failed", why=f"{exc.code().name}: {details}", hint="See the server's log.txt.")
-
-
-def _job_info(document: dict[str, Any]) -> JobInfo:
-    known = {name: document[name] for name in JobInfo.__dataclass_fields__ if name in document}
-    known["status"] = JobStatus(known["status"])
-    known["sites"] = tuple(known.get("sites", ()))
-    return JobInfo(**known)
-
-
-def iterate(session: AdminSession, job_id: str, *, timeout_s: float) -> Iterator[JobInfo]:
-    """Yield a job's state whenever it changed, the last time when it has ended.
-
-    Raises:
-        Timeout: it has not ended within `timeout_s`.
-    """
-    deadline = time.monotonic() + timeout_s
-    seen: tuple[JobStatus, int] | None = None
-    while True:
-        info = session.job_meta(job_id)
-        if (info.status, info.rounds) != seen:
-            seen = (info.status, info.rounds)
-            yield info
-        if info.status.is_final:
-            return
-        if time.monotonic() >= deadline:
-            raise Timeout(f"The job {job_id} has not ended within {timeout_s:g} s", why=f"it is {info.status}")
-        time.sleep(_POLL_S)

@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy_runtime import authorization, lifecycle, tls
+from clouddeploy_runtime import authorization, launchers, lifecycle, settings, tls
 from clouddeploy_runtime import kit as kits
 from clouddeploy_runtime.audit import AuditLog
 from clouddeploy_runtime.client.connection import Connection
-from clouddeploy_runtime.client.jobs import SiteJob
+from clouddeploy_runtime.client.jobs import Ending, Place, SiteJob, sweep
+from clouddeploy_runtime.client.resources import ResourceManager
 from clouddeploy_runtime.client.transfer import Transfer
+from clouddeploy_runtime.errors import NoResources
 from clouddeploy_runtime.job.buffers import BufferPool
+from clouddeploy_runtime.jobs import components
 from clouddeploy_runtime.kit import memory
 from clouddeploy_runtime.lifecycle import StopSignal
 from clouddeploy_runtime.wire import federation_pb2 as pb
@@ -36,21 +40,33 @@ class ClientAgent:
     Args:
         kit: a loaded, verified client kit.
         workspace: an existing folder for jobs, logs and `status.json`.
+        stop: set when an admin stops the site from the server.
     """
 
-    def __init__(self, kit: Kit, workspace: Path) -> None:
+    def __init__(self, kit: Kit, workspace: Path, stop: StopSignal) -> None:
         self._kit = kit
+        self._stop = stop
         self._workspace = workspace
         self._audit = AuditLog(workspace / "audit.jsonl")
+        self._settings = settings.load(kit.local)
+        self._resources = ResourceManager(self._settings)
+        self._launcher = launchers.of(self._settings)
+        self._jobs_folder = workspace / "jobs"
         self._transfer = Transfer()
         self._jobs: dict[str, tuple[SiteJob, asyncio.Task[None]]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._connection = Connection(
-            kit, workspace, transfer=self._transfer, active_jobs=lambda: self._jobs, handle=self._handle
+            kit,
+            workspace,
+            transfer=self._transfer,
+            active_jobs=lambda: self._jobs,
+            handle=self._handle,
+            ended=self._ended_at_server,
         )
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
+        await asyncio.to_thread(sweep, self._jobs_folder)
         await self._connection.run()
 
     def _handle(self, event: pb.ServerEvent) -> None:
@@ -65,43 +81,97 @@ class ClientAgent:
             entry = self._jobs.get(event.abort_job.job_id)
             if entry is not None:
                 self._spawn(entry[0].stop(event.abort_job.reason))
+            else:
+                log.info("Job %s was to be stopped, and does not run here", event.abort_job.job_id)
         elif kind == "revocations":
             self._connection.adopt(event.revocations.crl)
+        elif kind == "check_resources":
+            self._connection.send(pb.ClientEvent(resources=self._resources.answer(event.check_resources)))
+        elif kind == "release_resources":
+            self._resources.release(event.release_resources.reservation)
+        elif kind == "stop_site":
+            self._stop_site(event.stop_site)
+
+    def _stop_site(self, wish: pb.StopSite) -> None:
+        """Stop, or start again, for an admin whom this site's policy gives the right."""
+        user = tls.Peer(name=wish.user, org=wish.user_org, role=wish.user_role)
+        right = "restart" if wish.restart else "shutdown"
+        if not self._may(user, right, action=right):
+            log.warning("%s wants a %s, which this site's policy does not allow", user.name, right)
+            return
+        log.info("%s wants a %s", user.name, right)
+        if wish.restart:
+            self._stop.restart()
+        else:
+            self._stop.set()
+
+    def _ended_at_server(self, job_id: str) -> None:
+        entry = self._jobs.get(job_id)
+        if entry is not None:
+            self._spawn(entry[0].stop("the server does not run this job any more"))
 
     def _start(self, start: pb.StartJob) -> None:
         if start.job_id in self._jobs:
             return
-        if not self._permits(start):
-            self._job_ended(start.job_id, f"{self._kit.name}: this site's policy refuses jobs of {start.submitter}")
+        site = self._kit.name
+        if not self._permits(start, "submit_job"):
+            self._resources.release(start.reservation)
+            self._refuse(start.job_id, f"{site}: this site's policy refuses jobs of {start.submitter}")
             return
+        try:
+            environment = self._resources.claim(start.job_id, start.reservation)
+        except NoResources as exc:
+            self._refuse(start.job_id, f"{site}: {exc}")
+            return
+        place = Place(
+            site=site,
+            folder=self._jobs_folder / Path(start.job_id).name,
+            data_dir=self._data_dir(),
+            hidden=(self._kit.root, self._workspace),
+            environment=environment,
+        )
         job = SiteJob(
             start,
-            site=self._kit.name,
-            folder=self._workspace / "jobs" / Path(start.job_id).name,
-            data_dir=self._data_dir(),
+            place=place,
+            launcher=self._launcher,
             transfer=self._transfer,
             pool=BufferPool(BUDGET_BYTES),
-            report_task=self._task_failed,
+            check=partial(self._check, start),
+            report=self._connection.send,
         )
         self._jobs[start.job_id] = (job, asyncio.create_task(self._run_job(job)))
 
-    def _permits(self, start: pb.StartJob) -> bool:
+    def _check(self, start: pb.StartJob, app: Path) -> None:
+        """Refuse a job that names or brings what this site does not allow.
+
+        Raises:
+            RuntimeFault: names it.
+        """
+        own = app / "custom"
+        brings_code = own.is_dir() and any(own.iterdir())
+        may_bring_code = brings_code and self._permits(start, "byoc")
+        components.check(app, "client", self._settings, may_bring_code=may_bring_code)
+
+    def _refuse(self, job_id: str, reason: str) -> None:
+        log.warning("Job %s does not start: %s", job_id, reason, extra={"job": job_id, "site": self._kit.name})
+        self._connection.send(pb.ClientEvent(job_deployed=pb.JobDeployed(job_id=job_id, reason=reason)))
+
+    def _permits(self, start: pb.StartJob, right: str) -> bool:
         """A site decides for itself, whatever the server decided."""
         submitter = tls.Peer(name=start.submitter, org=start.submitter_org, role=start.submitter_role)
+        return self._may(submitter, right, action=f"{right} {start.job_id}")
+
+    def _may(self, user: tls.Peer, right: str, *, action: str) -> bool:
         policy = authorization.load(self._kit.local)
         allowed = policy.permits(
             authorization.Request(
-                user=submitter,
-                right="submit_job",
-                site_org=self._kit.org,
-                submitter_name=submitter.name,
-                submitter_org=submitter.org,
+                user=user, right=right, site_org=self._kit.org, submitter_name=user.name, submitter_org=user.org
             )
         )
         self._audit.record(
-            user=submitter.name,
-            role=submitter.role,
-            action=f"submit_job {start.job_id}",
+            user=user.name,
+            role=user.role,
+            action=action,
             address=self._kit.host,
             allowed=allowed,
             detail=policy.problem,
@@ -114,20 +184,19 @@ class ClientAgent:
 
     async def _run_job(self, job: SiteJob) -> None:
         log.info("Job %s starts", job.job_id, extra={"job": job.job_id, "site": self._kit.name})
-        reason = f"{self._kit.name}: the client stopped"
+        ending = Ending(f"{self._kit.name}: the client stopped")
         try:
-            reason = await job.run()
+            ending = await job.run()
+        except Exception as exc:  # the job's edge: whatever it is ends this job, with a reason, and no other
+            log.exception("Job %s ended by a defect", job.job_id, extra={"job": job.job_id})
+            ending = Ending(f"{self._kit.name}: {type(exc).__name__}: {exc}")
         finally:
             self._jobs.pop(job.job_id, None)
-            self._job_ended(job.job_id, reason)
-        log.info("Job %s ended: %s", job.job_id, reason or "as it should", extra={"job": job.job_id})
-
-    def _job_ended(self, job_id: str, reason: str) -> None:
-        self._connection.send(pb.ClientEvent(job_ended=pb.JobEnded(job_id=job_id, reason=reason)))
-
-    def _task_failed(self, job_id: str, task_id: str, reason: str) -> None:
-        event = pb.TaskFailed(job_id=job_id, task_id=task_id, reason=reason)
-        self._connection.send(pb.ClientEvent(task_failed=event))
+            self._resources.free(job.job_id)
+            event = pb.JobEnded(job_id=job.job_id, reason=ending.reason, crashed=ending.is_crash)
+            self._connection.send(pb.ClientEvent(job_ended=event))
+        how = ending.reason.partition("\n")[0] or "as it should"
+        log.info("Job %s ended: %s", job.job_id, how, extra={"job": job.job_id})
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -151,10 +220,11 @@ async def serve(kit: Kit, workspace: Path) -> None:
     """
     kits.verify(kit.root)
     memory.check(kit, workspace)
-    agent = ClientAgent(kit, workspace)
+    stop = StopSignal(workspace)
+    agent = ClientAgent(kit, workspace, stop)
     running = asyncio.create_task(agent.run())
     try:
-        await lifecycle.until(StopSignal(workspace), running)
+        await lifecycle.until(stop, running)
     finally:
         log.info("The client stops")
         running.cancel()

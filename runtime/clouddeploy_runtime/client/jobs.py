@@ -5,157 +5,240 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 import msgspec
 
 from clouddeploy_runtime import jobs
+from clouddeploy_runtime.client.site_tasks import SiteTasks
 from clouddeploy_runtime.errors import RuntimeFault
-from clouddeploy_runtime.job.messages import Done, Result, Task
-from clouddeploy_runtime.launchers.process import JobLaunch, JobProcess, launch
+from clouddeploy_runtime.job.messages import Done, Result
+from clouddeploy_runtime.launchers import JobLaunch
+from clouddeploy_runtime.wire import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import Any
 
     from clouddeploy_runtime.client.transfer import Transfer
-    from clouddeploy_runtime.job.buffers import Buffer, BufferPool
-    from clouddeploy_runtime.wire import federation_pb2 as pb
+    from clouddeploy_runtime.job.buffers import BufferPool
+    from clouddeploy_runtime.launchers import Launcher, Running
 
 log = logging.getLogger(__name__)
 
 _STOP_S = 5.0
+_LOG_TAIL_BYTES = 2048
+"""Of a failed trainer's log, for the server: enough for a traceback's end, too little for a site's data."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended at a site.
+
+    Attributes:
+        reason: empty: as it should. After the first line the end of the trainer's log.
+        is_crash: it ended without a word, so another try may help.
+    """
+
+    reason: str = ""
+    is_crash: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site runs its jobs.
+
+    Attributes:
+        site: its name.
+        folder: the job's own; its log stays there, and what the trainer wrote.
+        data_dir: the site's data.
+        hidden: the kit and the workspace, which are not the job's business.
+        code: folders with code of the site's own.
+        environment: what the job was lent, such as CUDA_VISIBLE_DEVICES.
+    """
+
+    site: str
+    folder: Path
+    data_dir: Path | None
+    hidden: tuple[Path, ...] = ()
+    code: tuple[Path, ...] = ()
+    environment: Mapping[str, str] | None = None
 
 
 class SiteJob:
-    """Runs one job's trainer; `run` returns the reason when it ended badly, else an empty text."""
+    """Runs one job's trainer; `run` returns how it ended.
+
+    Args:
+        start: the server's wish.
+        place: where it runs.
+        launcher: starts the trainer.
+        transfer: to the server and back.
+        pool: shared memory for this job; closed at its end.
+        check: called with the app's folder before anything of it runs; raises what speaks against it.
+        report: sends an event to the server.
+    """
 
     def __init__(
         self,
         start: pb.StartJob,
         *,
-        site: str,
-        folder: Path,
-        data_dir: Path | None,
+        place: Place,
+        launcher: Launcher,
         transfer: Transfer,
         pool: BufferPool,
-        report_task: Callable[[str, str, str], None],
+        check: Callable[[Path], None],
+        report: Callable[[pb.ClientEvent], None],
     ) -> None:
         self.job_id = start.job_id
         self._start = start
-        self._site = site
-        self._folder = folder
-        self._data_dir = data_dir
+        self._place = place
+        self._launcher = launcher
         self._transfer = transfer
         self._pool = pool
-        self._report_task = report_task
-        self._tasks: asyncio.Queue[pb.RunTask | None] = asyncio.Queue()
-        self._seen: set[str] = set()
-        self._lent: dict[str, Buffer] = {}
-        self._process: JobProcess | None = None
+        self._check = check
+        self._report = report
+        self._tasks = SiteTasks(
+            start.job_id, site=place.site, transfer=transfer, pool=pool, report=report, gone=self._is_gone
+        )
+        self._process: Running | None = None
+        self._fetching: asyncio.Task[bytes] | None = None
+        self._background: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
     def add(self, event: pb.RunTask) -> None:
-        """Queue a task; the server repeats those that it has no answer to after a reconnect."""
-        task = msgspec.msgpack.decode(event.task, type=Task)
-        if task.task_id not in self._seen:
-            self._seen.add(task.task_id)
-            self._tasks.put_nowait(event)
+        """Take a task; the server repeats those that it has no answer to."""
+        self._tasks.add(event)
 
-    async def run(self) -> str:
+    async def run(self) -> Ending:
         """Fetch the job, start the trainer and relay tasks and results until it ends."""
-        relay: asyncio.Task[None] | None = None
-        reason = ""
+        ending = Ending()
         try:
-            await self._launch()
-            relay = asyncio.create_task(self._relay_tasks())
-            reason = await self._receive()
+            if await self._launch():
+                self._report(pb.ClientEvent(job_deployed=pb.JobDeployed(job_id=self.job_id)))
+                ending = await self._receive()
         except (RuntimeFault, OSError, msgspec.MsgspecError, grpc.RpcError) as exc:
-            log.exception("Job %s failed at %s", self.job_id, self._site, extra={"job": self.job_id})
-            reason = f"{self._site}: {exc}"
+            log.exception("Job %s failed at %s", self.job_id, self._place.site, extra={"job": self.job_id})
+            ending = Ending(f"{self._place.site}: {exc}")
+            if self._process is None:
+                refusal = pb.JobDeployed(job_id=self.job_id, reason=ending.reason)
+                self._report(pb.ClientEvent(job_deployed=refusal))
         finally:
-            if relay is not None:
-                relay.cancel()
-                await asyncio.gather(relay, return_exceptions=True)
-            if self._process is not None:
-                self._process.kill()
-                await self._process.wait()
-            for buffer in self._lent.values():
-                buffer.release()
-            self._pool.close()
-        return "" if self._is_stopping else reason
+            await self._close()
+        return Ending() if self._is_stopping else ending
 
-    async def _launch(self) -> None:
-        archive = await self._transfer.fetch_bytes(
-            self.job_id, self._start.blob, size=self._start.size, sha256=self._start.sha256
-        )
-        await asyncio.to_thread(jobs.unpack, archive, self._folder / "job")
-        run_dir = self._folder / "run"
-        run_dir.mkdir(parents=True, exist_ok=True)
+    async def _launch(self) -> bool:
+        """Start the trainer; returns whether it runs, which it does not when it was told to stop meanwhile."""
+        start, folder = self._start, self._place.folder
+        fetching = self._transfer.fetch_bytes(self.job_id, start.blob, size=start.size, sha256=start.sha256)
+        self._fetching = asyncio.create_task(fetching)
+        await asyncio.wait({self._fetching})
         if self._is_stopping:
-            return
-        self._process = await launch(
-            JobLaunch(
-                job_id=self.job_id,
-                role="trainer",
-                site=self._site,
-                app_dir=self._folder / "job" / self._start.app,
-                run_dir=run_dir,
-                sites=tuple(self._start.sites),
-                data_dir=self._data_dir,
-            ),
-            self._pool,
+            return False
+        await asyncio.to_thread(self._unpack, self._fetching.result())
+        app = folder / "job" / start.app
+        self._check(app)
+        if self._is_stopping:
+            return False
+        job = JobLaunch(
+            job_id=self.job_id,
+            role="trainer",
+            site=self._place.site,
+            app_dir=app,
+            run_dir=folder / "run",
+            sites=tuple(start.sites),
+            data_dir=self._place.data_dir,
+            environment=self._place.environment or {},
+            code=self._place.code,
+            hidden=self._place.hidden,
         )
+        job.run_dir.mkdir(parents=True, exist_ok=True)
+        self._process = await self._launcher.launch(job, self._pool)
+        if self._is_stopping:
+            await self._process.stop("the job was stopped", grace_s=_STOP_S)
+        self._tasks.begin(self._process)
+        return True
 
-    async def _relay_tasks(self) -> None:
-        while (event := await self._tasks.get()) is not None:
-            task = msgspec.msgpack.decode(event.task, type=Task)
-            try:
-                await self._relay(task, event)
-            except (RuntimeFault, OSError, grpc.RpcError) as exc:
-                log.warning("Task %s of job %s failed: %s", task.task_id, self.job_id, exc)
-                self._report_task(self.job_id, task.task_id, f"{self._site}: {exc}")
+    def _unpack(self, archive: bytes) -> None:
+        shutil.rmtree(self._place.folder / "job", ignore_errors=True)  # of a trainer before this one
+        jobs.unpack(archive, self._place.folder / "job")
 
-    async def _relay(self, task: Task, event: pb.RunTask) -> None:
+    async def _receive(self) -> Ending:
         if self._process is None:
-            return
-        buffer: Buffer | None = None
-        if event.blob:
-            buffer = self._pool.acquire(event.size)
-            self._lent[task.task_id] = buffer
-            await self._transfer.fetch(self.job_id, event.blob, into=buffer.view[: event.size], sha256=event.sha256)
-        with contextlib.suppress(OSError):  # the trainer has ended; `_receive` finds out why and says so
-            await self._process.send(task, buffer)
-
-    async def _receive(self) -> str:
-        if self._process is None:
-            return ""
+            return Ending()
         done: Done | None = None
         while (received := await self._process.receive()) is not None:
             message, buffer = received
             if isinstance(message, Result):
-                await self._answer(message, buffer)
+                self._tasks.answered(message, buffer)
             elif isinstance(message, Done):
                 done = message
+                # A thread of the script's own might keep the process from ending.
+                self._spawn(self._process.stop("", grace_s=_STOP_S))
         code = await self._process.wait()
-        if code == 0 and (done is None or not done.reason):
-            return ""
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return f"{self._site}: {done.reason if done and done.reason else f'the trainer {how}'}"
+        await self._tasks.delivered()
+        if done is not None and done.reason:
+            return self._failed(done.reason if done.reason.startswith(self._place.site) else self._named(done.reason))
+        if done is not None or code == 0:
+            return Ending()
+        return self._failed(self._process.ending(), is_crash=True)
 
-    async def _answer(self, result: Result, buffer: Buffer | None) -> None:
-        lent = self._lent.pop(result.task_id, None)
-        if lent is not None:
-            lent.release()
-        try:
-            await self._transfer.send(self.job_id, result, buffer.view[: result.size] if buffer else memoryview(b""))
-        finally:
-            if buffer is not None:
-                buffer.release()
+    def _named(self, reason: str) -> str:
+        return f"{self._place.site}: {reason}"
+
+    def _failed(self, reason: str, *, is_crash: bool = False) -> Ending:
+        first = reason.replace("\n", " ")
+        tail = _tail(self._place.folder / "run" / "log.txt")
+        return Ending(f"{first}\n{tail}" if tail else first, is_crash=is_crash)
+
+    def _is_gone(self) -> None:
+        log.warning(
+            "The server does not run job %s any more; its trainer is stopped", self.job_id, extra={"job": self.job_id}
+        )
+        self._spawn(self.stop("the server does not run this job any more"))
 
     async def stop(self, reason: str) -> None:
-        """End the trainer: ask, then insist."""
+        """End the trainer: ask, then insist. What it has not delivered is lost."""
         self._is_stopping = True
+        self._tasks.cancel()
+        if self._fetching is not None:
+            self._fetching.cancel()
         if self._process is not None:
             await self._process.stop(reason, grace_s=_STOP_S)
+
+    async def _close(self) -> None:
+        if self._fetching is not None:
+            self._fetching.cancel()
+        self._tasks.cancel()
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+        await self._tasks.closed()
+        self._pool.close()
+        # The job comes with each start; what the trainer wrote, and its log, is the site's.
+        await asyncio.to_thread(shutil.rmtree, self._place.folder / "job", ignore_errors=True)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _tail(path: Path) -> str:
+    """Return the last lines of a trainer's log, whole ones."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LOG_TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+        return text if size <= _LOG_TAIL_BYTES else text.partition("\n")[2]
+    return ""
+
+
+def sweep(folder: Path) -> None:
+    """Remove the job folders that a client left when it was killed; logs and results stay."""
+    for left in folder.glob("*/job"):
+        shutil.rmtree(left, ignore_errors=True)

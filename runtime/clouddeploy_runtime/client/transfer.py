@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import msgspec
 
-from clouddeploy_runtime.errors import BlobCorrupt, ConnectionFailed
+from clouddeploy_runtime.errors import BlobCorrupt, ConnectionFailed, RuntimeFault
+from clouddeploy_runtime.job.messages import Delivery, Receipt
 from clouddeploy_runtime.wire import blobs, rpc
 
 if TYPE_CHECKING:
@@ -19,36 +19,54 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 6
+"""How often a transfer is tried that fails although the connection is there."""
 _RETRY_S = 1.0
-_REPEAT = frozenset(
+_LOST = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.UNAUTHENTICATED,  # the agent registers again meanwhile
-        grpc.StatusCode.DATA_LOSS,
         grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.ABORTED,  # another upload of the same result came in between
     }
 )
+"""The connection's trouble, not the transfer's: repeated for as long as the job runs here."""
+_REPEAT = frozenset({grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL})
+
+_BROKEN = (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError)
+"""A channel that is closed cancels its calls, and so whoever waits for them; a new call on it is wrong usage."""
+
+
+class Gone(RuntimeFault):
+    """The server has nothing of this name, or runs this job no more."""
+
+    error_code = "GONE"
 
 
 class Transfer:
-    """Uses whatever channel and token the agent has at the time of each attempt."""
+    """Uses whatever channel and token the agent has at the time of each attempt.
+
+    Attributes:
+        connections: how many there have been.
+    """
 
     def __init__(self) -> None:
         self._channel: Any = None
         self._token = ""
         self._ready = asyncio.Event()
+        self.connections = 0
 
     def connected(self, channel: Any, token: str) -> None:
         """Use this connection from now on."""
         self._channel, self._token = channel, token
+        self.connections += 1
         self._ready.set()
 
     def disconnected(self) -> None:
-        """Hold transfers until the next connection."""
+        """Hold transfers until the next connection; who waits for one may be cancelled."""
         self._ready.clear()
 
     async def fetch_bytes(self, job_id: str, blob: str, *, size: int, sha256: str) -> bytes:
-        """Download a small blob."""
+        """Download a small blob; see `fetch`."""
         content = bytearray(size)
         await self.fetch(job_id, blob, into=memoryview(content), sha256=sha256)
         return bytes(content)
@@ -57,11 +75,12 @@ class Transfer:
         """Download a blob into a buffer of its size; a broken transfer goes on where it stopped.
 
         Raises:
+            Gone: the server has no such blob for this site.
             ConnectionFailed: it did not work within the attempts.
             BlobCorrupt: it came complete, but is not what the server announced.
         """
-        position = 0
-        for attempt in range(_ATTEMPTS):
+        position = failures = 0
+        while True:
             await self._ready.wait()
             request = msgspec.json.encode({"blob": blob, "offset": position})
             call = self._channel.unary_stream(rpc.DOWNLOAD)(request, metadata=self._metadata(job_id))
@@ -72,44 +91,55 @@ class Transfer:
                         raise BlobCorrupt("A blob is longer than announced", why=f"{len(into)} bytes were announced")
                     into[position:end] = chunk
                     position = end
-            except grpc.RpcError as exc:
-                await self._pause(exc, attempt)
+            except _BROKEN as exc:
+                failures = await self._pause(exc, failures, f"download {blob}")
                 continue
             await asyncio.to_thread(blobs.check, into, received=position, sha256=sha256)
             return
-        raise ConnectionFailed(f"Cannot download {blob}", why=f"{_ATTEMPTS} attempts failed")
 
-    async def send(self, job_id: str, result: Result, view: memoryview) -> None:
+    async def send(self, job_id: str, result: Result, view: memoryview, *, task_sha256: str) -> Receipt:
         """Upload a result; the server takes it once, however often it is sent.
 
+        Args:
+            job_id: the job it is of.
+            result: goes first.
+            view: the bytes of its parameters; they must stay as they are until this returns.
+            task_sha256: of the parameters that it answers.
+
         Raises:
+            Gone: the server does not run the job any more.
             ConnectionFailed: it did not work within the attempts.
         """
-        digest = await asyncio.to_thread(lambda: hashlib.sha256(view).hexdigest())
-        extra = (
-            (rpc.RESULT_KEY, msgspec.msgpack.encode(result)),
-            (rpc.SIZE_KEY, str(len(view))),
-            (rpc.SHA256_KEY, digest),
-        )
-        for attempt in range(_ATTEMPTS):
+        sha256 = await asyncio.to_thread(blobs.digest, view)
+        header = msgspec.msgpack.encode(Delivery(result, sha256, task_sha256))
+        failures = 0
+        while True:
             await self._ready.wait()
-            call = self._channel.stream_unary(rpc.UPLOAD)(blobs.send(view), metadata=(*self._metadata(job_id), *extra))
+            content = blobs.send(view, header=header)
+            call = self._channel.stream_unary(rpc.UPLOAD)(content, metadata=self._metadata(job_id))
             try:
-                await call
-            except grpc.RpcError as exc:
-                if exc.code() is grpc.StatusCode.NOT_FOUND:
-                    log.info("Job %s does not take results any more", job_id)
-                    return
-                await self._pause(exc, attempt)
-                continue
-            return
-        raise ConnectionFailed(f"Cannot upload the result of task {result.task_id}", why=f"{_ATTEMPTS} attempts failed")
+                return Receipt((await call).decode())
+            except _BROKEN as exc:
+                failures = await self._pause(exc, failures, f"upload the result of task {result.task_id}")
 
     def _metadata(self, job_id: str) -> tuple[tuple[str, str], ...]:
         return ((rpc.TOKEN_KEY, self._token), (rpc.JOB_KEY, job_id))
 
-    async def _pause(self, exc: Any, attempt: int) -> None:
-        if exc.code() not in _REPEAT:
-            raise ConnectionFailed("The server refused a transfer", why=f"{exc.code().name}: {exc.details()}") from exc
-        log.info("A transfer broke (%s), attempt %d of %d", exc.code().name, attempt + 1, _ATTEMPTS)
+    async def _pause(self, exc: Any, failures: int, what: str) -> int:
+        """Wait before the next attempt; returns how many have failed for another cause than the connection's."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise exc
+        code, details = grpc.StatusCode.CANCELLED, "the connection was closed"
+        if isinstance(exc, grpc.RpcError):
+            code, details = exc.code(), exc.details()
+        if code is grpc.StatusCode.NOT_FOUND:
+            raise Gone(f"Cannot {what}", why=details) from exc
+        if code not in _LOST | _REPEAT:
+            raise ConnectionFailed(f"Cannot {what}", why=f"the server answers {code.name}: {details}") from exc
+        failures += code in _REPEAT
+        if failures >= _ATTEMPTS:
+            raise ConnectionFailed(f"Cannot {what}", why=f"{failures} attempts failed, {code.name}: {details}") from exc
+        log.info("Cannot %s just now (%s: %s)", what, code.name, details)
         await asyncio.sleep(_RETRY_S)
+        return failures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
+import errno
 import logging
 import os
 import runpy
@@ -12,25 +12,56 @@ import signal
 import socket
 import sys
 import traceback
-from importlib import import_module
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from clouddeploy_runtime.errors import ClouddeployError
-from clouddeploy_runtime.job import client_api
-from clouddeploy_runtime.job.channel import Channel
-from clouddeploy_runtime.job.controller import Controller
-from clouddeploy_runtime.job.fedavg import BadWorkflow, FedAvg
+from clouddeploy_runtime.errors import ClouddeployError, InvalidJob
+from clouddeploy_runtime.job import client_api, config, nvflare_alias
+from clouddeploy_runtime.job.buffers import NoBuffer
+from clouddeploy_runtime.job.checkpoint import BadCheckpoint
+from clouddeploy_runtime.job.controller import JobAborted
+from clouddeploy_runtime.job.fedavg import BadWorkflow
+from clouddeploy_runtime.job.filters import BadFilter, FilteredChannel, ParentGone
+from clouddeploy_runtime.job.initial_model import BadModel
 from clouddeploy_runtime.job.messages import Done
+from clouddeploy_runtime.jobs import app_config
+from clouddeploy_runtime.jobs.known import ComponentRefused
 
-COMPLETED, FAILED = "FINISHED:COMPLETED", "FINISHED:EXECUTION_EXCEPTION"
+COMPLETED, ABORTED, FAILED = "FINISHED:COMPLETED", "FINISHED:ABORTED", "FINISHED:EXECUTION_EXCEPTION"
 PR_SET_PDEATHSIG = 1
-REFERENCE = {
-    "nvflare.app_common.workflows.fedavg.FedAvg": FedAvg,
-    "nvflare.app_opt.pt.recipes.fedavg.FedAvg": FedAvg,
-    "clouddeploy_runtime.job.fedavg.FedAvg": FedAvg,
-}
-"""The reference's class paths that stand for ours."""
+_MAX_REASON = 4000
+"""Signs; a reason travels in one packet, and people read it in one line of a table."""
+
+
+class Exit(IntEnum):
+    """How a job's process ends; the reference's numbers."""
+
+    OK = 0
+    ABORTED = 9
+    EXCEPTION = 101
+    """The job's own code failed."""
+    UNSAFE_COMPONENT = 102
+    """The configuration names a class that is not run here."""
+    CONFIG = 103
+    """The configuration, or a file that it names, is wrong."""
+    INFRASTRUCTURE = 104
+    """The parent, the disk or the memory failed, not the job."""
+
+
+class ScriptExit(ClouddeployError):
+    """The training script called `sys.exit` with something that is no success."""
+
+
+_KINDS: tuple[tuple[tuple[type[BaseException], ...], Exit], ...] = (
+    ((JobAborted,), Exit.ABORTED),
+    ((ComponentRefused,), Exit.UNSAFE_COMPONENT),
+    ((BadWorkflow, BadModel, BadFilter, InvalidJob), Exit.CONFIG),
+    ((NoBuffer, BadCheckpoint, ParentGone, MemoryError), Exit.INFRASTRUCTURE),
+)
+"""The first that fits; anything else is an exception of the job's code."""
+_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE})
+"""Errors of files that are the machine's and not the code's."""
 
 
 def main() -> int:
@@ -46,85 +77,90 @@ def main() -> int:
     arguments = parser.parse_args()
     _die_with(arguments.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
-    channel = Channel(socket.socket(fileno=arguments.fd))
+    channel = FilteredChannel(socket.socket(fileno=arguments.fd))
     try:
         metrics = _control(channel, arguments) if arguments.role == "controller" else _train(channel, arguments)
+        _say(channel, Done(COMPLETED, "", metrics))
     except BaseException as error:  # noqa: BLE001 - the process's edge: user code may raise anything
-        traceback.print_exc()
-        _say(channel, Done(FAILED, f"{arguments.site}: {_reason(error)}", {}))
-        return 1
-    _say(channel, Done(COMPLETED, "", metrics))
-    return 0
+        status = _status(error)
+        if status is not Exit.ABORTED:
+            traceback.print_exc()
+        end = ABORTED if status is Exit.ABORTED else FAILED
+        _say(channel, Done(end, f"{arguments.site}: {_reason(error)}"[:_MAX_REASON], {}))
+        return status
+    return Exit.OK
 
 
 def _die_with(parent: int) -> None:
     """Makes the kernel end this process when its parent ends, however that happens."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        os._exit(1)
+        os._exit(Exit.INFRASTRUCTURE)
 
 
-def _control(channel: Channel, arguments: argparse.Namespace) -> dict[str, Any]:
-    config = _config(arguments.app, "server")
-    workflow = config["workflows"][0]
-    path, values = workflow["path"], dict(workflow.get("args", {}))
-    kind = REFERENCE.get(path) or _own(path)
-    controller = kind(channel, sites=tuple(arguments.sites.split(",")), run_dir=arguments.run)
-    configure = getattr(controller, "configure", None)
-    if configure is not None:
-        configure(**values)
+def _control(channel: FilteredChannel, arguments: argparse.Namespace) -> dict[str, Any]:
+    read = _config(arguments, "server")
+    channel.use(config.filters(read))
+    controller = config.controller(
+        read,
+        arguments.app,
+        channel=channel,
+        sites=tuple(arguments.sites.split(",")),
+        run_dir=arguments.run,
+        job_id=arguments.job,
+    )
     return controller.run()
 
 
-def _own(path: str) -> type[Controller]:
-    module, _, name = path.rpartition(".")
+def _train(channel: FilteredChannel, arguments: argparse.Namespace) -> dict[str, Any]:
+    search = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    script = config.script(_config(arguments, "client"), arguments.app, search=search)
+    client_api.enter(channel, site=arguments.site, job_id=arguments.job, data_dir=arguments.data, wishes=script.wishes)
+    nvflare_alias.install()
+    sys.argv = [str(script.file), *script.arguments]
     try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadWorkflow(
-            f"the workflow {path!r} cannot be loaded", why=str(error), hint="put it into custom/"
-        ) from error
-    if not (isinstance(kind, type) and issubclass(kind, Controller)):
-        raise BadWorkflow(f"the workflow {path!r} is no Controller", hint="derive it from job.controller.Controller")
-    return kind
-
-
-def _train(channel: Channel, arguments: argparse.Namespace) -> dict[str, Any]:
-    config = _config(arguments.app, "client")
-    script = arguments.app / "custom" / config["executors"][0]["executor"]["args"]["task_script_path"]
-    client_api.enter(channel, site=arguments.site, job_id=arguments.job, data_dir=arguments.data)
-    runpy.run_path(str(script), run_name="__main__")
+        runpy.run_path(str(script.file), run_name="__main__")
+    except SystemExit as end:
+        if end.code not in {None, 0}:
+            raise ScriptExit(f"{script.file.name} ended with {end.code!r}") from end
+    reason = client_api.aborted()
+    if reason is not None:
+        raise JobAborted(reason)
     return {}
 
 
-def _config(app: Path, side: str) -> dict[str, Any]:
-    file = app / "config" / f"config_fed_{side}.json"
-    try:
-        loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadWorkflow(f"{file.name} of the job cannot be read", why=str(error)) from error
-    wanted = "workflows" if side == "server" else "executors"
-    if not loaded.get(wanted):
-        raise BadWorkflow(f"{file.name} names no {wanted}", hint=f"it needs at least one entry in {wanted!r}")
-    for key in ("task_data_filters", "task_result_filters"):
-        if loaded.get(key):  # a filter may protect privacy; running without it would be worse than not running
-            raise BadWorkflow(f"{file.name} asks for {key}", why="filters are not supported yet")
-    return loaded
+def _config(arguments: argparse.Namespace, side: app_config.Side) -> app_config.AppConfig:
+    system = {
+        "SITE_NAME": arguments.site,
+        "JOB_ID": arguments.job,
+        "WORKSPACE": str(arguments.run),
+        "ROOT_URL": "",  # only the parents talk on the network
+        "SECURE_MODE": "true",
+    }
+    return app_config.read(arguments.app, side, system=system, environment=os.environ)
 
 
-def _say(channel: Channel, message: Done) -> None:
+def _status(error: BaseException) -> Exit:
+    for kinds, status in _KINDS:
+        if isinstance(error, kinds):
+            return status
+    return Exit.INFRASTRUCTURE if isinstance(error, OSError) and error.errno in _MACHINE else Exit.EXCEPTION
+
+
+def _say(channel: FilteredChannel, message: Done) -> None:
     try:
         channel.send(message)
-    except OSError:
+    except ParentGone:
         logging.getLogger(__name__).warning("the parent is gone")
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, ClouddeployError):
         return str(error)
-    last = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
-    where = f" ({Path(last.filename).name}, line {last.lineno})" if last else ""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith("<frozen")]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,15 +1,21 @@
 """Shared memory for tensors: made once, passed as a file descriptor, used again and again.
 
 Fresh pages cost more than TLS and gRPC together, so a buffer that was released is preferred over a new one.
+
+Memory that another process can make shorter is a trap: whoever touches what is gone is killed by SIGBUS. So memory is
+sealed against it, a parent takes no other from a job, and files are allocated before they are mapped.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import tempfile
 import threading
 from typing import TYPE_CHECKING
+
+from clouddeploy_runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +25,24 @@ if TYPE_CHECKING:
 PAGE = mmap.PAGESIZE
 WASTE = 4
 """A free buffer up to so many times too large is reused; beyond that a small one would pin a large one's memory."""
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+"""Its size stays as it is, for everybody and for ever."""
+MAX_MAPPINGS = 256
+"""Buffers that a parent takes from one job. A job needs one or two; the kernel allows a process 65,530 mappings."""
+MAX_MAPPED_BYTES = os.sysconf("SC_PHYS_PAGES") * PAGE
+"""What these may hold together: more than the machine's memory cannot be meant."""
+
+
+class NoBuffer(RuntimeFault):
+    """A buffer for tensors cannot be had."""
+
+    error_code = "NO_BUFFER"
+
+
+class BufferRefused(RuntimeFault):
+    """What another process calls a buffer is none that can be used without danger."""
+
+    error_code = "BUFFER_REFUSED"
 
 
 class Buffer:
@@ -27,7 +51,7 @@ class Buffer:
     Attributes:
         key: its number at its owner.
         size: bytes in use.
-        view: writable, at least `size` bytes long.
+        view: at least `size` bytes long; writable at its owner, read-only at the receiver.
         fd: its file descriptor; −1 at the receiver, which keeps the mapping alone.
     """
 
@@ -76,10 +100,19 @@ class BufferPool:
         self._free: set[int] = set()
         self._lock = threading.Lock()
         self._next = 1
+        self._is_closed = False
 
     def acquire(self, size: int) -> Buffer:
-        """Returns a buffer of at least `size` bytes; whoever holds it releases it."""
+        """Returns a buffer of at least `size` bytes; whoever holds it releases it.
+
+        Raises:
+            NoBuffer: the disk or the memory is full, the size is none, or the pool was closed.
+        """
+        if size < 0:
+            raise NoBuffer(f"a buffer of {size} bytes cannot be made", why="a size is at least 0")
         with self._lock:
+            if self._is_closed:
+                raise NoBuffer(f"a buffer of {size} bytes cannot be made", why="the job has ended")
             fitting = [
                 self._buffers[key]
                 for key in self._free
@@ -99,8 +132,9 @@ class BufferPool:
             buffer.release()
 
     def close(self) -> None:
-        """Gives all memory back; buffers must not be used afterwards."""
+        """Gives all memory back; buffers must not be used afterwards, and no more can be had."""
         with self._lock:
+            self._is_closed = True
             for buffer in self._buffers.values():
                 os.close(buffer.fd)
             self._buffers.clear()
@@ -110,13 +144,7 @@ class BufferPool:
         capacity = max(PAGE, -(-size // PAGE) * PAGE)
         in_memory = sum(one.capacity for one in self._buffers.values() if not one.is_file)
         is_file = in_memory + capacity > self._budget
-        if is_file:
-            descriptor, path = tempfile.mkstemp(prefix="clouddeploy-buffer-")
-            os.unlink(path)  # noqa: PTH108 - it must vanish with the last process that maps it
-        else:
-            descriptor = os.memfd_create("clouddeploy-buffer", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, capacity)
-        memory = mmap.mmap(descriptor, capacity)
+        descriptor, memory = _file(capacity) if is_file else _memory(capacity)
         buffer = Buffer(self._next, descriptor, memory, size=size, on_release=self._take_back, is_file=is_file)
         self._buffers[self._next] = buffer
         self._next += 1
@@ -128,20 +156,110 @@ class BufferPool:
                 self._free.add(buffer.key)
 
 
-class Mappings:
-    """The receiver's side: maps each of the other's buffers once."""
+def _memory(capacity: int) -> tuple[int, mmap.mmap]:
+    try:
+        descriptor = os.memfd_create("clouddeploy-buffer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(descriptor, capacity)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+            return descriptor, mmap.mmap(descriptor, capacity)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except (OSError, OverflowError, ValueError) as exc:
+        raise NoBuffer(f"a buffer of {capacity} bytes cannot be made", why=f"no memory: {exc}") from exc
 
-    def __init__(self, on_release: Callable[[int], None]) -> None:
+
+def _file(capacity: int) -> tuple[int, mmap.mmap]:
+    """Makes a file without a name; its descriptor is for reading only: a file cannot be sealed as memory can."""
+    folder = tempfile.gettempdir()
+    try:
+        writable, path = tempfile.mkstemp(prefix="clouddeploy-buffer-", dir=folder)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            os.unlink(path)  # noqa: PTH108 - it must vanish with the last process that maps it
+            try:
+                os.posix_fallocate(writable, 0, capacity)  # a hole in a full disk's file would be a SIGBUS later
+                return descriptor, mmap.mmap(writable, capacity)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        finally:
+            os.close(writable)
+    except (OSError, OverflowError, ValueError) as exc:
+        raise NoBuffer(
+            f"the temporary folder {folder} is full or cannot be used",
+            why=f"{capacity} bytes for tensors: {exc}",
+            hint="Make room there, or set TMPDIR to a folder on a larger disk.",
+        ) from exc
+
+
+class Mappings:
+    """The receiver's side: maps each of the other's buffers once.
+
+    Args:
+        on_release: told the key of each buffer that is done with.
+        is_strict: the sender is not trusted: only memory is taken that it can neither take away nor make up.
+    """
+
+    def __init__(self, on_release: Callable[[int], None], *, is_strict: bool = False) -> None:
         self._memory: dict[int, mmap.mmap] = {}
         self._on_release = on_release
+        self._is_strict = is_strict
 
     def buffer_of(self, frame: Frame, descriptors: list[int]) -> Buffer | None:
-        """Returns the buffer that belongs to a frame's message, if any; a descriptor comes with its first use."""
-        if frame.key is None:
-            return None
-        key = frame.key
-        if descriptors:
-            self._memory[key] = mmap.mmap(descriptors[0], frame.capacity)
-            os.close(descriptors[0])
+        """Returns the buffer that belongs to a frame's message, if any; a descriptor comes with its first use.
+
+        Args:
+            frame: the frame that came.
+            descriptors: what came beside it; they are closed here.
+
+        Raises:
+            BufferRefused: there is no such buffer, it is smaller than the message says, or it is not safe to touch.
+        """
+        try:
+            if frame.key is None:
+                return None
+            if descriptors:
+                self._map(frame.key, descriptors[0], frame.capacity)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        memory = self._memory.get(frame.key)
         size = getattr(frame.message, "size", 0)
-        return Buffer(key, -1, self._memory[key], size=size, on_release=lambda one: self._on_release(one.key))
+        if memory is None:
+            raise _refused(f"number {frame.key} never came")
+        if not 0 <= size <= len(memory):
+            raise _refused(f"{size} bytes in one of {len(memory)}")
+        return Buffer(frame.key, -1, memory, size=size, on_release=lambda one: self._on_release(one.key))
+
+    def _map(self, key: int, descriptor: int, capacity: int) -> None:
+        if self._is_strict:
+            self._check(key, descriptor, capacity)
+        try:
+            self._memory[key] = mmap.mmap(descriptor, capacity, access=mmap.ACCESS_READ)
+        except (OSError, OverflowError, ValueError) as exc:
+            raise _refused(str(exc)) from exc
+
+    def _check(self, key: int, descriptor: int, capacity: int) -> None:
+        if key in self._memory:
+            raise _refused(f"number {key} came twice")
+        if len(self._memory) >= MAX_MAPPINGS:
+            raise _refused(f"more than {MAX_MAPPINGS}")
+        try:
+            seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+            page = os.fstatvfs(descriptor).f_bsize
+        except OSError:
+            raise _refused("it is no memory") from None  # of a file or a socket
+        if not seals & fcntl.F_SEAL_SHRINK:
+            raise _refused("its size is not sealed, so the job could take it away while it is read")
+        if page != PAGE:
+            raise _refused("it is of huge pages, of which a read may find none")
+        if capacity <= 0 or capacity % PAGE or capacity != os.fstat(descriptor).st_size:
+            raise _refused(f"{capacity} bytes are not its size")
+        if capacity + sum(len(one) for one in self._memory.values()) > MAX_MAPPED_BYTES:
+            raise _refused("more than the machine has memory")
+
+
+def _refused(why: str) -> BufferRefused:
+    return BufferRefused("a buffer cannot be used", why=why)

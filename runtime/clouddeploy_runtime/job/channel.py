@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import select
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from clouddeploy_runtime.job.buffers import BufferPool, Mappings
-from clouddeploy_runtime.job.messages import MAX_FRAME, Frame, Message, Release, decode, encode
+from clouddeploy_runtime.job.messages import MAX_FRAME, Frame, Message, MessageTooLarge, Release, decode, encode
 
 if TYPE_CHECKING:
     from clouddeploy_runtime.job.buffers import Buffer
@@ -28,6 +31,7 @@ class Channel:
         """Sends a message; the parent gives the buffer back when it has finished with it.
 
         Raises:
+            MessageTooLarge: its metrics, say, are more than one packet holds.
             OSError: the parent is gone.
         """
         if buffer is None:
@@ -40,12 +44,25 @@ class Channel:
             socket.send_fds(self._socket, [frame], [buffer.fd])
             self._sent.add(buffer.key)
 
-    def receive(self) -> tuple[Message, Buffer | None] | None:
-        """Returns the next message and its buffer; None when the parent is gone."""
+    def receive(self, *, until: float = math.inf) -> tuple[Message, Buffer | None] | None:
+        """Returns the next message and its buffer; None when the parent is gone.
+
+        Args:
+            until: on the monotonic clock.
+
+        Raises:
+            TimeoutError: no message came until then.
+            MessageTooLarge: one was cut off.
+        """
         while True:
-            data, descriptors, _flags, _address = socket.recv_fds(self._socket, MAX_FRAME, 1)
+            wait_s = None if math.isinf(until) else max(0.0, until - time.monotonic())
+            if not select.select([self._socket], [], [], wait_s)[0]:
+                raise TimeoutError
+            data, descriptors, flags, _address = socket.recv_fds(self._socket, MAX_FRAME, 1)
             if not data:
                 return None
+            if flags & socket.MSG_TRUNC:
+                raise MessageTooLarge("a message of the parent was cut off", why=f"the limit is {MAX_FRAME} bytes")
             frame = decode(data)
             if isinstance(frame.message, Release):
                 self.pool.release(frame.message.key)

@@ -6,22 +6,30 @@ while flare.is_running():
     if model is None:
         break
     flare.send(flare.FLModel(params=train(model.params), metrics={"loss": 0.1}, samples=100))
+
+Scripts that say `import nvflare.client as flare` get this module, see `nvflare_alias`.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clouddeploy_runtime.errors import RuntimeFault
 from clouddeploy_runtime.job import tensors
+from clouddeploy_runtime.job.filters import Filters
+from clouddeploy_runtime.job.initial_model import array
 from clouddeploy_runtime.job.messages import Abort, Result, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,6 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("job")
 
+SAMPLES = "NUM_STEPS_CURRENT_ROUND"
+"""Where the reference's scripts say what an update weighs."""
+
 
 class ClientApiMisuse(RuntimeFault):
     """A call of the client API came where it makes no sense."""
@@ -37,22 +48,57 @@ class ClientApiMisuse(RuntimeFault):
     error_code = "CLIENT_API_MISUSE"
 
 
-@dataclass(frozen=True)
+class ParamsType(StrEnum):
+    """Whether parameters are whole or what is to be added to those received."""
+
+    FULL = "FULL"
+    DIFF = "DIFF"
+
+
+@dataclass
 class FLModel:
     """Parameters on their way from or to the server.
 
     Attributes:
-        params: by name. Received ones look into shared memory: read-only, and valid until the next `receive`.
+        params: by name. Received ones look into shared memory: read-only, and valid until the answer was sent.
         metrics: floats by name, averaged over the sites by samples.
-        samples: how many training samples stand behind the parameters.
+        samples: how many training samples stand behind the parameters; None: what `meta` says, else 1.
         current_round: from 0.
+        total_rounds: of the job.
+        params_type: of `params`; None is FULL.
+        meta: of it `NUM_STEPS_CURRENT_ROUND` counts, as samples.
+        optimizer_params: stay at the site.
     """
 
-    params: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    samples: int = 1
-    current_round: int = 0
-    total_rounds: int = 0
+    params: Mapping[str, Any] | None = field(default_factory=dict)
+    metrics: Mapping[str, float] | None = field(default_factory=dict)
+    samples: int | None = None
+    current_round: int | None = 0
+    total_rounds: int | None = 0
+    params_type: ParamsType | str | None = None
+    meta: Mapping[str, Any] | None = None
+    optimizer_params: Any = None
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the executor's entry in the configuration says of the script.
+
+    Attributes:
+        tasks: patterns of the tasks it does; others fail.
+        train: what its training task is called, besides `train`.
+        evaluate: what its evaluation task is called, besides `evaluate` and `validate`.
+        filters: of this side.
+        to_framework: makes the script's kind of tensor from a read-only array; None: the array itself.
+        config: what `get_config` returns.
+    """
+
+    tasks: tuple[str, ...] = ("*",)
+    train: str = "train"
+    evaluate: str = "evaluate"
+    filters: Filters = field(default_factory=Filters)
+    to_framework: Callable[[NDArray[np.generic]], Any] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,21 +107,30 @@ class _Context:
     site: str
     job_id: str
     data_dir: Path | None
+    wishes: Wishes
     task: Task | None = None
+    received: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     has_ended: bool = False
+    abort: str | None = None
 
 
 _context: list[_Context] = []
 """One training script runs in one process, so its API has one context; the process's start fills it."""
 
 
-def enter(channel: Channel, *, site: str, job_id: str, data_dir: Path | None) -> None:
+def enter(channel: Channel, *, site: str, job_id: str, data_dir: Path | None, wishes: Wishes | None = None) -> None:
     """Prepares the API; the job process calls it before the script runs."""
-    _context[:] = [_Context(channel, site, job_id, data_dir)]
+    _context[:] = [_Context(channel, site, job_id, data_dir, wishes or Wishes())]
 
 
-def init() -> None:
-    """Begins; kept for scripts written for the reference."""
+def aborted() -> str | None:
+    """Returns why the job was stopped; None when it was not, as when it is simply over."""
+    return _current().abort
+
+
+def init(rank: str | None = None, config_file: str | None = None) -> None:
+    """Begins; kept, with its arguments, for scripts written for the reference."""
+    del rank, config_file
     _current()
 
 
@@ -84,52 +139,112 @@ def is_running() -> bool:
     return not _current().has_ended
 
 
-def receive() -> FLModel | None:
-    """Waits for the next task and returns its model; None when the job is over."""
+def receive(timeout: float | None = None) -> FLModel | None:
+    """Waits for the next task and returns its model; None when the job is over, or nothing came within the timeout.
+
+    Raises:
+        ClientApiMisuse: the task is none that the configuration gives to this script.
+    """
     context = _current()
     context.task = None
-    received = None if context.has_ended else context.channel.receive()
+    if context.has_ended:
+        return None
+    until = math.inf if timeout is None else time.monotonic() + timeout
+    try:
+        received = context.channel.receive(until=until)
+    except TimeoutError:
+        return None
     if received is None:
         context.has_ended = True
         return None
     task, buffer = received
     if not isinstance(task, Task):
         context.has_ended = isinstance(task, Abort)
+        context.abort = task.reason or None if isinstance(task, Abort) else None
         return None
     context.task = task
-    params = {} if buffer is None else tensors.read(buffer.view[: task.size])
-    return FLModel(params=params, current_round=task.round, total_rounds=task.total_rounds)
+    if not any(fnmatchcase(task.name, pattern) for pattern in _patterns(context.wishes)):
+        raise ClientApiMisuse(
+            f"no executor does the task {task.name!r}", why=f"tasks: {', '.join(context.wishes.tasks)}"
+        )
+    context.received = {} if buffer is None else tensors.read(buffer.view[: task.size])
+    params: Mapping[str, Any] = context.wishes.filters.on_data(context.received, task.name)
+    if context.wishes.to_framework is not None:
+        params = {name: context.wishes.to_framework(one) for name, one in params.items()}
+    return FLModel(
+        params=params, params_type=ParamsType.FULL, current_round=task.round, total_rounds=task.total_rounds, meta={}
+    )
 
 
-def send(model: FLModel) -> None:
+def send(model: FLModel, clear_cache: bool = True) -> None:
     """Answers the task that was received last.
 
     Raises:
-        ClientApiMisuse: there is none, or it was answered.
+        ClientApiMisuse: there is none, or it was answered; or a difference names what was not received.
     """
+    del clear_cache
     context = _current()
     if context.task is None:
         raise ClientApiMisuse("send() without a task", why="it answers the last receive()", hint="call receive() first")
     task, context.task = context.task, None
-    params = {name: np.asarray(array) for name, array in model.params.items()}
+    params = _outgoing(context, task.name, model)
     size = tensors.size_of(params)
     buffer = context.channel.pool.acquire(size)
     tensors.write(params, buffer.view)
+    weight = model.samples if model.samples is not None else (model.meta or {}).get(SAMPLES, 1)
     meta: dict[str, Any] = {
-        "samples": int(model.samples),
-        "metrics": {name: float(value) for name, value in model.metrics.items()},
+        "samples": int(weight),
+        "metrics": {name: float(value) for name, value in (model.metrics or {}).items()},
     }
     context.channel.send(Result(task.task_id, context.site, task.name, task.round, meta, size), buffer)
 
 
+def _outgoing(context: _Context, task: str, model: FLModel) -> Mapping[str, NDArray[np.generic]]:
+    """Returns whole parameters: filtered; what a filter took out is what the server sent."""
+    own = {name: array(value, name) for name, value in (model.params or {}).items()}
+    params = dict(context.wishes.filters.on_result(own, task))
+    if model.params_type == ParamsType.DIFF:
+        strangers = params.keys() - context.received.keys()
+        if strangers:
+            names = ", ".join(sorted(strangers))
+            raise ClientApiMisuse("the difference cannot be added", why=f"nothing of the name was received: {names}")
+        params = {name: _sum(context.received[name], one) for name, one in params.items()}
+    for name in own.keys() - params.keys():
+        if name in context.received:
+            params[name] = context.received[name]
+    return params
+
+
+def _sum(received: NDArray[np.generic], difference: NDArray[np.generic]) -> NDArray[np.generic]:
+    total: NDArray[np.generic] = np.add(received, difference).astype(received.dtype, copy=False)
+    return total
+
+
+def _patterns(wishes: Wishes) -> tuple[str, ...]:
+    # The reference calls an evaluation `validate`, in configurations, and `evaluate`, in its client API.
+    names = {"evaluate", "validate", wishes.evaluate}
+    return (*wishes.tasks, *(names if names & set(wishes.tasks) else ()))
+
+
 def is_train() -> bool:
     """Whether the task received last asks for training."""
-    return _is("train")
+    return get_task_name() in {"train", _current().wishes.train}
 
 
 def is_evaluate() -> bool:
     """Whether the task received last asks for an evaluation."""
-    return _is("evaluate")
+    return get_task_name() in {"evaluate", "validate", _current().wishes.evaluate}
+
+
+def is_submit_model() -> bool:
+    """Whether the task received last asks for the site's best model; no workflow of ours does."""
+    return get_task_name() == "submit_model"
+
+
+def get_task_name() -> str:
+    """Returns the name of the task received last; empty when it was answered."""
+    task = _current().task
+    return "" if task is None else task.name
 
 
 def get_site_name() -> str:
@@ -142,6 +257,33 @@ def get_job_id() -> str:
     return _current().job_id
 
 
+def system_info() -> dict[str, Any]:
+    """Returns the names of site and job, as the reference calls them."""
+    return {"site_name": get_site_name(), "job_id": get_job_id()}
+
+
+def get_config() -> dict[str, Any]:
+    """Returns the arguments of the executor."""
+    return dict(_current().wishes.config)
+
+
+def log_metric(key: str, value: Any, data_type: Any = None, **kwargs: Any) -> bool:
+    """Writes a metric into the job's log at the site; scripts know it as `log`."""
+    del data_type
+    log.info("%s: %s %s", key, value, kwargs or "")
+    return True
+
+
+def shutdown() -> None:
+    """Ends the script's part; the job goes on with the other sites."""
+    _current().has_ended = True
+
+
+def clear() -> None:
+    """Drops the task received last."""
+    _current().task = None
+
+
 def data_dir() -> Path:
     """Returns the folder with the site's data.
 
@@ -152,11 +294,6 @@ def data_dir() -> Path:
     if folder is None:
         raise ClientApiMisuse("this site has no data folder", hint="name one in the deploy file: data")
     return folder
-
-
-def _is(name: str) -> bool:
-    task = _current().task
-    return task is not None and task.name == name
 
 
 def _current() -> _Context:

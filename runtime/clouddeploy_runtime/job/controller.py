@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
+import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import RuntimeFault
+from clouddeploy_runtime.job import checkpoint as checkpoints
 from clouddeploy_runtime.job import tensors
+from clouddeploy_runtime.job.checkpoint import Checkpoint
 from clouddeploy_runtime.job.messages import Abort, Progress, Result, SiteFailed, Task
 
 if TYPE_CHECKING:
@@ -19,9 +22,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from clouddeploy_runtime.job.buffers import Buffer
     from clouddeploy_runtime.job.channel import Channel
+    from clouddeploy_runtime.job.messages import Message
 
 log = logging.getLogger(__name__)
+
+MODEL = "global_model.safetensors"
 
 
 class JobAborted(RuntimeFault):
@@ -49,17 +56,31 @@ class Answer:
 class Controller:
     """Base of all workflows; a job's own derives from it and overrides `run`.
 
+    A server that is killed and started again starts the controller of each job again, in the same folder. One that
+    called `checkpoint` finds in `resumed` what it gave; one that did not begins anew.
+
     Args:
         channel: to the parent.
         sites: the job's clients.
         run_dir: where results go.
+        job_id: part of each task's id.
+
+    Attributes:
+        failures: the last cause of each site that did not do a task.
+        resumed: the checkpoint to go on from; None in a new job.
+
+    Raises:
+        BadCheckpoint: there is one, and it is damaged.
     """
 
-    def __init__(self, channel: Channel, *, sites: tuple[str, ...], run_dir: Path) -> None:
+    def __init__(self, channel: Channel, *, sites: tuple[str, ...], run_dir: Path, job_id: str = "") -> None:
         self.sites = sites
         self.run_dir = run_dir
-        self.failures: dict[str, str] = {}
+        self.job_id = job_id
+        self.resumed = checkpoints.read(run_dir)
+        self.failures: dict[str, str] = dict(self.resumed.failures) if self.resumed else {}
         self._channel = channel
+        self._asked: dict[str, int] = {}
 
     def run(self) -> dict[str, Any]:
         """Runs the workflow to its end and returns the job's metrics."""
@@ -73,8 +94,12 @@ class Controller:
         round: int,
         total_rounds: int,
         min_sites: int,
+        enough: int | None = None,
+        wait_s: float = 0.0,
     ) -> Iterator[Answer]:
-        """Sends one task to every site that has not failed and yields their answers as they come.
+        """Sends one task to every site and yields their answers as they come, each site's once.
+
+        A site that fails is asked again with the next task: what kept it from this one may be over.
 
         Args:
             name: `train` or `evaluate`.
@@ -82,63 +107,96 @@ class Controller:
             round: from 0.
             total_rounds: of the job.
             min_sites: fewer answers than this end the job.
+            enough: after so many answers the others are waited for no longer; None: all are. Later ones are ignored.
+            wait_s: how long the others are waited for nevertheless.
 
         Raises:
             TooFewSites: names the sites and their causes.
             JobAborted: the job was stopped.
         """
-        targets = [site for site in self.sites if site not in self.failures]
-        size = tensors.size_of(params)
-        buffer = self._channel.pool.acquire(size)
-        tensors.write(params, buffer.view)
-        task = Task(uuid.uuid4().hex, name, round, total_rounds, targets, {}, size)
-        self._channel.send(task, buffer)
-        pending = set(targets)
-        while pending:
-            if len(self.sites) - len(self.failures) < min_sites:
-                causes = "; ".join(self.failures.values())
-                raise TooFewSites(f"round {round}: fewer than {min_sites} sites are left", why=causes)
-            received = self._channel.receive()
-            if received is None:
-                raise JobAborted("the server is gone")
-            message, given = received
-            if isinstance(message, Abort):
-                raise JobAborted(message.reason)
-            if isinstance(message, SiteFailed) and message.task_id == task.task_id:
-                self.failures[message.site] = message.reason
+        task_id = self._send_task(name, params, round=round, total_rounds=total_rounds)
+        pending, failed, answers = set(self.sites), dict[str, str](), 0
+        until = math.inf
+        while pending and len(self.sites) - len(failed) >= min_sites:
+            if enough is not None and answers >= enough:
+                until = min(until, time.monotonic() + wait_s)
+            try:
+                message, given = self._receive(until)
+            except TimeoutError:
+                log.info("round %d goes on without %s", round, ", ".join(sorted(pending)))
+                break
+            try:
+                if not isinstance(message, (Result, SiteFailed)) or message.task_id != task_id:
+                    continue  # an answer to a round that is over
+                if message.site not in pending:
+                    continue
                 pending.discard(message.site)
-                log.warning("%s failed: %s", message.site, message.reason)
-            if isinstance(message, Result) and given is not None:
-                if message.task_id == task.task_id and message.site in pending:
-                    pending.discard(message.site)
-                    yield self._answer(message, given.view[: message.size])
-                given.release()
-        if len(self.sites) - len(self.failures) < min_sites:
-            raise TooFewSites(
-                f"round {round}: fewer than {min_sites} sites are left", why="; ".join(self.failures.values())
-            )
+                answer = message.reason if isinstance(message, SiteFailed) else self._answer(message, given)
+                if isinstance(answer, Answer):
+                    answers += 1
+                    yield answer
+                else:
+                    self.failures[message.site] = failed[message.site] = answer
+                    log.warning("%s failed: %s", message.site, answer)
+            finally:
+                if given is not None:
+                    given.release()
+        if answers < min_sites:
+            raise TooFewSites(f"round {round}: fewer than {min_sites} sites are left", why="; ".join(failed.values()))
 
     def report(self, round: int, total_rounds: int, metrics: dict[str, Any]) -> None:
         """Tells the server, and whoever watches, that a round has ended."""
         self._channel.send(Progress(round, total_rounds, metrics))
 
+    def checkpoint(self, round: int, params: Mapping[str, NDArray[np.generic]], state: Mapping[str, Any]) -> None:
+        """Keeps what another process needs to go on, as `resumed`; also makes the model the job's result so far.
+
+        Args:
+            round: the one to go on with.
+            params: the model.
+            state: anything else; JSON.
+
+        Raises:
+            OSError: it could not be written; the one before is still there.
+        """
+        model = checkpoints.write(self.run_dir, Checkpoint(round, params, state, self.failures))
+        checkpoints.publish(model, self.run_dir / MODEL)
+
     def save(self, params: Mapping[str, NDArray[np.generic]], metrics: Mapping[str, Any]) -> None:
-        """Writes the model and the metrics so far; each file is complete or the one before."""
+        """Writes the job's results, at its end: the model and the metrics; each file is complete or the one before."""
         content = bytearray(tensors.size_of(params))
         tensors.write(params, memoryview(content))
-        for name, data in (
-            ("global_model.safetensors", bytes(content)),
-            ("metrics.json", json.dumps(metrics).encode()),
-        ):
+        for name, data in ((MODEL, bytes(content)), ("metrics.json", json.dumps(metrics).encode())):
             aside = self.run_dir / f"{name}.new"
             aside.write_bytes(data)
             aside.replace(self.run_dir / name)
 
+    def _send_task(self, name: str, params: Mapping[str, NDArray[np.generic]], *, round: int, total_rounds: int) -> str:
+        """Returns the task's id: the same in each process that runs this job, so that a site's answer fits it."""
+        task_id = f"{self.job_id}/{round}/{name}"
+        count = self._asked[task_id] = self._asked.get(task_id, 0) + 1
+        if count > 1:
+            task_id += f".{count}"
+        size = tensors.size_of(params)
+        buffer = self._channel.pool.acquire(size)
+        tensors.write(params, buffer.view)
+        self._channel.send(Task(task_id, name, round, total_rounds, list(self.sites), {}, size), buffer)
+        return task_id
+
+    def _receive(self, until: float) -> tuple[Message, Buffer | None]:
+        received = self._channel.receive(until=until)
+        if received is None:
+            raise JobAborted("the server is gone")
+        if isinstance(received[0], Abort):
+            raise JobAborted(received[0].reason)
+        return received
+
     @staticmethod
-    def _answer(message: Result, view: memoryview) -> Answer:
-        return Answer(
-            site=message.site,
-            params=tensors.read(view),
-            samples=int(message.meta.get("samples", 1)),
-            metrics=message.meta.get("metrics", {}),
-        )
+    def _answer(message: Result, given: Buffer | None) -> Answer | str:
+        """Returns a site's answer, or why it is none."""
+        try:
+            params = {} if given is None else tensors.read(given.view[: message.size])
+            samples, metrics = int(message.meta.get("samples", 1)), dict(message.meta.get("metrics", {}))
+        except (RuntimeFault, ValueError, TypeError) as error:
+            return f"{message.site}: its answer cannot be read: {error}"
+        return Answer(site=message.site, params=params, samples=samples, metrics=metrics)

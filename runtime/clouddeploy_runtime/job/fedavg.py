@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import ExitCode, RuntimeFault
+from clouddeploy_runtime.job import initial_model as first_model
 from clouddeploy_runtime.job.aggregation import WeightedMean
 from clouddeploy_runtime.job.controller import Controller
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     import numpy as np
     from numpy.typing import NDArray
+
+    from clouddeploy_runtime.job.controller import Answer
 
 log = logging.getLogger(__name__)
 
@@ -31,40 +35,61 @@ class FedAvg(Controller):
         McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data", algorithm 1.
     """
 
+    _wait_s = 0.0
+    """How long the other sites are waited for once enough have answered."""
+
     def configure(
-        self, *, num_rounds: int = 5, initial_model: str, num_clients: int = 0, evaluate: bool = True
+        self,
+        *,
+        initial_model: str | Mapping[str, Any],
+        num_rounds: int = 5,
+        num_clients: int = 0,
+        evaluate: bool = True,
+        train_task: str = "train",
+        wait_s: float = 0.0,
     ) -> None:
         """Takes the arguments of the job's configuration.
 
         Args:
+            initial_model: `module:function` in the job's `custom` folder, which returns the first parameters by name;
+                or these.
             num_rounds: how many times to train.
-            initial_model: `module:function` in the job's `custom` folder; returns the first parameters by name.
             num_clients: how many sites must answer each round; 0: all.
             evaluate: whether the sites evaluate the final model on their test data.
+            train_task: what the task of training is called.
+            wait_s: how long the other sites are waited for once enough have answered.
+
+        Raises:
+            BadWorkflow: names the argument and what it should be.
+            BadModel: the first parameters cannot be made.
         """
+        for name, value, least in (("num_rounds", num_rounds, 1), ("num_clients", num_clients, 0)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise BadWorkflow(f'"{name}" must be a whole number from {least}', why=f"it is {value!r}")
+        if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not wait_s >= 0:
+            raise BadWorkflow("the wait after enough answers must be seconds from 0", why=f"it is {wait_s!r}")
+        if not isinstance(train_task, str) or not train_task:
+            raise BadWorkflow("the name of the training task must be text", why=f"it is {train_task!r}")
         self._rounds = num_rounds
         self._min_sites = num_clients or len(self.sites)
         self._evaluate = evaluate
-        module, _, function = initial_model.partition(":")
-        try:
-            self._model: dict[str, NDArray[np.generic]] = dict(getattr(import_module(module), function)())
-        except (ImportError, AttributeError, ValueError) as error:
-            raise BadWorkflow(
-                f"the initial model {initial_model!r} cannot be made",
-                why=str(error),
-                hint="name module:function in custom/",
-            ) from error
+        self._train_task = train_task
+        self._wait_s = float(wait_s)
+        if self.resumed is None:
+            self._model: dict[str, NDArray[np.generic]] = (
+                first_model.from_function(initial_model)
+                if isinstance(initial_model, str)
+                else first_model.of(initial_model, "initial_model")
+            )
 
     def run(self) -> dict[str, Any]:
         """Runs all rounds; returns the loss of the last one, and the weighted test metrics."""
-        history: list[dict[str, float]] = []
-        metrics: dict[str, Any] = {}
-        for number in range(self._rounds):
+        history, first = self._begin()
+        metrics: dict[str, Any] = dict(history[-1]) if history else {}
+        for number in range(first, self._rounds):
             mean = WeightedMean(self._model)
             totals: dict[str, float] = {}
-            for answer in self.ask(
-                "train", self._model, round=number, total_rounds=self._rounds, min_sites=self._min_sites
-            ):
+            for answer in self._all(self._train_task, number):
                 mean.add(answer.site, answer.params, samples=answer.samples)
                 for name, value in answer.metrics.items():
                     totals[name] = totals.get(name, 0.0) + float(value) * answer.samples
@@ -72,19 +97,43 @@ class FedAvg(Controller):
             metrics = {name: total / mean.samples for name, total in totals.items()}
             history.append(metrics)
             log.info("round %d of %d: %s", number + 1, self._rounds, metrics)
-            self.save(self._model, {"rounds": history})
+            self._keep(number + 1, history)
             self.report(number + 1, self._rounds, metrics)
-        if self._evaluate:
-            metrics |= self._test()
-            self.save(self._model, {"rounds": history, "test": metrics})
-        return metrics
+        test = self._test() if self._evaluate else {}
+        self.save(self._model, {"rounds": history, "test": test})
+        return metrics | test
+
+    def _begin(self) -> tuple[list[dict[str, float]], int]:
+        """Returns what is known of the rounds so far, and the one to begin with."""
+        if self.resumed is None:
+            return [], 0
+        resumed, self.resumed = self.resumed, None  # the model in it would be held to the end
+        self._model = dict(resumed.params)
+        log.info("goes on with round %d of %d", resumed.round + 1, self._rounds)
+        return list(resumed.state.get("rounds", [])), resumed.round
+
+    def _keep(self, number: int, history: list[dict[str, float]]) -> None:
+        """Writes the checkpoint; a disk that is full for a while costs the way back to it, and not the job."""
+        try:
+            self.checkpoint(number, self._model, {"rounds": history})
+        except OSError as error:
+            log.warning("round %d is not kept: %s", number, error)
+
+    def _all(self, task: str, number: int) -> Iterator[Answer]:
+        return self.ask(
+            task,
+            self._model,
+            round=number,
+            total_rounds=self._rounds,
+            min_sites=self._min_sites,
+            enough=self._min_sites,
+            wait_s=self._wait_s,
+        )
 
     def _test(self) -> dict[str, float]:
         totals: dict[str, float] = {}
         samples = 0
-        for answer in self.ask(
-            "evaluate", self._model, round=self._rounds, total_rounds=self._rounds, min_sites=self._min_sites
-        ):
+        for answer in self._all("evaluate", self._rounds):
             samples += answer.samples
             for name, value in answer.metrics.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * answer.samples

@@ -6,9 +6,21 @@ the first time and never again.
 
 from __future__ import annotations
 
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
 
 import msgspec
+
+from clouddeploy_runtime.errors import RuntimeFault
+
+
+class MessageTooLarge(RuntimeFault):
+    """A message does not fit into one packet."""
+
+    error_code = "MESSAGE_TOO_LARGE"
+
+
+Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Task(msgspec.Struct, tag=True):
@@ -20,7 +32,7 @@ class Task(msgspec.Struct, tag=True):
     total_rounds: int
     targets: list[str]
     meta: dict[str, Any]
-    size: int
+    size: Size
     """Bytes used in the buffer, in safetensors layout."""
 
 
@@ -33,7 +45,29 @@ class Result(msgspec.Struct, tag=True):
     round: int
     meta: dict[str, Any]
     """`samples`: int, `metrics`: dict of floats."""
-    size: int
+    size: Size
+    """Bytes used in the buffer; 0: there is none."""
+
+
+class Delivery(msgspec.Struct):
+    """First message of an upload, before the bytes of the result's tensors."""
+
+    result: Result
+    sha256: str
+    """Of the bytes that follow."""
+    task_sha256: str
+    """Of the parameters that the result is an answer to: a task that was asked again may have others."""
+
+
+class Receipt(StrEnum):
+    """The server's answer to a whole upload."""
+
+    TAKEN = "taken"
+    """It counts, once; or nobody waits for it any more. The site may forget it."""
+    NOT_OPEN = "not open"
+    """The server has not asked for it yet since it was started again; the site keeps it until it does."""
+    STALE = "stale"
+    """The task was asked again with other parameters."""
 
 
 class SiteFailed(msgspec.Struct, tag=True):
@@ -86,5 +120,22 @@ class Frame(msgspec.Struct):
 MAX_FRAME = 160 * 1024
 """Below the kernel's default limit for a packet of a Unix socket (net.core.wmem_default, 208 KiB)."""
 
-encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Frame).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode(frame: Frame) -> bytes:
+    """Returns the packet of a frame.
+
+    Raises:
+        MessageTooLarge: it would be cut off; names the limit.
+    """
+    packet = _encode(frame)
+    if len(packet) > MAX_FRAME:
+        kind = type(frame.message).__name__
+        raise MessageTooLarge(
+            f"a message {kind} of {len(packet)} bytes cannot be sent",
+            why=f"the limit is {MAX_FRAME} bytes, and parameters are not counted",
+            hint="Send fewer or shorter metrics; what is large belongs into the parameters.",
+        )
+    return packet

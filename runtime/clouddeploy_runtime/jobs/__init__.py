@@ -2,7 +2,8 @@
 
 from clouddeploy_runtime.jobs.archive import pack, unpack
 from clouddeploy_runtime.jobs.info import TRANSITIONS, JobInfo, JobStatus
-from clouddeploy_runtime.jobs.spec import ALL_SITES, SERVER, JobSpec, load, parse_meta
+from clouddeploy_runtime.jobs.normal import normalised
+from clouddeploy_runtime.jobs.spec import ALL_SITES, SERVER, JobSpec, Need, load, parse_meta
 
 __all__ = [
     "ALL_SITES",
@@ -11,7 +12,9 @@ __all__ = [
     "JobInfo",
     "JobSpec",
     "JobStatus",
+    "Need",
     "load",
+    "normalised",
     "pack",
     "parse_meta",
     "unpack",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - a server is there to be reached; clients authenticate with certificates
+MODES = ("mtls", "tls", "clear")
+"""`connection_security`: both sides show a certificate in TLS; only the server does; there is no TLS. In the last two a
+participant proves itself in its first call, see `identity_proof`."""
 MAX_PORT = 65535
 MAX_BYTES = 16 << 20
 """Of a file that is read whole; a manifest of a hundred thousand files has about as much."""
@@ -53,7 +56,8 @@ class Kit:
     """The logical name of the server, its common name: always among the names in the server's certificate, and what TLS
     checks, whatever address leads there (`grpc.ssl_target_name_override`)."""
     host: str
-    """Where to connect (client, admin) or the address to listen on (server; every address unless overlaid)."""
+    """Where to connect (client, admin) or the address to listen on: every one of a server's, unless overlaid, or unless
+    its signed address is a loopback one."""
     port: int
     """1 to 65535; for a server also 0, any free port, when the overlay says so."""
     key_file: Path
@@ -63,7 +67,7 @@ class Kit:
     local: Path
     transfer: Path
     connection_security: str
-    """`mtls`; `tls` and `clear` are read, but nothing that speaks them is here yet."""
+    """`mtls`, `tls` or `clear`, see `MODES`."""
     settings: Mapping[str, Any]
     """The whole signed file, parsed."""
 
@@ -172,6 +176,14 @@ def is_host(text: str) -> bool:
     return True
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether this is the machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def join(host: str, port: int) -> str:
     """Return `host:port`, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -190,7 +202,7 @@ def _server(root: Path, data: bytes) -> Kit:
     if len(config.servers) != 1:
         raise KitError(f"{file} cannot be used", why=f"it names {len(config.servers)} servers, not one")
     entry = config.servers[0]
-    port = _target(file, entry.service.target)[1]
+    host, port = _target(file, entry.service.target)
     files = (entry.ssl_private_key, entry.ssl_cert, entry.ssl_root_cert)
     return _kit(
         root,
@@ -198,7 +210,7 @@ def _server(root: Path, data: bytes) -> Kit:
         data,
         project=entry.name,
         server_name=None,
-        address=(ANY_ADDRESS, port),
+        address=(host if is_loopback(host) else ANY_ADDRESS, port),
         files=files,
         security=entry.connection_security,
     )

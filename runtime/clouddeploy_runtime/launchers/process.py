@@ -4,193 +4,201 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
+import logging
 import os
-import signal
 import socket
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from clouddeploy_runtime.job.buffers import Mappings
-from clouddeploy_runtime.job.messages import MAX_FRAME, Abort, Frame, Message, Release, decode, encode
+import msgspec
+
+from clouddeploy_runtime.job import confine, landlock
+from clouddeploy_runtime.launchers import ending as endings
+from clouddeploy_runtime.launchers import orphans
+from clouddeploy_runtime.launchers.base import BadLauncher, JobLaunch
+from clouddeploy_runtime.launchers.job_process import JobProcess
+from clouddeploy_runtime.launchers.output import Output
+from clouddeploy_runtime.launchers.temporary import Temporary
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from clouddeploy_runtime.job.buffers import Buffer, BufferPool
+    from clouddeploy_runtime.job.buffers import BufferPool
+
+log = logging.getLogger(__name__)
 
 PASSED_ON = (
     "PATH",
     "HOME",
     "LANG",
     "LC_ALL",
-    "TMPDIR",
     "CUDA_VISIBLE_DEVICES",
     "OPENBLAS_CORETYPE",
     "OPENBLAS_L2_SIZE",
 )
 """The environment a job gets: what programs need to run, and none of what the parent knows."""
+CUSTOM_PATH = "CLOUDDEPLOY_CUSTOM_PATH"
+"""Folders with code that the site has put there for all jobs, as in PATH."""
+_CHILDREN = orphans.Children()
+"""Of this process, as the kernel counts them: whoever starts jobs, none may take another's for what a job left."""
 
 
 @dataclass(frozen=True)
-class JobLaunch:
-    """What a job process has to know."""
+class ProcessLauncher:
+    """Starts job processes on this machine.
 
-    job_id: str
-    role: Literal["controller", "trainer"]
-    site: str
-    app_dir: Path
-    run_dir: Path
-    sites: tuple[str, ...]
-    data_dir: Path | None
+    Attributes:
+        is_confined: whether the kernel keeps a job to its own files.
+        readable: trees that every job reads, such as data in a place of their own.
+        writable: trees that every job writes.
+    """
 
+    is_confined: bool = True
+    readable: tuple[Path, ...] = ()
+    writable: tuple[Path, ...] = ()
 
-class JobProcess:
-    """The parent's end of a running job process."""
-
-    def __init__(self, process: asyncio.subprocess.Process, connection: socket.socket, pool: BufferPool) -> None:
-        self._process = process
-        self._socket = connection
-        self._pool = pool
-        self._sent: set[int] = set()
-        self._mappings = Mappings(self._give_back)
-        self._lock = asyncio.Lock()
-        self._ending = asyncio.get_running_loop().create_task(self._end())
-
-    @property
-    def pid(self) -> int:
-        """The process's number."""
-        return self._process.pid
-
-    async def send(self, message: Message, buffer: Buffer | None = None) -> None:
-        """Sends a message; a buffer stays the parent's, and its descriptor travels once.
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> ProcessLauncher:
+        """Read the arguments of `process_launcher`, and say it once if jobs will not be confined.
 
         Raises:
-            OSError: the process is gone.
+            BadLauncher: one is of the wrong kind; names it.
         """
-        async with self._lock:
-            key, capacity = (None, 0) if buffer is None else (buffer.key, buffer.capacity)
-            frame = encode(Frame(message, key=key, capacity=capacity))
-            descriptors = [buffer.fd] if buffer is not None and buffer.key not in self._sent else []
-            while True:
+        made = cls(
+            is_confined=_truth(arguments, "confine"),
+            readable=_paths(arguments, "readable"),
+            writable=_paths(arguments, "writable"),
+        )
+        if not made.is_confined or landlock.version() == 0:
+            cause = "the kernel has no Landlock" if made.is_confined else "local/resources.json says so"
+            log.warning(
+                "Jobs are not confined here (%s): their code can read and change what the user %s can, "
+                "the site's private key, its audit log and other jobs among it",
+                cause,
+                _user(),
+            )
+        return made
+
+    async def launch(self, job: JobLaunch, pool: BufferPool) -> JobProcess:
+        """Starts a job's process.
+
+        Args:
+            job: what to run.
+            pool: the parent's buffers for this job; takes back what the process releases.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        confine.guard_parent()
+        confine.adopt()
+        job.run_dir.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(orphans.end_earlier, job.run_dir.resolve())
+        oom_kills = endings.oom_kills()
+        with contextlib.ExitStack() as undo:
+            temporary = Temporary()
+            undo.callback(temporary.remove)
+            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(mine.close)
+            with theirs:
+                mine.setblocking(False)
+                output = Output(job.run_dir)
                 try:
-                    socket.send_fds(self._socket, [frame], descriptors)
-                except BlockingIOError:
-                    await self._ready(writing=True)
-                else:
-                    break
-            if buffer is not None:
-                self._sent.add(buffer.key)
+                    process = await self._start(job, theirs.fileno(), output.writer, temporary.path)
+                finally:
+                    output.started()
+            undo.pop_all()
+        return JobProcess(
+            process,
+            mine,
+            pool,
+            job=job,
+            output=output,
+            temporary=temporary,
+            children=_CHILDREN,
+            oom_kills=oom_kills,
+        )
 
-    async def receive(self) -> tuple[Message, Buffer | None] | None:
-        """Returns the next message; None once the process has ended and everything was read."""
-        while True:
-            try:
-                data, descriptors, _flags, _address = socket.recv_fds(self._socket, MAX_FRAME, 1)
-            except BlockingIOError:
-                await self._ready(writing=False)
-                continue
-            except ConnectionResetError:
-                continue  # it left with something unread; what it said before that can still be read
-            except OSError:
-                return None
-            if not data:
-                await self._ending
-                self._socket.close()
-                return None
-            frame = decode(data)
-            if isinstance(frame.message, Release):
-                self._pool.release(frame.message.key)
-                continue
-            return frame.message, self._mappings.buffer_of(frame, descriptors)
+    async def _start(self, job: JobLaunch, connection: int, output: int, temporary: Path) -> asyncio.subprocess.Process:
+        with _CHILDREN.starting():
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-P", "-m", "clouddeploy_runtime.job.enter"),  # -P: the run folder holds what the job has written
+                *_words(job, connection),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=job.run_dir,
+                env=self._environment(job, temporary),
+                pass_fds=(connection,),
+                start_new_session=True,
+            )
+            _CHILDREN.add(process.pid)
+        return process
 
-    async def wait(self) -> int:
-        """Returns the exit status once the process has ended; negative for a signal."""
-        return await self._process.wait()
-
-    def terminate(self) -> None:
-        """Asks the process to end; harmless when it has."""
-        self._signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Ends the process; harmless when it has ended."""
-        self._signal(signal.SIGKILL)
-
-    async def stop(self, reason: str, *, grace_s: float) -> None:
-        """Asks the job to end, and ends it when it has not after `grace_s`; harmless when it has ended."""
-        with contextlib.suppress(OSError):  # it has ended already
-            await self.send(Abort(reason=reason))
-        try:
-            await asyncio.wait_for(asyncio.shield(self._process.wait()), grace_s)
-        except TimeoutError:
-            self.kill()
-
-    def _signal(self, number: signal.Signals) -> None:
-        # The whole group: a script's own workers end with it.
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
-
-    async def _end(self) -> None:
-        await self._process.wait()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        # A worker in a session of its own may still hold the other end; what has arrived can be read all the same.
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RD)
-
-    async def _ready(self, *, writing: bool) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
-
-        def wake() -> None:
-            if not ready.done():
-                ready.set_result(None)
-
-        add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
-        add(self._socket, wake)
-        try:
-            await ready
-        finally:
-            remove(self._socket)
-
-    def _give_back(self, key: int) -> None:
-        with contextlib.suppress(OSError):  # the process has ended, and its buffers with it
-            self._socket.send(encode(Frame(Release(key))))
+    def _environment(self, job: JobLaunch, temporary: Path) -> dict[str, str]:
+        code = [job.app_dir / "custom", *job.code]
+        code += [Path(one) for one in os.environ.get(CUSTOM_PATH, "").split(os.pathsep) if one]
+        data = () if job.data_dir is None else (job.data_dir,)
+        bounds = confine.Bounds(
+            code=_texts(*code),
+            readable=_texts(job.app_dir, *data, *job.readable, *self.readable),
+            writable=_texts(job.run_dir, temporary, *job.writable, *self.writable),
+            hidden=_texts(*job.hidden),
+            is_confined=self.is_confined,
+        )
+        return {
+            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+            **job.environment,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TMPDIR": str(temporary),
+            "XDG_CACHE_HOME": str(temporary / "cache"),  # the home stays closed
+            orphans.MARK: str(job.run_dir.resolve()),
+            confine.VARIABLE: msgspec.json.encode(bounds).decode(),
+        }
 
 
 async def launch(job: JobLaunch, pool: BufferPool) -> JobProcess:
-    """Starts a job's process.
+    """Starts a job's process as a site does that has set nothing; see `ProcessLauncher.launch`."""
+    return await ProcessLauncher().launch(job, pool)
 
-    Args:
-        job: what to run.
-        pool: the parent's buffers for this job; takes back what the process releases.
 
-    Raises:
-        OSError: it cannot be started.
-    """
-    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    mine.setblocking(False)
-    job.run_dir.mkdir(parents=True, exist_ok=True)
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    environment["PYTHONPATH"] = str(job.app_dir / "custom")
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    words = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--job", job.job_id, "--role", job.role]
+def _words(job: JobLaunch, descriptor: int) -> list[str]:
+    words = ["--fd", str(descriptor), "--parent", str(os.getpid()), "--job", job.job_id, "--role", job.role]
     words += ["--site", job.site, "--app", str(job.app_dir), "--run", str(job.run_dir), "--sites", ",".join(job.sites)]
     if job.data_dir is not None:
         words += ["--data", str(job.data_dir)]
-    with theirs, (job.run_dir / "log.txt").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "clouddeploy_runtime.job",
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=job.run_dir,
-            env=environment,
-            pass_fds=(theirs.fileno(),),
-            start_new_session=True,
-        )
-    return JobProcess(process, mine, pool)
+    return words
+
+
+def _texts(*paths: Path) -> tuple[str, ...]:
+    return tuple(str(one.resolve()) for one in paths)
+
+
+def _truth(arguments: Mapping[str, Any], key: str) -> bool:
+    value = arguments.get(key, True)
+    if not isinstance(value, bool):
+        raise _bad(key, "true or false", value)
+    return value
+
+
+def _paths(arguments: Mapping[str, Any], key: str) -> tuple[Path, ...]:
+    value = arguments.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(one, str) and one.startswith("/") for one in value):
+        raise _bad(key, "a list of absolute paths", value)
+    return tuple(Path(one) for one in value)
+
+
+def _bad(key: str, wanted: str, value: Any) -> BadLauncher:
+    return BadLauncher(
+        f'"{key}" of process_launcher is {value!r}', why=f"it must be {wanted}", hint="Correct local/resources.json."
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clouddeploy_runtime import expiry
 from clouddeploy_runtime.kit import memory
 from clouddeploy_runtime.kit.errors import KitError
-from clouddeploy_runtime.kit.kit import Kind, authorities, certificate, load
+from clouddeploy_runtime.kit.kit import MODES, Kind, authorities, certificate, load
 from clouddeploy_runtime.kit.verify import verify
 
 if TYPE_CHECKING:
@@ -51,9 +51,12 @@ def check(root: Path, *, workspace: Path | None = None, now: datetime | None = N
     count = len(manifest.files)
     found = [Finding("startup kit", False, f"{count} files are as {kit.project} signed them for {kit.name}")]
     found += [_certificate(kit, moment), _root(kit, moment)]
-    if kit.connection_security != "mtls":
-        text = f"connection_security is {kit.connection_security}, this version speaks mtls only"
+    if kit.connection_security not in MODES:
+        text = f"connection_security is {kit.connection_security}, there are {', '.join(MODES)}"
         found.append(Finding("connection", True, text, "change the project file and provision again", "UNSUPPORTED"))
+    elif kit.connection_security == "clear":
+        text = "connection_security is clear: everybody on the way can read and change what is sent"
+        found.append(Finding("connection", False, text))
     if kit.kind is Kind.RELAY:
         text = "this version does not run relays"
         found.append(Finding("relay", True, text, "let the clients connect to the server", "UNSUPPORTED"))

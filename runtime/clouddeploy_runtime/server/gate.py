@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from clouddeploy_runtime import expiry, keys, revocation, server_proof
+from clouddeploy_runtime import expiry, identity_proof, keys, revocation, server_proof, tls
+from clouddeploy_runtime.errors import printable
+from clouddeploy_runtime.identity_proof import IdentityRefused
 from clouddeploy_runtime.kit.kit import authorities, certificate
+from clouddeploy_runtime.server import tokens
 from clouddeploy_runtime.wire import federation_pb2 as pb
+from clouddeploy_runtime.wire import rpc
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from clouddeploy_runtime.kit import Kit
-    from clouddeploy_runtime.server.sessions import Registry
+    from clouddeploy_runtime.server.sessions import Registry, Session
     from clouddeploy_runtime.tls import Peer
 
 log = logging.getLogger(__name__)
 
 MEMORY = "crl.pem"
 _POLL_S = 1.0
+_MAX_CERTIFICATE_BYTES = 16 << 10
+_MAX_VISITORS = 1000
+_VISIT_S = 3600.0
+"""A person's token ends when it was not used for so long."""
 
 
 class Gate:
@@ -36,11 +45,15 @@ class Gate:
 
     def __init__(self, kit: Kit, registry: Registry, workspace: Path) -> None:
         self._registry = registry
+        self._kit = kit
+        self._challenges = tokens.Challenges()
+        self._visitors: dict[str, tuple[Peer, float]] = {}
+        self._trusted = authorities(kit.root_cert_file)
         self._key = keys.load_private_key(kit.key_file)
         self._pem = kit.cert_file.read_bytes()
         self._reminder = expiry.Reminder("this server's certificate", certificate(kit.cert_file).not_valid_after_utc)
         self._revocations = revocation.RevocationList(
-            authorities(kit.root_cert_file), sources=[kit.root / revocation.LIST_PATH], memory=workspace / MEMORY
+            self._trusted, sources=[kit.root / revocation.LIST_PATH], memory=workspace / MEMORY
         )
         self.refresh()
 
@@ -59,18 +72,90 @@ class Gate:
             )
         return ""
 
+    @property
+    def sees_certificates(self) -> bool:
+        """Whether TLS itself shows who calls; else they prove it, see `identity_proof`."""
+        return self._kit.connection_security == "mtls"
+
+    def identity_of(self, context: Any) -> Peer | None:
+        """Return who calls: from TLS, or as it was proven when the call's token was given out."""
+        if self.sees_certificates:
+            return tls.peer_of(context.auth_context())
+        token = str(dict(context.invocation_metadata() or ()).get(rpc.TOKEN_KEY, ""))
+        peer, used = self._visitors.get(token, (None, 0.0))
+        if peer is None:
+            return self._registry.holder(token)
+        now = time.monotonic()
+        if now - used > _VISIT_S:
+            del self._visitors[token]
+            return None
+        self._visitors[token] = (peer, now)
+        return peer
+
+    def newcomer(self, context: Any, proof: bytes) -> Peer | None:
+        """Return who asks to be registered: from TLS, or from its proof.
+
+        Raises:
+            IdentityRefused: the proof proves nothing.
+        """
+        if self.sees_certificates:
+            return tls.peer_of(context.auth_context())
+        found = identity_proof.check(proof, server_name=self._kit.server_name, trusted=self._trusted)
+        if not self._challenges.use(found.number):
+            raise IdentityRefused("the proof of identity is too old or was used before")
+        if found.project != self._kit.project:
+            raise IdentityRefused(f"this server runs the project {self._kit.project!r}, not {found.project!r}")
+        return tls.peer_from_pem(found.certificate)
+
+    def sign_token(self, session: Session) -> bytes:
+        """Sign a session's token, so that the site knows from whom it has it."""
+        return tokens.sign(self._key, name=session.name, token=session.token, instance=session.instance)
+
     async def prove(self, request: bytes, context: Any) -> bytes:
         """Answer a peer's number, see `server_proof`."""
-        pems = context.auth_context().get("x509_pem_cert", [])
-        if len(request) != server_proof.NONCE_BYTES or not pems:
+        own = self._kit.connection_security
+        theirs = str(dict(context.invocation_metadata() or ()).get(rpc.SECURITY_KEY, "mtls"))
+        if (theirs == "mtls") != (own == "mtls"):
+            problem = f"the server has connection_security {own}, the kit that calls has {printable(theirs)[:20]}"
+            log.warning("Refused a connection from %s: %s", context.peer(), problem)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{problem}; provision both alike")
+        number, shown = request[: server_proof.NONCE_BYTES], request[server_proof.NONCE_BYTES :]
+        pems = context.auth_context().get("x509_pem_cert", []) if self.sees_certificates else [shown]
+        has_rest = bool(shown) if self.sees_certificates else not 0 < len(shown) <= _MAX_CERTIFICATE_BYTES
+        if len(number) != server_proof.NONCE_BYTES or not pems or has_rest:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the number or the certificate is missing")
             raise AssertionError  # abort always raises
         crl = self._revocations.current.pem
-        return server_proof.answer(self._key, self._pem, nonce=request, peer=pems[0], crl=crl)
+        fresh = b"" if self.sees_certificates else self._challenges.issue()
+        try:
+            return server_proof.answer(self._key, self._pem, nonce=number, peer=pems[0], crl=crl, number=fresh)
+        except ValueError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the certificate cannot be read")
+            raise
+
+    async def identify(self, request: bytes, context: Any) -> bytes:
+        """Give a person a token for the calls of a session, where TLS does not show who they are."""
+        try:
+            peer = self.newcomer(context, request)
+            problem = self.problem(peer)
+        except IdentityRefused as exc:
+            peer, problem = None, str(exc)
+        if peer is None or problem:
+            log.warning("Refused a session from %s: %s", context.peer(), problem)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, problem)
+            raise AssertionError  # abort always raises
+        if len(self._visitors) >= _MAX_VISITORS:
+            del self._visitors[min(self._visitors, key=lambda token: self._visitors[token][1])]
+        token = tokens.new()
+        self._visitors[token] = (peer, time.monotonic())
+        return token.encode()
 
     def handlers(self) -> dict[str, Any]:
         """Return the methods that both services have."""
-        return {"Prove": grpc.unary_unary_rpc_method_handler(self.prove)}
+        return {
+            "Prove": grpc.unary_unary_rpc_method_handler(self.prove),
+            "Identify": grpc.unary_unary_rpc_method_handler(self.identify),
+        }
 
     def adopt(self, pem: bytes) -> bool:
         """Take a newer list; returns whether it was one.

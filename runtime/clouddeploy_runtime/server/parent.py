@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
 
 from clouddeploy_runtime import kit as kits
-from clouddeploy_runtime import lifecycle, tls
+from clouddeploy_runtime import launchers, lifecycle, settings, tls
 from clouddeploy_runtime.audit import AuditLog
-from clouddeploy_runtime.errors import AlreadyRunning
+from clouddeploy_runtime.errors import AlreadyRunning, JobNotFound
+from clouddeploy_runtime.jobs import JobStatus
 from clouddeploy_runtime.kit import memory
-from clouddeploy_runtime.kit.kit import join
+from clouddeploy_runtime.kit.kit import ANY_ADDRESS, join
 from clouddeploy_runtime.lifecycle import StatusFile, StopSignal
+from clouddeploy_runtime.server.commands import Commands
 from clouddeploy_runtime.server.federation import FederationCalls
 from clouddeploy_runtime.server.gate import Gate
+from clouddeploy_runtime.server.membership import HEARTBEAT_S, Membership
 from clouddeploy_runtime.server.people import PeopleCalls
 from clouddeploy_runtime.server.registration import Registration
+from clouddeploy_runtime.server.running import RunningJob
 from clouddeploy_runtime.server.scheduler import Scheduler
 from clouddeploy_runtime.server.sessions import Registry
-from clouddeploy_runtime.server.store import JobStore
+from clouddeploy_runtime.server.store import JobStore, root_of
+from clouddeploy_runtime.server.submissions import Submissions
 from clouddeploy_runtime.wire import rpc
 
 if TYPE_CHECKING:
@@ -34,6 +41,8 @@ log = logging.getLogger(__name__)
 
 BIND_VARIABLE = "CLOUDDEPLOY_BIND"
 """Overrides the address to listen on, for example `127.0.0.1:0`; port 0 takes a free one, see status.json."""
+HEARTBEAT_VARIABLE = "CLOUDDEPLOY_HEARTBEAT_S"
+"""How often the sites say that they are there, default 10; who is silent for three and a half times as long is gone."""
 _GRACE_S = 2.0
 
 
@@ -41,7 +50,35 @@ def _listen_address(kit: Kit) -> str:
     given = os.environ.get(BIND_VARIABLE)
     if given:
         return given
-    return join(kit.host, kit.port)
+    return join("::" if kit.host == ANY_ADDRESS and _has_ipv6() else kit.host, kit.port)
+
+
+def _has_ipv6() -> bool:
+    """Tell whether this machine has IPv6; a socket for every address then takes IPv4 too (RFC 3493 §3.7)."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _heartbeat_s() -> float:
+    given = os.environ.get(HEARTBEAT_VARIABLE, "")
+    try:
+        return max(0.1, float(given)) if given else HEARTBEAT_S
+    except ValueError as exc:
+        raise settings.BadSettings(f"{HEARTBEAT_VARIABLE} cannot be used", why=f"{given!r} is no number") from exc
+
+
+def _is_running(job_id: str, *, scheduler: Scheduler, store: JobStore) -> bool:
+    """Tell whether a job runs, or ran when the server was stopped, so that it goes on."""
+    if scheduler.find(job_id) is not None:
+        return True
+    try:
+        return store.get(job_id).status in {JobStatus.RUNNING, JobStatus.DISPATCHED}
+    except JobNotFound:
+        return False
 
 
 async def serve(kit: Kit, workspace: Path) -> None:
@@ -55,31 +92,47 @@ async def serve(kit: Kit, workspace: Path) -> None:
         KitTampered: the kit is not as it was signed.
         KitRevoked: its certificate was revoked or replaced.
         AlreadyRunning: the port is taken.
+        BadSettings: a file in `local`, or the list of disabled clients, cannot be read.
     """
     kits.verify(kit.root)
     memory.check(kit, workspace)
     status = StatusFile(workspace, name=kit.name)
     stop = StopSignal(workspace)
     registry = Registry()
-    store = JobStore(workspace / "jobs")
-    scheduler = Scheduler(store, registry)
+    own = settings.load(kit.local)
+    membership = Membership(registry, workspace, own, heartbeat_s=_heartbeat_s())
+    store = JobStore(root_of(workspace))
+    start = partial(RunningJob, launcher=launchers.of(own), hidden=(kit.root, workspace))
+    scheduler = Scheduler(store, registry, settings=own, start=start)
+    submissions = Submissions(store, own)
     gate = Gate(kit, registry, workspace)
     server = grpc.aio.server(options=list(rpc.SERVER_OPTIONS))
-    people = PeopleCalls(
+    commands = Commands(
         kit,
         store=store,
         scheduler=scheduler,
         registry=registry,
+        membership=membership,
+        submissions=submissions,
+        stop=stop,
+    )
+    people = PeopleCalls(
+        kit,
+        store=store,
+        scheduler=scheduler,
+        submissions=submissions,
+        commands=commands,
         audit=AuditLog(workspace / "audit.jsonl"),
         gate=gate,
-        shutdown=stop.set,
     )
-    federation = FederationCalls(Registration(kit, registry, gate), registry, scheduler)
+    is_running = partial(_is_running, scheduler=scheduler, store=store)
+    registration = Registration(kit, registry, gate, membership, is_running=is_running)
+    federation = FederationCalls(registration, registry, scheduler)
     server.add_generic_rpc_handlers((federation.handler(), people.handler()))
     address = _listen_address(kit)
     status.write("starting", port=kit.port)
     try:
-        port = server.add_secure_port(address, tls.server_credentials(kit))
+        port = tls.listen(server, address, kit)
     except RuntimeError as exc:
         raise AlreadyRunning(
             f"Cannot listen on {address}",
@@ -87,7 +140,9 @@ async def serve(kit: Kit, workspace: Path) -> None:
             hint="Stop the process that holds the port, or set another one.",
         ) from exc
     await server.start()
-    work = (asyncio.create_task(scheduler.run()), asyncio.create_task(gate.watch()))
+    work = tuple(asyncio.create_task(one) for one in (scheduler.run(), gate.watch(), membership.watch()))
+    if kit.connection_security == "clear":
+        log.warning("connection_security is clear: everybody on the way to this server can read and change it all")
     memory.remember(kit, workspace)
     status.write("serving", port=port)
     log.info("The server %s of project %s listens on port %d", kit.name, kit.project, port)

@@ -3,47 +3,69 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
-from dataclasses import asdict
+import tempfile
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import msgspec
 
-from clouddeploy_runtime import authorization, jobs, tls
-from clouddeploy_runtime.errors import AuthorizationRefused, ClouddeployError, InvalidJob, JobNotFound
+from clouddeploy_runtime import authorization, tls
+from clouddeploy_runtime.errors import (
+    AuthorizationRefused,
+    ClouddeployError,
+    InvalidCommand,
+    InvalidJob,
+    InvalidTarget,
+    JobNotFinished,
+    JobNotFound,
+    RuntimeFault,
+    ServerBusy,
+    SubmitTokenConflict,
+    SubmitTokenJobDeleted,
+)
 from clouddeploy_runtime.revocation import RevocationFault
-from clouddeploy_runtime.wire import blobs, rpc
+from clouddeploy_runtime.server.commands import Call
+from clouddeploy_runtime.wire import rpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from clouddeploy_runtime.audit import AuditLog
+    from clouddeploy_runtime.jobs import JobInfo
     from clouddeploy_runtime.kit import Kit
+    from clouddeploy_runtime.server.commands import Commands
     from clouddeploy_runtime.server.gate import Gate
     from clouddeploy_runtime.server.scheduler import Scheduler
-    from clouddeploy_runtime.server.sessions import Registry
     from clouddeploy_runtime.server.store import JobStore
+    from clouddeploy_runtime.server.submissions import Submissions
     from clouddeploy_runtime.tls import Peer
 
 log = logging.getLogger(__name__)
 
-_MAX_ARCHIVE_BYTES = 512 << 20
+_WATCH_S = 60.0
+"""Who watches a job asks over and over: one allowed look at a job is recorded in so long, of each person."""
+_MAX_WATCHES = 10_000
+_DOWNLOADS = 4
+"""At a time; each holds its archive on the disk. Guessed."""
+_MAX_WHY = 2000
+"""An error travels in the call's headers, which may be 8 KiB long."""
 _STATUS: Mapping[type[ClouddeployError], grpc.StatusCode] = {
     AuthorizationRefused: grpc.StatusCode.PERMISSION_DENIED,
     JobNotFound: grpc.StatusCode.NOT_FOUND,
     InvalidJob: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidCommand: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidTarget: grpc.StatusCode.NOT_FOUND,
+    JobNotFinished: grpc.StatusCode.FAILED_PRECONDITION,
+    SubmitTokenConflict: grpc.StatusCode.ALREADY_EXISTS,
+    SubmitTokenJobDeleted: grpc.StatusCode.ALREADY_EXISTS,
+    ServerBusy: grpc.StatusCode.RESOURCE_EXHAUSTED,
     RevocationFault: grpc.StatusCode.INVALID_ARGUMENT,
 }
-_RIGHTS = {
-    "list_jobs": "list_jobs",
-    "job_meta": "get_job_meta",
-    "abort_job": "abort_job",
-    "system_status": "check_status",
-    "shutdown": "shutdown",
-}
-"""Command → the right it needs."""
+_NOBODY = tls.Peer(name="", org="", role="")
 
 
 class PeopleCalls:
@@ -55,18 +77,22 @@ class PeopleCalls:
         *,
         store: JobStore,
         scheduler: Scheduler,
-        registry: Registry,
+        submissions: Submissions,
+        commands: Commands,
         audit: AuditLog,
         gate: Gate,
-        shutdown: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kit = kit
         self._store = store
         self._scheduler = scheduler
-        self._registry = registry
+        self._submissions = submissions
+        self._commands = commands
         self._audit = audit
         self._gate = gate
-        self._shutdown = shutdown
+        self._clock = clock
+        self._watches: dict[tuple[str, str, str], float] = {}
+        self._downloads = 0
 
     def handler(self) -> Any:
         """Return the generic handler to add to a server."""
@@ -80,31 +106,25 @@ class PeopleCalls:
             },
         )
 
-    def _check(self, context: Any, right: str, *, job_id: str = "") -> Peer:
+    def _check(self, context: Any, right: str, *, job_id: str = "", is_watching: bool = False) -> Peer:
         """Return who asks, if the policy lets them; the answer is in the audit log either way.
 
         The policy file is read for each command, so that an edit holds from then on.
         """
-        peer = tls.peer_of(context.auth_context()) or tls.Peer(name="", org="", role="")
-        info = self._store.get(job_id) if job_id else None
+        peer = self._gate.identity_of(context) or _NOBODY
         policy = authorization.load(self._kit.local)
-        request = authorization.Request(
-            user=peer,
-            right=right,
-            site_org=self._kit.org,
-            submitter_name=info.submitter if info else "",
-            submitter_org=info.submitter_org if info else "",
-        )
         revoked = self._gate.problem(peer)
-        allowed = not revoked and bool(peer.role) and policy.permits(request)
-        self._audit.record(
-            user=peer.name,
-            role=peer.role,
-            action=f"{right} {job_id}".strip(),
-            address=tls.address_of(context.peer()),
-            allowed=allowed,
-            detail="" if allowed else revoked or policy.problem,
-        )
+        info = self._store.get(job_id) if job_id else None
+        allowed = not revoked and bool(peer.role) and policy.permits(self._request(peer, right, info))
+        if not (allowed and is_watching and self._was_seen(peer, right, job_id)):
+            self._audit.record(
+                user=peer.name,
+                role=peer.role,
+                action=f"{right} {job_id}".strip(),
+                address=tls.address_of(context.peer()),
+                allowed=allowed,
+                detail="" if allowed else revoked or policy.problem,
+            )
         if not allowed:
             raise AuthorizationRefused(
                 f"{peer.name} may not {right}",
@@ -113,20 +133,42 @@ class PeopleCalls:
             )
         return peer
 
+    def _request(self, peer: Peer, right: str, info: JobInfo | None) -> authorization.Request:
+        return authorization.Request(
+            user=peer,
+            right=right,
+            site_org=self._kit.org,
+            submitter_name=info.submitter if info else "",
+            submitter_org=info.submitter_org if info else "",
+        )
+
+    def _may_bring_code(self, peer: Peer) -> bool:
+        """Tell whether this person's jobs may bring code to the server: his own jobs, so he is the submitter."""
+        request = authorization.Request(
+            user=peer, right="byoc", site_org=self._kit.org, submitter_name=peer.name, submitter_org=peer.org
+        )
+        return authorization.load(self._kit.local).permits(request)
+
+    def _was_seen(self, peer: Peer, right: str, job_id: str) -> bool:
+        """Tell whether the same look of the same person was recorded within the minute."""
+        now, key = self._clock(), (peer.name, right, job_id)
+        if now - self._watches.get(key, -_WATCH_S) < _WATCH_S:
+            return True
+        if len(self._watches) >= _MAX_WATCHES:
+            self._watches.clear()
+        self._watches[key] = now
+        return False
+
     async def submit(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         """Keep a job folder that comes as the chunks of a zip; returns its id."""
+        token = str(dict(context.invocation_metadata() or ()).get(rpc.SUBMIT_TOKEN_KEY, ""))
         try:
             peer = self._check(context, "submit_job")
-            archive = bytearray()
-            async for chunk in requests:
-                archive += chunk
-                if len(archive) > _MAX_ARCHIVE_BYTES:
-                    raise InvalidJob("The job is too large", why=f"its archive exceeds {_MAX_ARCHIVE_BYTES} bytes")
-            info = await asyncio.to_thread(self._store.add, bytes(archive), peer)
+            may_bring_code = self._may_bring_code(peer)
+            info = await self._submissions.take(requests, peer, token=token, may_bring_code=may_bring_code)
         except ClouddeployError as exc:
             await _refuse(context, exc)
             raise
-        log.info("Job %s (%s) was submitted by %s", info.job_id, info.name, peer.name, extra={"job": info.job_id})
         self._scheduler.wake()
         return info.job_id.encode()
 
@@ -142,31 +184,29 @@ class PeopleCalls:
         try:
             document = msgspec.json.decode(request, type=dict[str, Any])
         except msgspec.MsgspecError as exc:
-            raise InvalidJob("The command cannot be read", why=str(exc)) from exc
+            raise InvalidCommand("The command cannot be read", why=str(exc)) from exc
         name = str(document.get("command", ""))
         job_id = str(document.get("job_id", ""))
         if name == "update_crl":
             return self._update_crl(str(document.get("crl", "")), context)
-        if name not in _RIGHTS:
-            raise InvalidJob(f"There is no command {name!r}", why="this server is of another version, perhaps")
-        if name in {"job_meta", "abort_job"}:
+        command = self._commands.table.get(name)
+        if command is None:
+            raise InvalidCommand(
+                f"There is no command {name[:100]!r}",
+                why="this server is of another version, perhaps",
+                hint="Install the same version at both ends.",
+            )
+        if command.is_for_job:
             self._store.get(job_id)  # refuses an unknown id, the empty one too
-        peer = self._check(context, _RIGHTS[name], job_id=job_id)
-        if name == "list_jobs":
-            return [asdict(info) for info in self._store.all()]
-        if name == "job_meta":
-            return asdict(self._store.get(job_id))
-        if name == "abort_job":
-            await self._scheduler.abort(job_id, reason=f"aborted by {peer.name}")
-            return {}
-        if name == "shutdown":
-            self._shutdown()
-            return {}
-        return self._system_status()
+        peer = self._check(
+            context, command.right, job_id=job_id if command.is_for_job else "", is_watching=command.is_watching
+        )
+        may_bring_code = command.needs_code_right and self._may_bring_code(peer)
+        return await command.handle(Call(peer=peer, job_id=job_id, arguments=document, may_bring_code=may_bring_code))
 
     def _update_crl(self, pem: str, context: Any) -> Any:
         """Take a list of revoked certificates; any admin may bring it, since the project's authority signed it."""
-        peer = tls.peer_of(context.auth_context()) or tls.Peer(name="", org="", role="")
+        peer = self._gate.identity_of(context) or _NOBODY
         problem = self._gate.problem(peer) or ("" if peer.role else "only an admin may bring one")
         self._audit.record(
             user=peer.name,
@@ -180,31 +220,41 @@ class PeopleCalls:
             raise AuthorizationRefused(f"{peer.name} may not update_crl", why=problem, hint="Ask a project admin.")
         return {"is_newer": self._gate.adopt(pem.encode()), "number": self._gate.number}
 
-    def _system_status(self) -> dict[str, Any]:
-        clients = [
-            {"name": s.name, "address": s.address, "connected_since": s.since, "jobs": sorted(s.jobs)}
-            for s in self._registry.connected()
-        ]
-        return {"server": self._kit.server_name, "clients": clients}
-
     async def download_job(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
-        """Stream a zip of what the job's controller left, its digest in the trailing metadata."""
+        """Stream a zip of a finished job, its digest in the trailing metadata."""
         job_id = request.decode("utf-8", "replace")
         try:
             self._store.get(job_id)
-            self._check(context, "download_job", job_id=job_id)
+            peer = self._check(context, "download_job", job_id=job_id)
+            info = self._store.finished(job_id).seen_by(peer.name)
+            with self._one_download(), tempfile.TemporaryFile(dir=self._store.root) as file:
+                await asyncio.to_thread(self._store.write_archive, info, file)
+                whole = hashlib.sha256()
+                file.seek(0)
+                while chunk := await asyncio.to_thread(file.read, rpc.CHUNK_BYTES):
+                    whole.update(chunk)
+                    yield chunk
+                context.set_trailing_metadata(((rpc.SHA256_KEY, whole.hexdigest()),))
+        except OSError as exc:
+            fault = RuntimeFault("The result cannot be packed", why=str(exc), hint="Look at the server's disk.")
+            await _refuse(context, fault)
         except ClouddeployError as exc:
             await _refuse(context, exc)
             raise
-        folder = self._store.run_folder(job_id)
-        archive = await asyncio.to_thread(jobs.pack, folder)
-        context.set_trailing_metadata(((rpc.SHA256_KEY, hashlib.sha256(archive).hexdigest()),))
-        async for chunk in blobs.send(archive):
-            yield chunk
+
+    @contextlib.contextmanager
+    def _one_download(self) -> Iterator[None]:
+        if self._downloads >= _DOWNLOADS:
+            raise ServerBusy("The server packs no more results just now", why=f"{_DOWNLOADS} are fetched", hint="Wait.")
+        self._downloads += 1
+        try:
+            yield
+        finally:
+            self._downloads -= 1
 
 
 async def _refuse(context: Any, exc: ClouddeployError) -> None:
     """End a call with an error that the admin session turns back into the same class."""
-    code = _STATUS.get(type(exc), grpc.StatusCode.INTERNAL)
-    document = msgspec.json.encode({"what": exc.what, "why": exc.why, "hint": exc.hint}).decode()
+    code = next((code for kind, code in _STATUS.items() if isinstance(exc, kind)), grpc.StatusCode.INTERNAL)
+    document = msgspec.json.encode({"what": exc.what[:_MAX_WHY], "why": exc.why[:_MAX_WHY], "hint": exc.hint}).decode()
     await context.abort(code, document, ((rpc.ERROR_KEY, exc.error_code),))

@@ -1,94 +1,143 @@
-"""One running job on the server: between its controller process and the sites' streams."""
+"""One running job on the server: between its controller process and the sites that take part."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from clouddeploy_runtime import jobs
-from clouddeploy_runtime.errors import RuntimeFault
-from clouddeploy_runtime.job.messages import Done, Progress, Result, SiteFailed, Task
+from clouddeploy_runtime import jobs, launchers
+from clouddeploy_runtime.errors import ClouddeployError
+from clouddeploy_runtime.job import checkpoint
+from clouddeploy_runtime.job.messages import Done, Progress, Task
 from clouddeploy_runtime.jobs import JobStatus
-from clouddeploy_runtime.launchers.process import JobLaunch, JobProcess, launch
+from clouddeploy_runtime.launchers import JobLaunch
+from clouddeploy_runtime.server.open_tasks import OpenTasks
+from clouddeploy_runtime.server.participants import Participants
+from clouddeploy_runtime.settings import Settings
 from clouddeploy_runtime.wire import blobs
-from clouddeploy_runtime.wire.federation_pb2 import AbortJob, RunTask, ServerEvent, StartJob
+from clouddeploy_runtime.wire.federation_pb2 import AbortJob, ServerEvent, StartJob
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+    from collections.abc import AsyncIterable, Coroutine, Mapping
+    from pathlib import Path
+    from typing import Any
 
     from clouddeploy_runtime.job.buffers import Buffer, BufferPool
+    from clouddeploy_runtime.job.messages import Delivery, Message, Receipt
+    from clouddeploy_runtime.launchers import Launcher, Running
     from clouddeploy_runtime.server.sessions import Registry, Session
     from clouddeploy_runtime.server.store import JobStore
 
 log = logging.getLogger(__name__)
 
-REJOIN_S = 20.0
-"""How long a site may be unreachable before its open tasks count as failed: a restart of its network, not of it."""
 _STOP_S = 10.0
-
-
-@dataclass(eq=False)
-class _OpenTask:
-    task: Task
-    buffer: Buffer | None
-    sha256: str
-    pending: set[str]
-    receiving: set[str] = field(default_factory=set)
+"""How long a controller may take to end when it is told to, and after its last word."""
+_RECORD_S = 2.0
+"""Pause before the end of a job is recorded once more: the disk was full."""
 
 
 class RunningJob:
-    """Relays one job; `run` returns when its controller has ended, whatever the cause."""
+    """Relays one job; `run` returns when its controller has ended, whatever the cause, and that is recorded.
+
+    Args:
+        job_id: a job of the store, DISPATCHED or RUNNING.
+        sites: that take part.
+        reservations: what the sites hold for it, by site.
+        store: gets the job's progress and end.
+        registry: the connected sites.
+        pool: shared memory for this job; closed at its end.
+        is_resumed: the server was stopped while it ran; the controller goes on from its checkpoint, and trainers that
+            still run at their sites are kept.
+        launcher: starts the controller; None: as a process of this machine.
+        hidden: folders that the controller must not see.
+    """
 
     def __init__(
-        self, job_id: str, *, sites: tuple[str, ...], store: JobStore, registry: Registry, pool: BufferPool
+        self,
+        job_id: str,
+        *,
+        sites: tuple[str, ...],
+        store: JobStore,
+        registry: Registry,
+        pool: BufferPool,
+        reservations: Mapping[str, str] | None = None,
+        is_resumed: bool = False,
+        launcher: Launcher | None = None,
+        hidden: tuple[Path, ...] = (),
     ) -> None:
         self.job_id = job_id
         self.sites = sites
+        self._reservations = reservations or {}
         self._store = store
         self._registry = registry
         self._pool = pool
+        self._launcher = launcher or launchers.of(Settings())
+        self._hidden = hidden
         self._spec = store.spec(job_id)
-        self._process: JobProcess | None = None
-        self._tasks: dict[str, _OpenTask] = {}
-        self._failed: dict[str, str] = {}
-        self._started: set[str] = set()
+        self._process: Running | None = None
+        self._tasks = OpenTasks(
+            job_id,
+            pool=pool,
+            task_s=self._spec.task_s,
+            push=self._push,
+            tell=self._tell,
+            overdue=lambda site, reason: self._spawn(self._stop_at(site, reason)),
+        )
+        self._participants = Participants(
+            sites,
+            min_clients=self._spec.min_clients,
+            mandatory=self._spec.mandatory_clients,
+            is_deploying=not (is_resumed and store.get(job_id).status is JobStatus.RUNNING),
+        )
+        self._archives: dict[str, tuple[bytes, str]] = {}
+        """By app: the zip that its sites get, and its digest."""
+        self._is_packed = False
         self._abort_reason: str | None = None
         self._done: Done | None = None
-        self._archives: dict[str, bytes] = {}
         self._absent: dict[str, asyncio.TimerHandle] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Run the job to its end and record how it ended."""
+        """Run the job to its end and record how it ended; cancelled, it stays as it is and can be resumed."""
         try:
             await self._run()
             status, reason = await self._verdict()
-        except (RuntimeFault, OSError, ValueError, msgspec.MsgspecError) as exc:
+        except Exception as exc:  # the job's edge: whatever it is ends this job, with a reason, and no other
             log.exception("Job %s failed at the server", self.job_id, extra={"job": self.job_id})
-            status, reason = JobStatus.EXECUTION_EXCEPTION, f"server: {exc}"
-        finally:
-            self._close()
-        if self._done is not None:
-            metrics = {**self._store.get(self.job_id).metrics, **self._done.metrics}
-            self._store.update(self.job_id, metrics=metrics)
-        self._store.move(self.job_id, status, reason=reason)
+            what = str(exc) if isinstance(exc, ClouddeployError) else f"{type(exc).__name__}: {exc}"
+            status, reason = JobStatus.EXECUTION_EXCEPTION, f"server: {what}"
+            if self._abort_reason is not None:
+                status, reason = JobStatus.ABORTED, self._abort_reason
+        except asyncio.CancelledError:
+            log.info("Job %s is let go; it can be resumed", self.job_id, extra={"job": self.job_id})
+            await self._close()
+            raise
+        self._end_at_sites(reason)
+        await self._close()
+        await self._record(status, reason)
         log.info("Job %s ended: %s %s", self.job_id, status, reason, extra={"job": self.job_id})
 
     async def _run(self) -> None:
+        for app in {self._spec.app_for(site) or "" for site in self.sites}:
+            folder = self._store.job_folder(self.job_id)
+            archive = await asyncio.to_thread(jobs.pack, folder, apps={app})
+            self._archives[app] = archive, await asyncio.to_thread(blobs.digest, archive)
+        if self._abort_reason is not None:
+            return
+        self._is_packed = True
         for site in self.sites:
-            app = self._spec.app_for(site) or ""
-            if app not in self._archives:
-                folder = self._store.job_folder(self.job_id)
-                self._archives[app] = await asyncio.to_thread(jobs.pack, folder, apps={app})
-        run_dir = self._store.run_folder(self.job_id)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        self._process = await launch(
-            JobLaunch(
+            session = self._registry.find(site)
+            if session is None:
+                self.left(site)
+            else:
+                self.joined(session)
+        deadline = asyncio.get_running_loop().call_later(self._deploy_s(), self._deploy_is_over)
+        try:
+            run_dir = self._store.run_folder(self.job_id)
+            run_dir.mkdir(parents=True, exist_ok=True)
+            job = JobLaunch(
                 job_id=self.job_id,
                 role="controller",
                 site=jobs.SERVER,
@@ -96,42 +145,198 @@ class RunningJob:
                 run_dir=run_dir,
                 sites=self.sites,
                 data_dir=None,
-            ),
-            self._pool,
-        )
-        for site in self.sites:
-            self._start_at(site)
-        while (received := await self._process.receive()) is not None:
+                hidden=self._hidden,
+            )
+            self._process = await self._launcher.launch(job, self._pool)
+            if self._must_end:
+                await self._process.stop(self._abort_reason or "", grace_s=_STOP_S)
+            await self._relay(self._process)
+        finally:
+            deadline.cancel()
+
+    async def _relay(self, process: Running) -> None:
+        while (received := await process.receive()) is not None:
             message, buffer = received
             if isinstance(message, Task):
                 await self._distribute(message, buffer)
             elif isinstance(message, Progress):
                 metrics = {**self._store.get(self.job_id).metrics, **message.metrics}
-                self._store.update(
-                    self.job_id, rounds=message.round, total_rounds=message.total_rounds, metrics=metrics
-                )
+                self._note(rounds=message.round, total_rounds=message.total_rounds, metrics=metrics)
             elif isinstance(message, Done):
                 self._done = message
+                # A thread of the workflow's own might keep the process from ending.
+                self._spawn(process.stop("", grace_s=_STOP_S))
+
+    async def _distribute(self, task: Task, buffer: Buffer | None) -> None:
+        await self._tasks.open(task, buffer, sites=self.sites)
+        for site in self.sites:
+            failed = self._participants.failure_of(site)
+            if failed:
+                await self._tasks.fail(site, failed)
+            else:
+                self._tasks.send(site)
+
+    @property
+    def _must_end(self) -> bool:
+        return self._abort_reason is not None or bool(self._participants.problem)
 
     async def _verdict(self) -> tuple[JobStatus, str]:
-        if self._process is None:
-            return JobStatus.ABNORMAL, "server: the job process never started"
-        code = await self._process.wait()
         if self._abort_reason is not None:
             return JobStatus.ABORTED, self._abort_reason
+        if self._participants.problem:
+            is_dispatched = self._store.get(self.job_id).status is JobStatus.DISPATCHED
+            status = JobStatus.FAILED_TO_RUN if is_dispatched else JobStatus.EXECUTION_EXCEPTION
+            return status, self._participants.problem
+        if self._process is None:
+            return JobStatus.ABNORMAL, "server: the job process never started"
+        await self._process.wait()
         if self._done is None:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            return JobStatus.EXECUTION_EXCEPTION, f"server: the job process {how}"
+            return JobStatus.EXECUTION_EXCEPTION, self._process.ending()
         if self._done.status.upper().endswith("COMPLETED") or self._done.status.lower() == "ok":
             return JobStatus.COMPLETED, ""
         return JobStatus.EXECUTION_EXCEPTION, self._done.reason or self._done.status
 
-    def _start_at(self, site: str) -> None:
-        session = self._registry.find(site)
-        if session is None:
-            return  # `joined` starts it
-        app = self._spec.app_for(site) or ""
-        archive = self._archives[app]
+    async def _record(self, status: JobStatus, reason: str) -> None:
+        """Write down how the job ended; a full disk is waited for, since nothing else knows it."""
+        is_said = False
+        while True:
+            try:
+                changes = {"deploy_detail": self._participants.detail}
+                if self._done is not None:
+                    changes["metrics"] = {**self._store.get(self.job_id).metrics, **self._done.metrics}
+                self._store.update(self.job_id, **changes)
+                self._store.move(self.job_id, status, reason=reason)
+            except OSError as exc:
+                if not is_said:
+                    log.error("The end of job %s cannot be recorded yet: %s", self.job_id, exc)  # noqa: TRY400
+                is_said = True
+                await asyncio.sleep(_RECORD_S)
+            else:
+                break
+        if status is JobStatus.COMPLETED:
+            with contextlib.suppress(OSError):  # a few files too many in the result
+                checkpoint.remove(self._store.run_folder(self.job_id))
+
+    def _note(self, **changes: Any) -> None:
+        """Change the record; what a full disk does not take is missing from it, and does not end the job."""
+        try:
+            self._store.update(self.job_id, **changes)
+        except OSError as exc:
+            log.warning("The progress of job %s is not recorded: %s", self.job_id, exc, extra={"job": self.job_id})
+
+    # What the sites want.
+
+    def blob(self, site: str, name: str) -> memoryview | bytes | None:
+        """Return what a site of this job may download under a name: its own app, and the tasks that it got."""
+        kind, _, rest = name.partition(":")
+        if kind == "job":
+            archive, _ = self._archives.get(rest, (None, ""))
+            return archive if rest == (self._spec.app_for(site) or "") else None
+        return self._tasks.blob(site, rest) if kind == "task" else None
+
+    async def accept(self, site: str, delivery: Delivery, stream: AsyncIterable[bytes]) -> Receipt:
+        """Take a site's result, once.
+
+        Raises:
+            BlobCorrupt: what came is not what was announced; the site sends it again.
+            Superseded: the site has begun to send it again meanwhile.
+        """
+        self.deployed(site, "")  # two streams: what the site said before may come after it
+        return await self._tasks.accept(site, delivery, stream)
+
+    def task_failed(self, site: str, task_id: str, reason: str) -> None:
+        """Note that a site could not do one task; it gets the next one."""
+        self._spawn(self._tasks.fail(site, reason, task_id=task_id))
+
+    def deployed(self, site: str, reason: str) -> None:
+        """Note that a site has started the job, or why not."""
+        if self._participants.deployed(site, reason):
+            if reason:
+                log.warning("Job %s: %s", self.job_id, reason, extra={"job": self.job_id, "site": site})
+                self._spawn(self._tasks.fail(site, reason))
+            self._review()
+
+    def site_ended(self, site: str, reason: str, *, is_crash: bool = False) -> None:
+        """Note that a site's trainer ended.
+
+        Args:
+            site: where.
+            reason: why; empty: as it should. After the first line the end of its log.
+            is_crash: it ended without a word, so it is started again, a few times.
+        """
+        reason, _, tail = reason.partition("\n")
+        if tail:
+            with contextlib.suppress(OSError):  # the reason says the most
+                self._store.keep_error_log(self.job_id, site, tail)
+        if reason:
+            log.warning("Job %s: %s", self.job_id, reason, extra={"job": self.job_id, "site": site})
+        if self._participants.ended(site, reason, is_crash=is_crash):
+            session = self._registry.find(site)
+            if session is not None and self._is_packed:  # else `joined` starts it
+                self._tasks.restart_clock(site)
+                self._start_at(session)
+                self._tasks.send(site)
+            return
+        self._spawn(self._tasks.fail(site, self._participants.failure_of(site)))
+        self._review()
+
+    def joined(self, session: Session) -> None:
+        """Bring a site that connected up to date: start it, unless it runs, and send again what it has not answered."""
+        site = session.name
+        timer = self._absent.pop(site, None)
+        if timer is not None:
+            timer.cancel()
+        if not self._is_packed or not self._participants.returned(site):
+            return
+        if self.job_id in session.jobs:
+            self.deployed(site, "")
+        else:
+            self._tasks.restart_clock(site)
+            self._start_at(session)
+        self._tasks.send(site)
+
+    def left(self, site: str) -> None:
+        """Give a site that lost its connection time to come back."""
+        wait_s = self._spec.rejoin_s
+        reason = f"{site}: no connection for {wait_s:g} s"
+        loop = asyncio.get_running_loop()
+        if site in self._absent:
+            self._absent.pop(site).cancel()
+        self._absent[site] = loop.call_later(wait_s, lambda: self._spawn(self._is_gone(site, reason)))
+
+    async def _is_gone(self, site: str, reason: str) -> None:
+        log.warning("Job %s: %s", self.job_id, reason, extra={"job": self.job_id, "site": site})
+        self._participants.gone(site, reason)
+        await self._tasks.fail(site, reason)
+        self._review()
+
+    async def _stop_at(self, site: str, reason: str) -> None:
+        """End a trainer that takes too long; when it has ended, it is started again, a few times."""
+        log.warning("Job %s: %s", self.job_id, reason, extra={"job": self.job_id, "site": site})
+        self._participants.stopping(site, reason)
+        self._push(site, ServerEvent(abort_job=AbortJob(job_id=self.job_id, reason=reason)))
+        await self._tasks.fail(site, reason)
+
+    def _deploy_s(self) -> float:
+        return self._participants.deploy_s(max((len(one) for one, _ in self._archives.values()), default=0))
+
+    def _deploy_is_over(self) -> None:
+        for site, reason in self._participants.silent().items():
+            self.deployed(site, reason)
+
+    def _review(self) -> None:
+        """Go on from DISPATCHED to RUNNING, or end the job when too few sites have started it."""
+        if self._participants.review():
+            self._note(deploy_detail=self._participants.detail)
+            if self._store.get(self.job_id).status is not JobStatus.RUNNING:
+                with contextlib.suppress(OSError):  # `_note` has just said that the disk is full
+                    self._store.move(self.job_id, JobStatus.RUNNING)
+        elif self._participants.problem and self._process is not None:
+            self._spawn(self._process.stop(self._participants.problem, grace_s=_STOP_S))
+
+    def _start_at(self, session: Session) -> None:
+        app = self._spec.app_for(session.name) or ""
+        archive, sha256 = self._archives[app]
         info = self._store.get(self.job_id)
         event = StartJob(
             job_id=self.job_id,
@@ -139,164 +344,55 @@ class RunningJob:
             sites=self.sites,
             blob=f"job:{app}",
             size=len(archive),
-            sha256=blobs.digest(archive),
+            sha256=sha256,
             submitter=info.submitter,
             submitter_org=info.submitter_org,
             submitter_role=info.submitter_role,
+            reservation=self._reservations.get(session.name, ""),
         )
-        session.outbox.put_nowait(ServerEvent(start_job=event))
         session.jobs.add(self.job_id)
-        self._started.add(site)
+        session.outbox.put_nowait(ServerEvent(start_job=event))
 
-    async def _distribute(self, task: Task, buffer: Buffer | None) -> None:
-        sha256 = "" if buffer is None else await asyncio.to_thread(blobs.digest, buffer.view[: task.size])
-        targets = [site for site in (task.targets or self.sites) if site in self.sites]
-        self._tasks[task.task_id] = _OpenTask(task=task, buffer=buffer, sha256=sha256, pending=set(targets))
-        for site in targets:
-            if site in self._failed:
-                await self._fail_task(task.task_id, site, self._failed[site])
-            else:
-                self._send_task(task.task_id, site)
-
-    def _send_task(self, task_id: str, site: str) -> None:
+    def _push(self, site: str, event: ServerEvent) -> None:
         session = self._registry.find(site)
-        if session is None:
-            return  # sent again when the site joins; `left` bounds the wait
-        open_task = self._tasks[task_id]
-        event = RunTask(
-            job_id=self.job_id,
-            task=msgspec.msgpack.encode(open_task.task),
-            blob="" if open_task.buffer is None else f"task:{task_id}",
-            size=open_task.task.size,
-            sha256=open_task.sha256,
-        )
-        session.outbox.put_nowait(ServerEvent(run_task=event))
+        if session is not None:  # `joined` sends what matters again
+            session.outbox.put_nowait(event)
 
-    def blob(self, name: str) -> memoryview | bytes | None:
-        """Return what a site of this job may download under a name."""
-        kind, _, rest = name.partition(":")
-        if kind == "job":
-            return self._archives.get(rest)
-        open_task = self._tasks.get(rest) if kind == "task" else None
-        if open_task is None or open_task.buffer is None:
-            return None
-        return open_task.buffer.view[: open_task.task.size]
-
-    async def accept(self, site: str, result: Result, stream: AsyncIterable[bytes], *, sha256: str) -> None:
-        """Take a site's result straight into shared memory and hand it to the controller, exactly once.
-
-        Raises:
-            BlobCorrupt: what came is not what was announced; the site sends it again.
-        """
-        open_task = self._tasks.get(result.task_id)
-        if open_task is None or self._process is None or site not in open_task.pending - open_task.receiving:
-            return  # a repetition of what was taken already, or a task that nobody waits for any more
-        open_task.receiving.add(site)
-        buffer = self._pool.acquire(result.size) if result.size else None
-        try:
-            if buffer is not None:
-                view = buffer.view[: result.size]
-                received = await blobs.receive(stream, view)
-                await asyncio.to_thread(blobs.check, view, received=received, sha256=sha256)
-            message = Result(
-                task_id=result.task_id,
-                site=site,  # from the certificate, whatever the message claims
-                name=result.name,
-                round=result.round,
-                meta=result.meta,
-                size=result.size,
-            )
-            if site not in open_task.pending:  # given up while it came; the controller has counted it as failed
-                if buffer is not None:
-                    buffer.release()
-                return
-            open_task.pending.discard(site)  # from here on a repetition is not taken
+    async def _tell(self, message: Message, buffer: Buffer | None) -> None:
+        if self._process is not None:
             with contextlib.suppress(OSError):  # the controller has ended; `run` finds out why
                 await self._process.send(message, buffer)
-        except BaseException:
-            if buffer is not None:
-                buffer.release()
-            raise
-        finally:
-            open_task.receiving.discard(site)
-        self._close_task(result.task_id)
 
-    def _close_task(self, task_id: str) -> None:
-        open_task = self._tasks.get(task_id)
-        if open_task is None or open_task.pending:
-            return
-        del self._tasks[task_id]
-        if open_task.buffer is not None:
-            open_task.buffer.release()
-
-    async def _fail_task(self, task_id: str, site: str, reason: str) -> None:
-        open_task = self._tasks.get(task_id)
-        if open_task is None or site not in open_task.pending or self._process is None:
-            return
-        open_task.pending.discard(site)
-        with contextlib.suppress(OSError):  # the controller has ended; `run` finds out why
-            await self._process.send(SiteFailed(task_id=task_id, site=site, reason=reason))
-        self._close_task(task_id)
-
-    async def task_failed(self, site: str, task_id: str, reason: str) -> None:
-        """Note that a site could not do one task."""
-        await self._fail_task(task_id, site, reason)
-
-    async def site_ended(self, site: str, reason: str) -> None:
-        """Note that a site's trainer ended; open and later tasks of the site fail with the reason."""
-        if site in self._failed:
-            return
-        self._failed[site] = reason or f"{site}: the trainer has ended"
-        if reason:
-            log.warning("Job %s: %s", self.job_id, reason, extra={"job": self.job_id, "site": site})
-        for task_id in list(self._tasks):
-            await self._fail_task(task_id, site, self._failed[site])
-
-    def joined(self, session: Session) -> None:
-        """Bring a site that connected up to date: start it, or send again what it has not answered."""
-        site = session.name
-        timer = self._absent.pop(site, None)
-        if timer is not None:
-            timer.cancel()
-        if site not in self._started:
-            self._start_at(site)
-        elif self.job_id not in session.jobs:
-            self._spawn_ended(site, f"{site}: the client was restarted and its trainer is gone")
-            return
-        for task_id, open_task in self._tasks.items():
-            if site in open_task.pending:
-                self._send_task(task_id, site)
-
-    def left(self, site: str) -> None:
-        """Give a site that lost its connection time to come back."""
-        loop = asyncio.get_running_loop()
-        self._absent[site] = loop.call_later(
-            REJOIN_S, self._spawn_ended, site, f"{site}: no connection for {REJOIN_S:.0f} s"
-        )
-
-    def _spawn_ended(self, site: str, reason: str) -> None:
-        task = asyncio.get_running_loop().create_task(self.site_ended(site, reason))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+    # The end.
 
     async def abort(self, reason: str) -> None:
-        """End the job: ask the controller, then insist."""
-        self._abort_reason = self._abort_reason or reason
+        """End the job, whatever it does just now: ask the controller, then insist."""
+        if self._abort_reason is None:
+            self._abort_reason = reason
         if self._process is not None:
             await self._process.stop(reason, grace_s=_STOP_S)
 
-    def _close(self) -> None:
-        reason = self._abort_reason or ""
+    def _end_at_sites(self, reason: str) -> None:
         for site in self.sites:
             session = self._registry.find(site)
             if session is not None:
                 session.jobs.discard(self.job_id)
-                session.outbox.put_nowait(ServerEvent(abort_job=AbortJob(job_id=self.job_id, reason=reason)))
+            self._push(site, ServerEvent(abort_job=AbortJob(job_id=self.job_id, reason=reason)))
+
+    async def _close(self) -> None:
+        self._is_packed = False  # who joins now is not started
         for timer in self._absent.values():
             timer.cancel()
-        for open_task in self._tasks.values():
-            if open_task.buffer is not None:
-                open_task.buffer.release()
-        self._tasks.clear()
+        self._tasks.close()
+        for task in list(self._background):
+            task.cancel()
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
         self._archives.clear()
         self._pool.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import secrets
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from clouddeploy_runtime.server import tokens
+from clouddeploy_runtime.server.tokens import fingerprint
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from clouddeploy_runtime.tls import Peer
     from clouddeploy_runtime.wire.federation_pb2 import ServerEvent
 
 log = logging.getLogger("Client")
 """The name is part of the line that the overview page shows."""
 
-
-def fingerprint(token: str) -> str:
-    """Return what a log may show of a token: it identifies, but does not authorise."""
-    return hashlib.sha256(token.encode()).hexdigest()[:8]
+CLIENT = "client"
+RELAY = "relay"
 
 
 @dataclass(eq=False)
 class Session:
-    """One registered client."""
+    """One registered client or relay."""
 
     name: str
     address: str
@@ -38,21 +39,47 @@ class Session:
     """Events for the client; None ends the stream."""
     is_streaming: bool = False
     jobs: set[str] = field(default_factory=set)
+    peer: Peer | None = None
+    """Who it has proven to be."""
+    kind: str = CLIENT
+    instance: str = ""
+    """Of the site's process."""
+    connection: str = ""
+    """The one that it registered over, as gRPC names it; empty: any will do."""
+    heard: float = 0.0
+    """When it last said something, on the registry's clock."""
 
 
 class Registry:
-    """All sessions of the server; lives in the event loop, so it needs no lock."""
+    """All sessions of the server; lives in the event loop, so it needs no lock.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._by_name: dict[str, Session] = {}
         self._by_token: dict[str, Session] = {}
+        self._lost: dict[str, Session] = {}
         self._watchers: list[Callable[[Session, bool], None]] = []
 
     def watch(self, callback: Callable[[Session, bool], None]) -> None:
         """Call `callback(session, joined)` when a client's stream opens or is lost."""
         self._watchers.append(callback)
 
-    def register(self, *, name: str, address: str, active_jobs: set[str], serial: int = 0) -> Session:
+    def register(
+        self,
+        *,
+        name: str,
+        address: str,
+        active_jobs: set[str],
+        serial: int = 0,
+        peer: Peer | None = None,
+        kind: str = CLIENT,
+        instance: str = "",
+        connection: str = "",
+    ) -> Session:
         """Give a client a fresh token; a session it had before is ended."""
         old = self._by_name.get(name)
         if old is not None:
@@ -62,19 +89,28 @@ class Registry:
         session = Session(
             name=name,
             address=address,
-            token=secrets.token_urlsafe(32),
+            token=tokens.new(),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
             jobs=active_jobs,
             serial=serial,
+            peer=peer,
+            kind=kind,
+            instance=instance,
+            connection=connection,
+            heard=self._clock(),
         )
+        self._lost.pop(name, None)
         self._by_name[name] = session
         self._by_token[session.token] = session
+        if kind == RELAY:
+            log.info("The relay %s@%s joined", name, address)
+            return session
         log.info(
             "Client: New client %s@%s joined. Sent token: %s.  Total clients: %d",
             name,
             address,
             fingerprint(session.token),
-            len(self._by_name),
+            self._total(),
             extra={"site": name},
         )
         return session
@@ -84,41 +120,83 @@ class Registry:
         session = self._by_token.get(token)
         return session if session is not None and session.name == name else None
 
+    def holder(self, token: str) -> Peer | None:
+        """Return who got a token, as proven when it was given out."""
+        session = self._by_token.get(token)
+        return session.peer if session is not None else None
+
     def opened(self, session: Session) -> None:
         """Note that the client listens now."""
         session.is_streaming = True
-        for watcher in self._watchers:
-            watcher(session, True)
+        self.hear(session)
+        if session.kind == CLIENT:
+            for watcher in self._watchers:
+                watcher(session, True)
+
+    def hear(self, session: Session) -> None:
+        """Note that the client said something."""
+        session.heard = self._clock()
 
     def closed(self, session: Session) -> None:
-        """Forget a client whose stream ended, unless it registered again meanwhile."""
+        """Take a client off the list whose stream ended, unless it registered again meanwhile."""
         session.is_streaming = False
         if self._by_name.get(session.name) is session:
-            del self._by_name[session.name]
-            self._by_token.pop(session.token, None)
-            log.warning("Client %s is gone. Total clients: %d", session.name, len(self._by_name))
+            self._drop(session)
+            if session.kind == RELAY:
+                log.warning("The relay %s is gone", session.name)
+                return
+            log.warning(
+                "Client %s is gone. Total clients: %d", session.name, self._total(), extra={"site": session.name}
+            )
             for watcher in self._watchers:
                 watcher(session, False)
 
     def find(self, name: str) -> Session | None:
         """Return the client's session if it listens."""
         session = self._by_name.get(name)
-        return session if session is not None and session.is_streaming else None
+        return session if session is not None and session.is_streaming and session.kind == CLIENT else None
+
+    def session_of(self, name: str) -> Session | None:
+        """Return the session of a client or relay, listening or not."""
+        return self._by_name.get(name)
 
     def connected(self) -> list[Session]:
         """Return every client that listens, by name."""
-        return sorted((s for s in self._by_name.values() if s.is_streaming), key=lambda s: s.name)
+        listening = (s for s in self._by_name.values() if s.is_streaming and s.kind == CLIENT)
+        return sorted(listening, key=lambda s: s.name)
+
+    def lost(self) -> list[Session]:
+        """Return the last session of every client that went away and is not forgotten yet, by name."""
+        return sorted(self._lost.values(), key=lambda s: s.name)
 
     def all(self) -> list[Session]:
         """Return every session, listening or not."""
         return list(self._by_name.values())
 
+    def forget(self, before: float) -> list[str]:
+        """Forget the clients that went away and were not heard of since a time; returns their names."""
+        names = [name for name, session in self._lost.items() if session.heard < before]
+        for name in names:
+            del self._lost[name]
+        return names
+
     def end(self, session: Session) -> None:
         """End a client's stream and take its token away at once."""
         self._by_token.pop(session.token, None)
         session.outbox.put_nowait(None)
+        if not session.is_streaming and self._by_name.get(session.name) is session:
+            self._drop(session)
 
     def end_all(self) -> None:
         """End every stream; the clients come back when a server answers again."""
         for session in self._by_name.values():
             session.outbox.put_nowait(None)
+
+    def _drop(self, session: Session) -> None:
+        del self._by_name[session.name]
+        self._by_token.pop(session.token, None)
+        if session.kind == CLIENT:
+            self._lost[session.name] = session
+
+    def _total(self) -> int:
+        return sum(session.kind == CLIENT for session in self._by_name.values())

@@ -1,24 +1,41 @@
-"""Jobs on the server's disk: `<workspace>/jobs/<id>/{record.json, job/, run/, result/}`."""
+"""Jobs on the server's disk: `<root>/<id>/{record.json, job/, result/, ERRORLOG_<site>}`."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
+import logging
+import os
 import shutil
 import uuid
+import zipfile
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from clouddeploy_runtime import jobs
-from clouddeploy_runtime.errors import InvalidJob, JobNotFound
+from clouddeploy_runtime.errors import JobNotFinished, JobNotFound
 from clouddeploy_runtime.jobs import TRANSITIONS, JobInfo, JobStatus
 from clouddeploy_runtime.lifecycle import write_atomically
+from clouddeploy_runtime.server.tombstones import Tombstones
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from clouddeploy_runtime.jobs import JobSpec
     from clouddeploy_runtime.tls import Peer
+
+log = logging.getLogger(__name__)
+
+ROOT_VARIABLE = "NVFL_JOB_STORE_ROOT"
+"""Overrides where the jobs are; the reference's name. Default: `<workspace>/jobs`, which a reboot leaves alone."""
+RECORD = "record.json"
+ERROR_LOG = "ERRORLOG_"
+"""Start of the name of what a site said about its failure; the site's name follows."""
+_HIDDEN = "."
+"""Start of the names of folders that are no job yet, or no job any more."""
 
 
 def now() -> datetime:
@@ -26,45 +43,99 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def stamp() -> str:
+    """Return the time as it stands in a record."""
+    return now().isoformat(timespec="milliseconds")
+
+
+def root_of(workspace: Path) -> Path:
+    """Return where a server's jobs are."""
+    given = os.environ.get(ROOT_VARIABLE)
+    return Path(given) if given else workspace / "jobs"
+
+
 class JobStore:
-    """The record of every job; writes are atomic, a reader after a crash sees the last complete state."""
+    """The record of every job; writes are atomic, a reader after a crash sees the last complete state.
+
+    Lives in the event loop. What takes long (`prepare`, `copy`, `write_archive`, `destroy`) touches no record and may
+    run in a thread.
+
+    Args:
+        root: created when it is missing; what an interrupted submission left there is removed.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._infos: dict[str, JobInfo] = {}
-        for record in sorted(root.glob("*/record.json")):
-            info = _from_record(json.loads(record.read_bytes()))
-            self._infos[info.job_id] = info
-        for info in self.all():
-            if info.status is JobStatus.RUNNING:
-                self.move(info.job_id, JobStatus.ABNORMAL, reason="the server stopped while the job ran")
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._is_closing = False
+        for leftover in root.glob(f"{_HIDDEN}*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+        self.tombstones = Tombstones(root / "deleted.json")
+        for record in sorted(root.glob(f"*/{RECORD}")):
+            self._infos[record.parent.name] = _read(record)
 
-    def add(self, archive: bytes, submitter: Peer) -> JobInfo:
-        """Check and keep a submitted job.
+    def fresh(self) -> Path:
+        """Return a new folder beside the jobs; it becomes one by `admit`, and vanishes at the next start otherwise."""
+        folder = self.root / f"{_HIDDEN}{uuid.uuid4()}"
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def prepare(self, archive: bytes | Path, folder: Path) -> JobSpec:
+        """Unpack a submitted job into a `fresh` folder and check it; the folder is gone when it is wrong.
 
         Raises:
-            InvalidJob: the archive or its meta.json is wrong; nothing is kept.
+            InvalidJob: the archive or its meta.json is wrong.
         """
-        job_id = str(uuid.uuid4())
-        folder = self.root / job_id
         try:
             jobs.unpack(archive, folder / "job")
-            spec = jobs.load(folder / "job")
-        except InvalidJob:
+            return jobs.load(folder / "job")
+        except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def copy(self, job_id: str, folder: Path) -> JobSpec:
+        """Put what was submitted as a job into a `fresh` folder, for another one."""
+        shutil.copytree(self.job_folder(job_id), folder / "job")
+        return self.spec(job_id)
+
+    def admit(self, folder: Path, spec: JobSpec, submitter: Peer, **more: Any) -> JobInfo:
+        """Make a prepared folder a job.
+
+        Args:
+            folder: from `fresh`, holding `job/`.
+            spec: the job's meta.json.
+            submitter: who may manage it.
+            more: further fields of its JobInfo.
+        """
         info = JobInfo(
-            job_id=job_id,
+            job_id=folder.name.removeprefix(_HIDDEN),
             name=spec.name,
             status=JobStatus.SUBMITTED,
             submitter=submitter.name,
             submitter_org=submitter.org,
             submitter_role=submitter.role,
-            submit_time=now().isoformat(timespec="milliseconds"),
+            submit_time=stamp(),
+            byoc=any(spec.has_own_code(app) for app in spec.deploy_map),
+            **more,
         )
-        self._keep(info)
+        _write(folder / RECORD, info)
+        folder.rename(self.root / info.job_id)
+        self._infos[info.job_id] = info
         return info
+
+    def add(self, archive: bytes | Path, submitter: Peer, **more: Any) -> JobInfo:
+        """Check and keep a submitted job; `more` as in `admit`.
+
+        Raises:
+            InvalidJob: the archive or its meta.json is wrong; nothing is kept.
+        """
+        folder = self.fresh()
+        return self.admit(folder, self.prepare(archive, folder), submitter, **more)
 
     def get(self, job_id: str) -> JobInfo:
         """Return what is known of a job.
@@ -75,7 +146,7 @@ class JobStore:
         info = self._infos.get(job_id)
         if info is None:
             raise JobNotFound(f"There is no job {job_id!r}", hint="List the jobs with `clouddeploy job list`.")
-        if info.status is JobStatus.RUNNING:
+        if info.status is JobStatus.RUNNING and info.start_time:
             return replace(info, duration_s=_since(info.start_time))
         return info
 
@@ -88,20 +159,46 @@ class JobStore:
         return jobs.load(self.job_folder(job_id))
 
     def update(self, job_id: str, **changes: Any) -> JobInfo:
-        """Change fields other than the status."""
-        info = replace(self._infos[job_id], **changes)
-        self._keep(info)
+        """Change fields other than the status; whoever waits for a change of the job learns of it."""
+        info = self._infos[job_id]
+        info = replace(info, revision=info.revision + 1, **changes)
+        _write(self.root / job_id / RECORD, info)
+        self._infos[job_id] = info
+        self._tell(job_id)
         return info
 
-    def move(self, job_id: str, status: JobStatus, *, reason: str = "") -> JobInfo:
-        """Change the status along `TRANSITIONS`; anything else is a defect of this program."""
+    def move(self, job_id: str, status: JobStatus, *, reason: str = "", **changes: Any) -> JobInfo:
+        """Change the status along `TRANSITIONS`, with other fields; anything else is a defect of this program."""
         info = self._infos[job_id]
         if status not in TRANSITIONS[info.status]:
             raise ValueError(f"a job cannot go from {info.status} to {status}")
         if status is JobStatus.RUNNING:
-            return self.update(job_id, status=status, start_time=now().isoformat(timespec="milliseconds"))
-        duration = round(_since(info.start_time), 3) if info.start_time else 0.0
-        return self.update(job_id, status=status, reason=reason, duration_s=duration)
+            changes["start_time"] = stamp()
+        elif status.is_final:
+            duration = round(_since(info.start_time), 3) if info.start_time else 0.0
+            changes |= {"reason": reason, "duration_s": duration, "reservations": {}}
+        return self.update(job_id, status=status, **changes)
+
+    async def changed(self, job_id: str, *, since: int, wait_s: float) -> JobInfo:
+        """Return a job once its revision is another than `since`, it has ended, or `wait_s` have passed.
+
+        Raises:
+            JobNotFound: there is none of this id, or it was deleted meanwhile.
+        """
+        info = self.get(job_id)
+        if info.revision == since and not info.status.is_final and not self._is_closing:
+            future = asyncio.get_running_loop().create_future()
+            waiting = self._waiting.setdefault(job_id, set())
+            waiting.add(future)
+            await asyncio.wait({future}, timeout=wait_s)
+            waiting.discard(future)
+        return self.get(job_id)
+
+    def close(self) -> None:
+        """Let go of those who wait: the server stops."""
+        self._is_closing = True
+        for job_id in list(self._waiting):
+            self._tell(job_id)
 
     def job_folder(self, job_id: str) -> Path:
         """Where the submitted folder is."""
@@ -111,17 +208,106 @@ class JobStore:
         """Where the controller runs; its files are the job's result."""
         return self.root / job_id / "result"
 
-    def _keep(self, info: JobInfo) -> None:
-        folder = self.root / info.job_id
-        write_atomically(folder / "record.json", json.dumps(asdict(info), indent=2).encode())
-        self._infos[info.job_id] = info
+    def keep_error_log(self, job_id: str, site: str, text: str) -> None:
+        """Keep what a site says about its failure; the latest one counts, and comes with the result."""
+        write_atomically(self.root / job_id / f"{ERROR_LOG}{Path(site).name}", text.encode())
+
+    def finished(self, job_id: str) -> JobInfo:
+        """Return a job that has ended.
+
+        Raises:
+            JobNotFound: there is none of this id.
+            JobNotFinished: it waits or runs.
+        """
+        info = self.get(job_id)
+        if not info.status.is_final:
+            raise JobNotFinished(
+                f"The job {job_id} has not ended", why=f"it is {info.status}", hint="Wait for its end, or abort it."
+            )
+        return info
+
+    def write_archive(self, info: JobInfo, file: IO[bytes]) -> None:
+        """Write a zip of `job/`, `workspace/` (what the controller left), `meta.json` and what sites said of failures.
+
+        Not compressed: a model does not get smaller, and the line is slower than the disk.
+        """
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr("meta.json", json.dumps(asdict(info), indent=2))
+            for path, name in self.files(info.job_id):
+                archive.write(path, name)
+
+    def files(self, job_id: str) -> Iterator[tuple[Path, str]]:
+        """Yield the files of a job, and what they are called in its archive."""
+        for folder, name in ((self.job_folder(job_id), "job"), (self.run_folder(job_id), "workspace")):
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and not path.is_symlink() and "__pycache__" not in path.parts:
+                    yield path, f"{name}/{path.relative_to(folder).as_posix()}"
+        for path in self.error_logs(job_id):
+            yield path, path.name
+
+    def error_logs(self, job_id: str) -> list[Path]:
+        """Return the files with what sites said about their failures."""
+        return sorted((self.root / job_id).glob(f"{ERROR_LOG}*"))
+
+    def forget(self, job_id: str) -> Path:
+        """Take a job out of the store; returns the folder that is left to `destroy`.
+
+        A later submission with the job's token is told that it was deleted.
+        """
+        info = self._infos[job_id]
+        if info.submit_token:
+            self.tombstones.add(info)
+        doomed = self.root / f"{_HIDDEN}{job_id}"
+        (self.root / job_id).rename(doomed)
+        del self._infos[job_id]
+        self._tell(job_id)
+        return doomed
+
+    def _tell(self, job_id: str) -> None:
+        for future in self._waiting.pop(job_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+
+def content_of(folder: Path) -> str:
+    """Return a digest over the files of a job folder; how they were packed or signed does not matter."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(_HIDDEN) for part in name.parts):
+            with path.open("rb") as file:
+                whole.update(f"{name.as_posix()}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def _since(start: str) -> float:
     return (now() - datetime.fromisoformat(start)).total_seconds()
 
 
-def _from_record(document: dict[str, Any]) -> JobInfo:
-    document["status"] = JobStatus(document["status"])
-    document["sites"] = tuple(document["sites"])
-    return JobInfo(**document)
+def _write(record: Path, info: JobInfo) -> None:
+    write_atomically(record, json.dumps(asdict(info), indent=2).encode())
+
+
+def _read(record: Path) -> JobInfo:
+    """Return what a record says; one that cannot be read is set aside, and does not keep the server from starting."""
+    try:
+        info = JobInfo.parse(json.loads(record.read_bytes()))
+        if info.start_time:
+            _since(info.start_time)
+    except (OSError, ValueError, TypeError, RecursionError) as exc:
+        log.error("The record of job %s is set aside as %s.broken: %s", record.parent.name, record.name, exc)  # noqa: TRY400
+        began = datetime.fromtimestamp(record.parent.stat().st_mtime, UTC)
+        lost = JobInfo(
+            job_id=record.parent.name,
+            name="",
+            status=JobStatus.ABNORMAL,
+            reason=f"server: the job's record could not be read and was set aside as {RECORD}.broken: {exc}",
+            submit_time=began.isoformat(timespec="milliseconds"),
+        )
+        try:
+            record.rename(record.with_name(f"{RECORD}.broken"))
+            _write(record, lost)
+        except OSError as problem:
+            log.warning("The record of job %s cannot be replaced: %s", lost.job_id, problem)
+        return lost
+    return replace(info, job_id=record.parent.name)

@@ -24,8 +24,17 @@ def chunks(view: memoryview | bytes, *, offset: int = 0) -> Iterator[bytes]:
         yield bytes(whole[start : start + CHUNK_BYTES])
 
 
-async def send(view: memoryview | bytes, *, offset: int = 0) -> AsyncIterator[bytes]:
-    """Yield what `chunks` yields, for the asyncio API, which paces it by flow control."""
+async def send(view: memoryview | bytes, *, offset: int = 0, header: bytes = b"") -> AsyncIterator[bytes]:
+    """Yield what `chunks` yields, for the asyncio API, which paces it by flow control.
+
+    Args:
+        view: the blob.
+        offset: where to begin.
+        header: a first message before it. Not in the call's metadata, where 8 KiB are too much for many a proxy, and
+            for grpc by default.
+    """
+    if header:
+        yield header
     for chunk in chunks(view, offset=offset):
         yield chunk
 

@@ -8,20 +8,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RegisterRequest(_message.Message):
-    __slots__ = ("project", "name", "version", "active_jobs", "kind", "proof")
+    __slots__ = ("project", "name", "version", "active_jobs", "kind", "proof", "instance")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_JOBS_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     project: str
     name: str
     version: str
     active_jobs: _containers.RepeatedScalarFieldContainer[str]
     kind: str
     proof: bytes
-    def __init__(self, project: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., active_jobs: _Optional[_Iterable[str]] = ..., kind: _Optional[str] = ..., proof: _Optional[bytes] = ...) -> None: ...
+    instance: str
+    def __init__(self, project: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., active_jobs: _Optional[_Iterable[str]] = ..., kind: _Optional[str] = ..., proof: _Optional[bytes] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class RegisterReply(_message.Message):
     __slots__ = ("token", "heartbeat_s", "token_signature", "ended_jobs")
@@ -40,12 +42,14 @@ class Heartbeat(_message.Message):
     def __init__(self) -> None: ...
 
 class JobEnded(_message.Message):
-    __slots__ = ("job_id", "reason")
+    __slots__ = ("job_id", "reason", "crashed")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    CRASHED_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     reason: str
-    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    crashed: bool
+    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ..., crashed: _Optional[bool] = ...) -> None: ...
 
 class TaskFailed(_message.Message):
     __slots__ = ("job_id", "task_id", "reason")
@@ -66,14 +70,16 @@ class JobDeployed(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Resources(_message.Message):
-    __slots__ = ("job_id", "reservation", "reason")
+    __slots__ = ("job_id", "reservation", "reason", "offer")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     reservation: str
     reason: str
-    def __init__(self, job_id: _Optional[str] = ..., reservation: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    offer: bytes
+    def __init__(self, job_id: _Optional[str] = ..., reservation: _Optional[str] = ..., reason: _Optional[str] = ..., offer: _Optional[bytes] = ...) -> None: ...
 
 class ClientEvent(_message.Message):
     __slots__ = ("heartbeat", "job_ended", "task_failed", "job_deployed", "resources")
@@ -157,6 +163,20 @@ class AbortJob(_message.Message):
     command: bytes
     def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ..., command: _Optional[bytes] = ...) -> None: ...
 
+class StopSite(_message.Message):
+    __slots__ = ("restart", "user", "user_org", "user_role", "command")
+    RESTART_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    USER_ORG_FIELD_NUMBER: _ClassVar[int]
+    USER_ROLE_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    restart: bool
+    user: str
+    user_org: str
+    user_role: str
+    command: bytes
+    def __init__(self, restart: _Optional[bool] = ..., user: _Optional[str] = ..., user_org: _Optional[str] = ..., user_role: _Optional[str] = ..., command: _Optional[bytes] = ...) -> None: ...
+
 class Revocations(_message.Message):
     __slots__ = ("crl",)
     CRL_FIELD_NUMBER: _ClassVar[int]
@@ -164,7 +184,7 @@ class Revocations(_message.Message):
     def __init__(self, crl: _Optional[bytes] = ...) -> None: ...
 
 class ServerEvent(_message.Message):
-    __slots__ = ("heartbeat", "start_job", "run_task", "abort_job", "revocations", "check_resources", "release_resources")
+    __slots__ = ("heartbeat", "start_job", "run_task", "abort_job", "revocations", "check_resources", "release_resources", "stop_site")
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     START_JOB_FIELD_NUMBER: _ClassVar[int]
     RUN_TASK_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +192,7 @@ class ServerEvent(_message.Message):
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
     CHECK_RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RELEASE_RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    STOP_SITE_FIELD_NUMBER: _ClassVar[int]
     heartbeat: Heartbeat
     start_job: StartJob
     run_task: RunTask
@@ -179,4 +200,5 @@ class ServerEvent(_message.Message):
     revocations: Revocations
     check_resources: CheckResources
     release_resources: ReleaseResources
-    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., start_job: _Optional[_Union[StartJob, _Mapping]] = ..., run_task: _Optional[_Union[RunTask, _Mapping]] = ..., abort_job: _Optional[_Union[AbortJob, _Mapping]] = ..., revocations: _Optional[_Union[Revocations, _Mapping]] = ..., check_resources: _Optional[_Union[CheckResources, _Mapping]] = ..., release_resources: _Optional[_Union[ReleaseResources, _Mapping]] = ...) -> None: ...
+    stop_site: StopSite
+    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., start_job: _Optional[_Union[StartJob, _Mapping]] = ..., run_task: _Optional[_Union[RunTask, _Mapping]] = ..., abort_job: _Optional[_Union[AbortJob, _Mapping]] = ..., revocations: _Optional[_Union[Revocations, _Mapping]] = ..., check_resources: _Optional[_Union[CheckResources, _Mapping]] = ..., release_resources: _Optional[_Union[ReleaseResources, _Mapping]] = ..., stop_site: _Optional[_Union[StopSite, _Mapping]] = ...) -> None: ...

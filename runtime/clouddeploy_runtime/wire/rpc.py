@@ -7,10 +7,11 @@ from typing import Final
 FEDERATION: Final = "clouddeploy.federation.v1.Federation"
 """Service of the sites: Prove, Register, Session, Download, Upload."""
 ADMIN: Final = "clouddeploy.federation.v1.Admin"
-"""Service of the people: Prove, Submit, Command, DownloadJob."""
+"""Service of the people: Prove, Identify, Submit, Command, DownloadJob."""
 
 PROVE: Final = f"/{FEDERATION}/Prove"
 PROVE_TO_ADMIN: Final = f"/{ADMIN}/Prove"
+IDENTIFY: Final = f"/{ADMIN}/Identify"
 REGISTER: Final = f"/{FEDERATION}/Register"
 SESSION: Final = f"/{FEDERATION}/Session"
 DOWNLOAD: Final = f"/{FEDERATION}/Download"
@@ -20,10 +21,11 @@ COMMAND: Final = f"/{ADMIN}/Command"
 DOWNLOAD_JOB: Final = f"/{ADMIN}/DownloadJob"
 
 TOKEN_KEY: Final = "clouddeploy-token"  # noqa: S105 - the key's name
+SECURITY_KEY: Final = "clouddeploy-security"
+"""In a call of Prove: the `connection_security` of the caller's kit."""
 JOB_KEY: Final = "clouddeploy-job"
-RESULT_KEY: Final = "clouddeploy-result-bin"
-SIZE_KEY: Final = "clouddeploy-size"
 SHA256_KEY: Final = "clouddeploy-sha256"
+SUBMIT_TOKEN_KEY: Final = "clouddeploy-submit-token"  # noqa: S105 - the key's name
 ERROR_KEY: Final = "clouddeploy-error"
 """Trailing metadata: the stable name of the error, see `admin.session`."""
 
@@ -49,7 +51,6 @@ CLIENT_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.enable_http_proxy", 0),
 )
 SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_time_ms", 60_000),

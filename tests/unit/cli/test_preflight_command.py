@@ -98,14 +98,12 @@ def test_a_kit_that_was_changed(tmp_path):
         ("expired", "KIT_EXPIRED"),
         ("not a kit", "KIT_UNUSABLE"),
         ("missing", "KIT_UNUSABLE"),
-        ("tls", "UNSUPPORTED"),
     ],
 )
 def test_each_problem_has_a_code(tmp_path, what, code):
     root = make(
         tmp_path,
         now=NOW - timedelta(days=400 if what == "expired" else 0),
-        security="tls" if what == "tls" else "mtls",
     )
     if what == "changed":
         os.truncate(root / "startup/manifest.json", 10)
@@ -113,6 +111,15 @@ def test_each_problem_has_a_code(tmp_path, what, code):
     found = answer(root)
     assert (found["status"], found["exit_code"], found["error_code"]) == ("error", ExitCode.BAD_INPUT, code)
     assert any(one["code"] == code for one in found["data"]["checks"])
+
+
+@pytest.mark.parametrize(("security", "checks"), [("tls", []), ("clear", ["connection"])])
+def test_a_kit_without_mutual_tls_may_start_and_clear_is_said(tmp_path, security, checks):
+    found = answer(make(tmp_path, security=security))
+    assert found["exit_code"] == 0
+    said = [one for one in found["data"]["checks"] if one["check"] == "connection"]
+    assert [one["check"] for one in said] == checks
+    assert all("everybody on the way can read" in one["text"] for one in said)
 
 
 @pytest.mark.parametrize(("days", "said"), [(360 - 20, "20 days"), (360 - 3, "3 days")])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
-from clouddeploy_runtime.job.buffers import BufferPool, Mappings
+from clouddeploy_runtime.job import buffers
+from clouddeploy_runtime.job.buffers import PAGE, SEALS, BufferPool, BufferRefused, Mappings, NoBuffer
 from clouddeploy_runtime.job.messages import Frame, Task
 
 MIB = 1 << 20
@@ -77,3 +81,120 @@ def test_the_receiver_sees_the_senders_bytes_and_tells_it_when_done(pool):
     sent.view[:4] = b"more"
     again = mappings.buffer_of(frame, [])
     assert bytes(again.view[:4]) == b"more"
+
+
+def test_memory_is_sealed_against_being_made_shorter_and_longer(pool):
+    buffer = pool.acquire(MIB)
+    for size in (0, 2 * MIB):
+        with pytest.raises(PermissionError):
+            os.ftruncate(buffer.fd, size)
+
+
+def test_a_file_is_allocated_and_cannot_be_written_through_the_descriptor_that_travels(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pool = BufferPool(0)
+    buffer = pool.acquire(MIB)
+    assert buffer.is_file
+    assert os.fstat(buffer.fd).st_blocks * 512 >= MIB
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.ftruncate(buffer.fd, 0)
+    pool.close()
+
+
+def open_files():
+    return sorted(one.name for one in Path("/proc/self/fd").iterdir())
+
+
+def test_a_full_disk_is_an_error_that_names_the_temporary_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    before = open_files()
+    pool = BufferPool(0)
+    with pytest.raises(NoBuffer) as caught:
+        pool.acquire(MIB)
+    assert f"the temporary folder {tmp_path} is full" in str(caught.value)
+    assert "TMPDIR" in caught.value.hint
+    assert open_files() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_that_no_machine_has_is_an_error(pool):
+    for size in (-1, 1 << 60, 1 << 64):
+        with pytest.raises(NoBuffer):
+            pool.acquire(size)
+
+
+def test_a_closed_pool_gives_no_buffers_and_takes_them_back_all_the_same():
+    pool = BufferPool(MIB)
+    held = pool.acquire(10)
+    pool.close()
+    held.release()
+    with pytest.raises(NoBuffer, match="the job has ended"):
+        pool.acquire(10)
+
+
+def frame(size=100, *, key=1, capacity=PAGE):
+    return Frame(Task("t", "train", 0, 1, [], {}, size), key=key, capacity=capacity)
+
+
+def memory(*, seals=SEALS, size=PAGE, flags=0):
+    fd = os.memfd_create("job", os.MFD_ALLOW_SEALING | flags)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+@pytest.fixture
+def strict():
+    return Mappings(lambda _key: None, is_strict=True)
+
+
+def test_sealed_memory_of_a_job_is_taken(strict):
+    assert strict.buffer_of(frame(), [memory()]).size == 100
+
+
+def test_memory_that_a_job_could_take_away_is_refused_and_its_descriptor_closed(strict):
+    before = open_files()
+    for bad in (lambda: memory(seals=0), lambda: memory(seals=fcntl.F_SEAL_GROW)):
+        with pytest.raises(BufferRefused, match="not sealed"):
+            strict.buffer_of(frame(), [bad()])
+    with tempfile.TemporaryFile() as file, pytest.raises(BufferRefused, match="no memory"):
+        strict.buffer_of(frame(), [os.dup(file.fileno())])
+    with pytest.raises(BufferRefused, match="no memory"):
+        strict.buffer_of(frame(), [os.open("/dev/zero", os.O_RDWR)])
+    assert open_files() == before
+
+
+def test_sizes_that_do_not_fit_are_refused(strict):
+    for size, capacity in ((100, PAGE * 2), (100, 0), (100, -PAGE), (100, 10), (PAGE + 1, PAGE), (-1, PAGE)):
+        with pytest.raises(BufferRefused):
+            Mappings(lambda _key: None, is_strict=True).buffer_of(frame(size, capacity=capacity), [memory()])
+
+
+def test_a_buffer_that_never_came_or_comes_twice_is_refused(strict):
+    with pytest.raises(BufferRefused, match="never came"):
+        strict.buffer_of(frame(key=7), [])
+    strict.buffer_of(frame(), [memory()])
+    with pytest.raises(BufferRefused, match="twice"):
+        strict.buffer_of(frame(), [memory()])
+
+
+def test_a_job_gets_a_bounded_number_and_amount_of_its_parents_mappings(strict, monkeypatch):
+    monkeypatch.setattr(buffers, "MAX_MAPPINGS", 2)
+    for key in (1, 2):
+        strict.buffer_of(frame(key=key), [memory()])
+    with pytest.raises(BufferRefused, match="more than 2"):
+        strict.buffer_of(frame(key=3), [memory()])
+    huge = 1 << 46
+    with pytest.raises(BufferRefused, match="than the machine has memory"):
+        Mappings(lambda _key: None, is_strict=True).buffer_of(frame(capacity=huge), [memory(size=huge)])
+
+
+def test_a_receiver_cannot_write(pool):
+    sent = pool.acquire(MIB)
+    received = Mappings(lambda _key: None).buffer_of(frame(capacity=sent.capacity), [os.dup(sent.fd)])
+    with pytest.raises(TypeError, match="read-only"):
+        received.view[0] = 1

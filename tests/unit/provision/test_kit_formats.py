@@ -16,18 +16,14 @@ from clouddeploy_provision import project
 from clouddeploy_provision.builders.catalogue import Custom
 from clouddeploy_provision.ca import Authority
 from clouddeploy_provision.kit_builder import KitBuilder
+from clouddeploy_runtime.jobs import known
 
 if TYPE_CHECKING:
     from clouddeploy_provision.kit_tree import File
 
 DATA = Path(__file__).parent / "data" / "reference"
 LEAF = {"ssl_private_key": "client.key", "ssl_cert": "client.crt", "ssl_root_cert": "rootCA.pem"}
-ALLOWED = [
-    "clouddeploy_runtime.job.fedavg.FedAvg",
-    "nvflare.app_common.executors.in_process_client_api_executor.InProcessClientAPIExecutor",
-    "nvflare.app_common.workflows.fedavg.FedAvg",
-    "nvflare.app_opt.pt.recipes.fedavg.FedAvg",
-]
+ALLOWED = sorted(known.ALL)
 
 
 @pytest.fixture
@@ -269,7 +265,7 @@ def test_the_log_settings_are_a_valid_configuration(read, tmp_path, monkeypatch,
         root.setLevel(before[0])
         root.handlers[:] = before[1]
     assert "of two lines" in Path("log.txt").read_text()
-    assert "of two lines" in Path("error_log.txt").read_text()
+    assert "of two lines" in Path("log_error.txt").read_text()
     assert [json.loads(line)["name"] for line in Path("log.json").read_text().splitlines()] == ["a.b"]
 
 

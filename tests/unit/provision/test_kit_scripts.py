@@ -5,6 +5,7 @@ The supervisor's child is a stand-in interpreter, so that its endings can be cho
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import pytest
 from clouddeploy_provision import project
 from clouddeploy_provision.builders.catalogue import Custom
 from clouddeploy_provision.provisioner import Options, provision
+from clouddeploy_runtime.lifecycle import RESTART_STATUS
 
 KIT_FILES = Path(clouddeploy_provision.__file__).parent / "kit_files"
 DATA = Path(__file__).parent / "data" / "reference"
@@ -145,7 +147,7 @@ def test_start_explains_itself(site, words):
     options = ["start.sh  ", "start.sh --foreground", "start.sh --once", "start.sh --cloud azure|aws [--config FILE]"]
     *lines, more = done.stdout.splitlines()
     assert [line.startswith(option) for line, option in zip(lines, options, strict=True)] == [True] * 4
-    assert "--image ID, --vpc-id ID, --subnet-id ID, --no-input" in more
+    assert "--vpc-id ID, --subnet-id ID, --no-input" in more
 
 
 @pytest.mark.parametrize(
@@ -225,45 +227,195 @@ def test_start_in_a_cloud_passes_on_what_is_for_the_cloud(site, tmp_path):
     assert done.stdout == f"launch {site} --cloud aws {rest}\n"
 
 
-def test_start_returns_and_stop_stops(site, tmp_path):
-    python = stand_in(tmp_path / "python", "exec sleep 60")
+# Holds what a real one holds, the lock of its workspace.
+HELD = 'exec 8>>"$7/pid.fl"; flock 8; touch "$7/held"; exec sleep 60'
+
+
+@contextlib.contextmanager
+def supervised(site: Path, python: str, **env: str):
+    """Run the supervisor in front, with what it says in `said`; end it, if it still runs."""
+    with (site.parent / "said").open("wb") as said:
+        shell = subprocess.Popen(
+            [str(site / "startup/start.sh"), "--foreground"],
+            env={**os.environ, "CLOUDDEPLOY_PYTHON": python, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+        )
+    try:
+        yield shell
+    finally:
+        shell.terminate()
+        shell.wait(timeout=DEADLINE_S)
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie has ended; who has to take note of it is not the test's business."""
+    path = Path(f"/proc/{pid}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def started(site: Path) -> int:
+    """Return the number of the process that the supervisor has started."""
+    wait_for(lambda: lines(site / "pid.fl"), "the client did not start")
+    return int((site / "pid.fl").read_text())
+
+
+def test_start_returns_and_stop_stops_and_waits_for_the_end(site, tmp_path):
+    python = stand_in(tmp_path / "python", HELD)
     try:
         assert run(site / "startup/start.sh", python=python).returncode == 0
+        child = started(site)
         wait_for(lambda: lines(tmp_path / "python.calls"), "the client did not start")
         assert lines(tmp_path / "python.calls") == [
             f"-P -m clouddeploy_runtime client {site} --workspace {site}",
         ]
         pid = int((site / "daemon_pid.fl").read_text())
+        wait_for(lambda: "new pid" in (site / "start.log").read_text(), "nothing was said of it")
+        assert f"start fl because of no pid.fl\nnew pid {child}\n" in (site / "start.log").read_text()
         again = run(site / "startup/sub_start.sh", python=python)
         assert again.returncode == 1
         assert f"There seems to be one instance, pid={pid}" in again.stdout
     finally:
-        run(site / "startup/stop_fl.sh", "--yes")
-    wait_for(lambda: not (site / "daemon_pid.fl").exists(), "the supervisor did not stop")
+        done = run(site / "startup/stop_fl.sh", "--yes")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Stopped.")
+    assert not is_alive(child)
+    assert sorted(path.name for path in site.glob("*.fl")) == []
+    assert (site / "start.log").read_text().endswith("About to shutdown.\nGracefully shutdown.\n")
+
+
+def test_stopping_what_does_not_run_says_so_and_leaves_no_request(site):
+    (site / "daemon_pid.fl").write_text("1")  # of one that was killed
+    done = run(site / "startup/stop_fl.sh", "--yes")
+    assert (done.returncode, done.stdout) == (0, f"Nothing runs in {site}.\n")
     assert not (site / "shutdown.fl").exists()
 
 
-def test_crashing_client_is_started_five_times(site, tmp_path):
+def test_a_crashing_client_is_started_five_times(site, tmp_path):
     python = stand_in(tmp_path / "python", "exit 3")
-    done = run(site / "startup/start.sh", "--foreground", python=python, CLOUDDEPLOY_TICK_S="0.05")
+    done = run(site / "startup/start.sh", "--foreground", python=python, CLOUDDEPLOY_TICK_S="0.001")
     assert done.returncode == 1
     assert "System is in trouble and unable to start the task!!!!!" in done.stdout
     assert len(lines(tmp_path / "python.calls")) == 5
+    assert not list(site.glob("*.fl"))
 
 
-def test_restart_and_termination_of_the_supervisor(site, tmp_path):
+@pytest.mark.parametrize("status", [4, 127])
+def test_what_another_start_would_not_change_is_not_started_again(site, tmp_path, status):
+    python = stand_in(tmp_path / "python", f"exit {status}")
+    done = run(site / "startup/start.sh", "--foreground", python=python)
+    assert done.returncode == status
+    assert f"ended with status {status} and is not started again" in done.stdout
+    assert len(lines(tmp_path / "python.calls")) == 1
+
+
+def test_a_client_that_asks_for_it_is_started_again_however_often(site, tmp_path):
+    calls = tmp_path / "python.calls"
+    child = f'if [ "$(wc -l <"{calls}")" -le 6 ]; then exit {RESTART_STATUS}; fi; exit 0'
+    python = stand_in(tmp_path / "python", child)
+    done = run(site / "startup/start.sh", "--foreground", python=python, CLOUDDEPLOY_TICK_S="0.001")
+    assert done.returncode == 0
+    assert len(lines(calls)) == 7
+
+
+def test_a_shutdown_file_counts_in_the_pause_before_the_next_start_too(site, tmp_path):
+    python = stand_in(tmp_path / "python", "exit 3")
+    with supervised(site, python, CLOUDDEPLOY_TICK_S="0.1") as shell:
+        wait_for(lambda: len(lines(tmp_path / "python.calls")) == 3, "the client was not started again")
+        begin = time.monotonic()
+        (site / "shutdown.fl").touch()
+        assert shell.wait(timeout=DEADLINE_S) == 0
+        assert time.monotonic() - begin < 2  # the pause has more than 3 s
+    assert len(lines(tmp_path / "python.calls")) == 3
+
+
+def test_restart_and_termination_of_the_supervisor_in_another_workspace(site, tmp_path):
     python = stand_in(tmp_path / "python", "exec sleep 60")
     workspace = tmp_path / "work space"
-    env = {**os.environ, "CLOUDDEPLOY_PYTHON": python, "CLOUDDEPLOY_WORKSPACE": str(workspace)}
-    with subprocess.Popen(
-        [str(site / "startup/start.sh"), "--foreground"], env=env, stdout=subprocess.DEVNULL
-    ) as shell:
+    with supervised(site, python, NVFL_WORKSPACE=str(workspace)) as shell:
         wait_for(lambda: len(lines(tmp_path / "python.calls")) == 1, "the client did not start")
         (workspace / "restart.fl").touch()
         wait_for(lambda: len(lines(tmp_path / "python.calls")) == 2, "the client was not restarted")
         shell.send_signal(signal.SIGTERM)
         assert shell.wait(timeout=DEADLINE_S) == 0
-    assert not (workspace / "daemon_pid.fl").exists()
+    assert not list(workspace.glob("*.fl"))
+    assert f"WORKSPACE set to {workspace}\n" in (site.parent / "said").read_text()
+    assert not (site / "start.log").exists()
+
+
+@pytest.mark.parametrize("script", ["start.sh", "sub_start.sh"])
+def test_the_root_folder_is_no_workspace(site, tmp_path, script):
+    done = run(site / "startup" / script, python=stand_in(tmp_path / "python", "exit 0"), NVFL_WORKSPACE="/")
+    assert done.returncode == 4
+    assert "the workspace must not be /" in done.stderr
+    assert not lines(tmp_path / "python.calls")
+
+
+def test_the_supervisor_verifies_the_kit_when_it_is_told_to(site):
+    (site / "startup/fed_client.json").write_text("{}")
+    done = run(site / "startup/sub_start.sh", "--verify")
+    assert done.returncode == 4
+    assert "startup/fed_client.json" in done.stderr
+
+
+def test_a_child_that_a_killed_supervisor_has_left_is_ended_by_the_next_one(site, tmp_path):
+    python = stand_in(tmp_path / "python", HELD)
+    with supervised(site, python, CLOUDDEPLOY_TICK_S="0.1") as shell:
+        child = started(site)
+        wait_for((site / "held").exists, "it has not got its lock")
+        shell.kill()
+    with supervised(site, python, CLOUDDEPLOY_TICK_S="0.1"):
+        wait_for(lambda: len(lines(tmp_path / "python.calls")) == 2, "it was not taken over")
+        assert not is_alive(child)
+
+
+def test_a_client_that_somebody_runs_by_hand_is_left_alone(site, tmp_path):
+    python = stand_in(tmp_path / "python", 'exec 8>>"$7/pid.fl"; flock 8; printf "$$\\nby hand\\n" >&8; exec sleep 60')
+    with subprocess.Popen(
+        [str(site / "startup/start.sh"), "--once"], env={**os.environ, "CLOUDDEPLOY_PYTHON": python}
+    ) as by_hand:
+        wait_for(lambda: lines(site / "pid.fl"), "the client did not start")
+        done = run(site / "startup/start.sh", "--foreground", python=python)
+        assert (done.returncode, by_hand.poll()) == (1, None)
+        assert f"There seems to be one instance, pid={by_hand.pid}, running." in done.stdout
+        by_hand.kill()
+
+
+def test_what_a_jobs_code_has_started_ends_with_a_client_that_is_killed(site, tmp_path):
+    (site / "jobs").mkdir()
+    stray = f'cd "{site}/jobs"; CLOUDDEPLOY_JOB=1 setsid sleep 60 & echo "$!" >"{tmp_path}/stray"; exec sleep 60'
+    with supervised(site, stand_in(tmp_path / "python", stray)):
+        wait_for(lambda: lines(tmp_path / "stray"), "the client did not start")
+        pid = int((tmp_path / "stray").read_text())
+        os.kill(started(site), signal.SIGKILL)
+        wait_for(lambda: not is_alive(pid), "the stray lives on")
+
+
+def test_a_full_disk_does_not_end_the_supervisor(site, tmp_path):
+    """What it says cannot be written, nor can the numbers; its client is started again all the same."""
+    python = stand_in(tmp_path / "python", "exit 3")
+    (site / "pid.fl").symlink_to("/dev/full")
+    with Path("/dev/full").open("wb") as full:
+        shell = subprocess.Popen(
+            [str(site / "startup/sub_start.sh")],
+            env={**os.environ, "CLOUDDEPLOY_PYTHON": python, "CLOUDDEPLOY_TICK_S": "0.001"},
+            stdout=full,
+            stderr=full,
+        )
+    assert shell.wait(timeout=DEADLINE_S) == 1
+    assert len(lines(tmp_path / "python.calls")) == 5
+
+
+@pytest.mark.nightly
+def test_a_client_that_does_not_stop_is_killed_after_twenty_seconds(site, tmp_path):
+    python = stand_in(tmp_path / "python", "trap '' TERM; while true; do sleep 1; done")
+    with supervised(site, python) as shell:
+        child = started(site)
+        begin = time.monotonic()
+        shell.send_signal(signal.SIGTERM)
+        assert shell.wait(timeout=40) == 0
+        assert 18 < time.monotonic() - begin < 30
+    assert not is_alive(child)
 
 
 def test_a_client_that_was_asked_to_stop_and_did_is_not_started_again(site, tmp_path):

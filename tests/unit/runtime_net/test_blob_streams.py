@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 from clouddeploy_runtime.errors import BlobCorrupt
-from clouddeploy_runtime.server.sessions import Registry, fingerprint
+from clouddeploy_runtime.server.sessions import Registry
+from clouddeploy_runtime.server.tokens import fingerprint
 from clouddeploy_runtime.tls import address_of
 from clouddeploy_runtime.wire import blobs
 from clouddeploy_runtime.wire.rpc import CHUNK_BYTES

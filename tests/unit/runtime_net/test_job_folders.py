@@ -9,12 +9,12 @@ import zipfile
 
 import pytest
 from clouddeploy_runtime import jobs
-from clouddeploy_runtime.errors import InvalidJob, JobNotFound
+from clouddeploy_runtime.errors import InvalidJob
 from clouddeploy_runtime.jobs import TRANSITIONS, JobStatus
 from clouddeploy_runtime.server.store import JobStore
 from clouddeploy_runtime.tls import Peer
 
-META = {"name": "j", "deploy_map": {"app": ["@ALL"], "special": ["site-2"]}, "min_clients": 2}
+META = {"name": "j", "deploy_map": {"app": ["server", "site-1"], "special": ["site-2"]}, "min_clients": 2}
 
 
 @pytest.fixture
@@ -23,6 +23,9 @@ def folder(tmp_path):
     for app in ("app", "special"):
         (root / app / "custom").mkdir(parents=True)
         (root / app / "custom" / "train.py").write_text(app)
+        (root / app / "config").mkdir()
+        (root / app / "config" / "config_fed_client.json").write_text("{}")
+    (root / "app" / "config" / "config_fed_server.json").write_text("{}")
     (root / "app" / "custom" / "__pycache__").mkdir()
     (root / "app" / "custom" / "__pycache__" / "x.pyc").write_text("")
     (root / ".hidden").write_text("")
@@ -42,7 +45,7 @@ def archive_of(name, content=b"x", mode=0):
 def test_a_site_named_in_the_deploy_map_gets_its_own_app(folder):
     spec = jobs.load(folder)
     assert [spec.app_for(site) for site in ("server", "site-1", "site-2")] == ["app", "app", "special"]
-    assert spec.named_sites == {"site-2"}
+    assert spec.named_sites == {"site-1", "site-2"}
     assert spec.min_clients == 2
 
 
@@ -80,7 +83,14 @@ def test_packing_is_reproducible_and_leaves_out_what_is_no_part_of_a_job(folder,
     assert archive == jobs.pack(folder)
     jobs.unpack(archive, tmp_path / "out")
     found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
-    assert found == ["app/custom/train.py", "meta.json", "special/custom/train.py"]
+    assert found == [
+        "app/config/config_fed_client.json",
+        "app/config/config_fed_server.json",
+        "app/custom/train.py",
+        "meta.json",
+        "special/config/config_fed_client.json",
+        "special/custom/train.py",
+    ]
 
 
 def test_a_site_gets_its_own_app_only(folder, tmp_path):
@@ -109,21 +119,6 @@ def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, archive):
 def test_every_final_state_has_no_way_out():
     assert {s for s in JobStatus if s.is_final} == {s for s in JobStatus if s.value.startswith("FINISHED:")}
     assert set(TRANSITIONS) == set(JobStatus)
-
-
-def test_the_store_keeps_jobs_over_a_restart_and_ends_those_that_ran(folder, tmp_path):
-    ann = Peer(name="ann", org="lab", role="lead")
-    store = JobStore(tmp_path / "jobs")
-    waiting, running = (store.add(jobs.pack(folder), ann).job_id for _ in range(2))
-    store.move(running, JobStatus.RUNNING)
-    again = JobStore(tmp_path / "jobs")
-    assert again.get(waiting).status is JobStatus.SUBMITTED
-    assert again.get(running).status is JobStatus.ABNORMAL
-    assert again.get(running).submitter == "ann"
-    with pytest.raises(ValueError, match="cannot go from"):
-        again.move(running, JobStatus.RUNNING)
-    with pytest.raises(JobNotFound):
-        again.get("../x")
 
 
 def test_a_refused_job_leaves_nothing_in_the_store(tmp_path):

@@ -1,0 +1,225 @@
+"""Why a server cannot be reached, in one line: gRPC says "Socket closed" to almost everything.
+
+gRPC closes the connection without a TLS alert when it refuses a client's certificate, so that cause is found by leaving
+out all others: this side's and that side's certificates, both clocks, the name, the port, the proxy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from clouddeploy_runtime import tls
+from clouddeploy_runtime.errors import printable
+from clouddeploy_runtime.kit.kit import attribute, authorities, certificate, join
+from clouddeploy_runtime.kit.verify import issuer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clouddeploy_runtime.kit import Kit
+
+_CONNECT_S = 5.0
+_ANSWER_S = 3.0
+_AGAIN_S = 30.0
+"""While nothing changes, a cause is looked for again after this time, not at each attempt: a look is a connection."""
+_PROXY_PORT = 80
+_MAX_ANSWER_BYTES = 16 << 10
+
+
+class Diagnosis:
+    """Finds out why there is no connection, now and then.
+
+    Args:
+        kit: a client's or relay's.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, kit: Kit, clock: Callable[[], float] = time.monotonic) -> None:
+        self._kit = kit
+        self._clock = clock
+        self._due = 0.0
+        self._symptom = ""
+        self._cause = ""
+
+    def reset(self) -> None:
+        """Note that there was a connection: the next failure has a cause of its own."""
+        self._due, self._symptom, self._cause = 0.0, "", ""
+
+    def find(self, symptom: str) -> tuple[str, bool]:
+        """Return the cause, empty when none was found, and whether it is news; takes seconds when nobody answers.
+
+        Args:
+            symptom: what gRPC says.
+        """
+        if symptom == self._symptom and self._clock() < self._due:
+            return self._cause, False
+        before, self._cause, self._symptom = self._cause, cause(self._kit), symptom
+        self._due = self._clock() + _AGAIN_S
+        return self._cause, self._cause != before
+
+
+def cause(kit: Kit, *, now: datetime | None = None) -> str:
+    """Say why the server of a kit cannot be reached; empty when it can.
+
+    Args:
+        kit: a client's or relay's.
+        now: the time; the clock's when not given.
+    """
+    moment = now or datetime.now(UTC)
+    if kit.connection_security == "mtls":
+        own = certificate(kit.cert_file)
+        if problem := _outside_its_time(own, moment):
+            return f"The server refuses this site's certificate: {problem}"
+    try:
+        with _dial(kit) as raw:
+            return _asked(kit, raw, moment)
+    except _Unreachable as exc:
+        return str(exc)
+    except OSError as exc:
+        return f"The connection to {join(kit.host, kit.port)} breaks: {_words(exc)}"
+    except ValueError as exc:
+        return f"What answers at {join(kit.host, kit.port)} shows no certificate that can be read: {exc}"
+
+
+class _Unreachable(Exception):
+    """Says why no connection could be made."""
+
+
+def _dial(kit: Kit) -> socket.socket:
+    """Connect as gRPC does, through the proxy where there is one."""
+    proxy = tls.proxy_of(kit)
+    if not proxy:
+        return _connect(kit.host, kit.port, "the server")
+    parts = urlsplit(proxy)
+    where = f"the HTTP proxy {parts.hostname}:{parts.port or _PROXY_PORT}"
+    raw = _connect(unquote(parts.hostname or ""), parts.port or _PROXY_PORT, "the HTTP proxy")
+    try:
+        host = join(kit.host, kit.port)
+        raw.sendall(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer and len(answer) < _MAX_ANSWER_BYTES and (part := raw.recv(4096)):
+            answer += part
+    except OSError as exc:
+        raw.close()
+        raise _Unreachable(f"{_upper(where)} does not answer: {_words(exc)}") from exc
+    line = printable(answer.split(b"\r\n", 1)[0].decode("latin-1"))[:100]
+    if line.split(" ")[1:2] != ["200"]:
+        raw.close()
+        raise _Unreachable(f"{_upper(where)} does not lead to {host}: it answers {line!r}")
+    return raw
+
+
+def _connect(host: str, port: int, what: str) -> socket.socket:
+    try:
+        return socket.create_connection((host, port), timeout=_CONNECT_S)
+    except socket.gaierror as exc:
+        raise _Unreachable(f"The name {host} of {what} cannot be resolved: {exc.strerror}") from exc
+    except TimeoutError as exc:
+        raise _Unreachable(
+            f"Nothing answers at {join(host, port)} within {_CONNECT_S:g} s: {what} is off, or a firewall is in between"
+        ) from exc
+    except ConnectionRefusedError as exc:
+        raise _Unreachable(f"Nobody listens at {join(host, port)}: {what} does not run") from exc
+    except OSError as exc:
+        raise _Unreachable(f"There is no way to {what} at {join(host, port)}: {_words(exc)}") from exc
+
+
+def _asked(kit: Kit, raw: socket.socket, now: datetime) -> str:
+    """Shake hands without checking anything, then check what was seen."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    if kit.connection_security == "mtls":
+        context.load_cert_chain(kit.cert_file, kit.key_file)
+    name = kit.host if tls.proxy_root(kit) else kit.server_name
+    raw.settimeout(_ANSWER_S)
+    try:
+        link = context.wrap_socket(raw, server_hostname=name)
+    except (ssl.SSLError, ConnectionError, TimeoutError) as exc:
+        if kit.connection_security == "clear":
+            return ""
+        return (
+            f"What answers at {join(kit.host, kit.port)} does not speak TLS ({_words(exc)}): it is no server of this "
+            "kind, or has connection_security clear"
+        )
+    with link:
+        if kit.connection_security == "clear":
+            return "The server speaks TLS, and this site's kit has connection_security clear; provision both alike"
+        shown = x509.load_der_x509_certificate(link.getpeercert(binary_form=True) or b"")
+        return _server_problem(kit, shown, name, now) or _refusal(kit, link, now)
+
+
+def _server_problem(kit: Kit, shown: x509.Certificate, name: str, now: datetime) -> str:
+    roots = authorities(kit.root_cert_file)
+    if (extra := tls.proxy_root(kit)) is not None:
+        roots += authorities(extra)
+    if issuer_of(shown, roots) is None:
+        issuer = printable(shown.issuer.rfc4514_string())[:80]
+        return f"The server's certificate was issued by another authority ({issuer}) than this kit's rootCA.pem"
+    if problem := _outside_its_time(shown, now):
+        return f"The server's certificate is refused: {problem}"
+    names = _names(shown)
+    if name not in names:
+        return f"The server's certificate is for {', '.join(sorted(names))[:200]}, not for {name}"
+    return ""
+
+
+def _refusal(kit: Kit, link: ssl.SSLSocket, now: datetime) -> str:
+    """Wait for the server's first words; one that refuses a certificate ends the connection instead (RFC 8446 §4.4)."""
+    try:
+        if link.recv(1):
+            return ""
+    except TimeoutError:
+        return ""
+    except OSError:
+        pass
+    if kit.connection_security != "mtls":
+        return "The server demands a certificate in TLS (mtls), and this site's kit has connection_security tls"
+    end = certificate(kit.cert_file).not_valid_after_utc
+    if issuer_of(certificate(kit.cert_file), authorities(kit.root_cert_file)) is None:
+        return "The server refused this site's certificate: it was issued by another authority than rootCA.pem"
+    return (
+        f"The server refused this site's certificate, which is valid here until {end:%Y-%m-%d}: the clock of one of "
+        f"the two machines is wrong (here it is {now:%Y-%m-%d %H:%M} UTC), or the server has another rootCA.pem"
+    )
+
+
+def _outside_its_time(cert: x509.Certificate, now: datetime) -> str:
+    begin, end = cert.not_valid_before_utc, cert.not_valid_after_utc
+    if now > end:
+        return f"it expired on {end:%Y-%m-%d} (here it is {now:%Y-%m-%d %H:%M} UTC)"
+    if now < begin:
+        return (
+            f"it is not valid yet: its time begins {begin:%Y-%m-%d %H:%M} UTC, and this machine's clock says "
+            f"{now:%Y-%m-%d %H:%M} UTC; set the clock"
+        )
+    return ""
+
+
+def _names(cert: x509.Certificate) -> set[str]:
+    found = {attribute(cert, NameOID.COMMON_NAME)}
+    with contextlib.suppress(x509.ExtensionNotFound):
+        extension = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found |= {*extension.get_values_for_type(x509.DNSName)}
+        found |= {str(one) for one in extension.get_values_for_type(x509.IPAddress)}
+    return found
+
+
+def _words(exc: OSError) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return (exc.reason or "TLS error").lower().replace("_", " ")
+    return exc.strerror or str(exc) or type(exc).__name__
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,208 @@
+"""The tasks of one job at a site: fetched, given to the trainer one at a time, and their results kept until they count.
+
+A result is kept until the server has said that it took it. A server that was killed asks again for what it had asked
+for; a site that still has the answer sends that, instead of training once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc
+import msgspec
+
+from clouddeploy_runtime.client.transfer import Gone
+from clouddeploy_runtime.errors import RuntimeFault
+from clouddeploy_runtime.job.messages import Receipt, Task
+from clouddeploy_runtime.wire import federation_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clouddeploy_runtime.client.transfer import Transfer
+    from clouddeploy_runtime.job.buffers import Buffer, BufferPool
+    from clouddeploy_runtime.job.messages import Result
+    from clouddeploy_runtime.launchers import Running
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Work:
+    """One task, from the server's wish to its receipt for the result."""
+
+    task: Task
+    event: pb.RunTask
+    model: Buffer | None = None
+    """What the trainer reads."""
+    result: Result | None = None
+    update: Buffer | None = None
+    """What the trainer wrote."""
+    is_wanted: bool = True
+    """False: the server has gone on to another task."""
+    running: asyncio.Task[None] | None = None
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server repeats its wish."""
+
+
+class SiteTasks:
+    """What a site owes the server in one job.
+
+    Args:
+        job_id: the job's.
+        site: this one's name.
+        transfer: to the server and back.
+        pool: where parameters go on their way to the trainer.
+        report: sends an event to the server.
+        gone: called when the server does not run the job any more.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        site: str,
+        transfer: Transfer,
+        pool: BufferPool,
+        report: Callable[[pb.ClientEvent], None],
+        gone: Callable[[], None],
+    ) -> None:
+        self._job_id = job_id
+        self._site = site
+        self._transfer = transfer
+        self._pool = pool
+        self._report = report
+        self._gone = gone
+        self._process: Running | None = None
+        self._has_process = asyncio.Event()
+        self._turn = asyncio.Lock()
+        """Of the trainer, which does one task at a time: what waits for it can still be taken back."""
+        self._training: _Work | None = None
+        self._works: dict[str, _Work] = {}
+        self._taken: tuple[str, str, int] | None = None
+        """The last task that counted, its parameters, and over which connection the server said so."""
+        self._running: set[asyncio.Task[None]] = set()
+
+    def add(self, event: pb.RunTask) -> None:
+        """Take a task. The same one again asks for its result; another one means that the others are over."""
+        task = msgspec.msgpack.decode(event.task, type=Task)
+        known = self._works.get(task.task_id)
+        if known is not None and known.event.sha256 == event.sha256:
+            known.asked.set()
+            return
+        if self._taken == (task.task_id, event.sha256, self._transfer.connections):
+            return  # the wish was on its way when the result was taken; a server that lost it has a new connection
+        for work in list(self._works.values()):
+            self._drop(work)
+        work = self._works[task.task_id] = _Work(task, event)
+        work.running = asyncio.get_running_loop().create_task(self._do(work))
+        self._running.add(work.running)
+        work.running.add_done_callback(self._running.discard)
+
+    def begin(self, process: Running) -> None:
+        """Use this trainer."""
+        self._process = process
+        self._has_process.set()
+
+    def answered(self, result: Result, buffer: Buffer | None) -> None:
+        """Take the trainer's result."""
+        work = self._training
+        if work is None or work.task.task_id != result.task_id:
+            log.warning("The trainer of job %s answers task %s, which it does not have", self._job_id, result.task_id)
+            if buffer is not None:
+                buffer.release()
+            return
+        self._training = None
+        work.result, work.update = result, buffer
+        work.answered.set()
+
+    async def delivered(self) -> None:
+        """Return once every result that there is has been taken or is not wanted; the trainer has ended."""
+        works = [work for work in self._works.values() if not work.answered.is_set()]
+        for work in works:
+            self._drop(work, is_idle=True)
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def cancel(self) -> None:
+        """Give up everything."""
+        for task in self._running:
+            task.cancel()
+
+    async def closed(self) -> None:
+        """Return once everything that was given up has ended."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _drop(self, work: _Work, *, is_idle: bool = False) -> None:
+        """Forget a task; one that is being trained for is let finish, since the trainer cannot be interrupted."""
+        work.is_wanted = False
+        if self._works.get(work.task.task_id) is work:
+            del self._works[work.task.task_id]
+        if work.running is not None and (work is not self._training or is_idle):
+            work.running.cancel()
+
+    async def _do(self, work: _Work) -> None:
+        task_id = work.task.task_id
+        try:
+            if await self._fetch(work):
+                await self._train(work)
+                await self._deliver(work)
+        except Gone:
+            self._gone()
+        except (RuntimeFault, OSError, grpc.RpcError) as exc:
+            log.warning("Task %s of job %s failed: %s", task_id, self._job_id, exc, extra={"job": self._job_id})
+            event = pb.TaskFailed(job_id=self._job_id, task_id=task_id, reason=f"{self._site}: {exc}")
+            self._report(pb.ClientEvent(task_failed=event))
+        finally:
+            for buffer in (work.model, work.update):
+                if buffer is not None:
+                    buffer.release()
+            if self._works.get(task_id) is work:
+                del self._works[task_id]
+
+    async def _fetch(self, work: _Work) -> bool:
+        """Get the parameters; returns whether they are there: the server may have closed the task meanwhile."""
+        event = work.event
+        if not event.blob:
+            return True
+        work.model = self._pool.acquire(event.size)
+        while True:
+            work.asked.clear()
+            try:
+                into = work.model.view[: event.size]
+                await self._transfer.fetch(self._job_id, event.blob, into=into, sha256=event.sha256)
+            except Gone:
+                if not work.asked.is_set():  # else a server that was killed has opened it again
+                    return False
+            else:
+                return True
+
+    async def _train(self, work: _Work) -> None:
+        await self._has_process.wait()
+        async with self._turn:
+            if self._process is None:
+                return
+            self._training = work
+            with contextlib.suppress(OSError):  # the trainer has ended; who receives finds out why and says so
+                await self._process.send(work.task, work.model)
+            await work.answered.wait()
+        if work.model is not None:
+            work.model.release()  # twice does no harm
+
+    async def _deliver(self, work: _Work) -> None:
+        if work.result is None:
+            return
+        view = memoryview(b"") if work.update is None else work.update.view[: work.result.size]
+        while work.is_wanted:
+            work.asked.clear()
+            receipt = await self._transfer.send(self._job_id, work.result, view, task_sha256=work.event.sha256)
+            if receipt is Receipt.TAKEN:
+                self._taken = (work.task.task_id, work.event.sha256, self._transfer.connections)
+            if receipt is not Receipt.NOT_OPEN:
+                return
+            await work.asked.wait()

@@ -1,0 +1,279 @@
+"""What a person may ask the server for, besides submitting and downloading: one table of commands and rights."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from clouddeploy_runtime.errors import InvalidCommand, InvalidTarget, JobNotFound
+from clouddeploy_runtime.jobs import ALL_SITES, SERVER, JobInfo, JobStatus
+from clouddeploy_runtime.server.store import ERROR_LOG
+from clouddeploy_runtime.wire import federation_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+
+    from clouddeploy_runtime.kit import Kit
+    from clouddeploy_runtime.lifecycle import StopSignal
+    from clouddeploy_runtime.server.membership import Membership
+    from clouddeploy_runtime.server.scheduler import Scheduler
+    from clouddeploy_runtime.server.sessions import Registry
+    from clouddeploy_runtime.server.store import JobStore
+    from clouddeploy_runtime.server.submissions import Submissions
+    from clouddeploy_runtime.tls import Peer
+
+log = logging.getLogger(__name__)
+
+MAX_WAIT_S = 20.0
+"""How long an answer may be held back: shorter than the balancers and proxies that cut idle calls (60 s and more)."""
+MAX_LISTED = 2000
+"""Jobs in one answer, the newest: a message is at most 8 MiB."""
+MAX_LOG_BYTES = 5 << 20
+"""The reference's bound."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Who asks, and for what."""
+
+    peer: Peer
+    job_id: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    may_bring_code: bool = False
+
+    def text(self, name: str, usual: str = "") -> str:
+        """Return an argument that is text.
+
+        Raises:
+            InvalidCommand: it is none.
+        """
+        value = self.arguments.get(name, usual)
+        if not isinstance(value, str):
+            raise InvalidCommand("The command cannot be used", why=f"its {name!r} must be text, and is {value!r}")
+        return value
+
+    def number(self, name: str, usual: float = 0) -> float:
+        """Return an argument that is a number from 0.
+
+        Raises:
+            InvalidCommand: it is none.
+        """
+        value = self.arguments.get(name, usual)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise InvalidCommand("The command cannot be used", why=f"its {name!r} must be a number, and is {value!r}")
+        return value
+
+
+class Command(NamedTuple):
+    """One entry of the table."""
+
+    right: str
+    """As `authorization` knows it."""
+    handle: Callable[[Call], Awaitable[Any]]
+    is_for_job: bool = False
+    """The right is then a question of whose job it is."""
+    is_watching: bool = False
+    """Changes nothing and is asked over and over."""
+    needs_code_right: bool = False
+    """The answer depends on the right `byoc` too."""
+
+
+class Commands:
+    """The commands of a server, by name."""
+
+    def __init__(
+        self,
+        kit: Kit,
+        *,
+        store: JobStore,
+        scheduler: Scheduler,
+        registry: Registry,
+        membership: Membership,
+        submissions: Submissions,
+        stop: StopSignal,
+    ) -> None:
+        self._kit = kit
+        self._store = store
+        self._scheduler = scheduler
+        self._registry = registry
+        self._membership = membership
+        self._submissions = submissions
+        self._stop = stop
+        self.table: Mapping[str, Command] = {
+            "list_jobs": Command("list_jobs", self._list_jobs, is_watching=True),
+            "job_meta": Command("get_job_meta", self._job_meta, is_for_job=True, is_watching=True),
+            "abort_job": Command("abort_job", self._abort_job, is_for_job=True),
+            "delete_job": Command("delete_job", self._delete_job, is_for_job=True),
+            "clone_job": Command("clone_job", self._clone_job, is_for_job=True, needs_code_right=True),
+            # A log may quote what the job computed, so it is part of the result.
+            "job_log": Command("download_job", self._job_log, is_for_job=True),
+            "list_components": Command("download_job", self._list_components, is_for_job=True),
+            "system_status": Command("check_status", self._system_status, is_watching=True),
+            "report_resources": Command("report_resources", self._report_resources),
+            "shutdown": Command("shutdown", self._shutdown),
+            "restart": Command("restart", self._restart),
+            "disable_client": Command("disable_client", self._disable_client),
+            "enable_client": Command("enable_client", self._enable_client),
+            "remove_client": Command("remove_client", self._remove_client),
+        }
+
+    async def _list_jobs(self, call: Call) -> Any:
+        """Return jobs oldest first, each without its history; of more than the limit, the newest."""
+        name, state, submitter = call.text("name"), call.text("state"), call.text("submitter")
+        limit = int(call.number("limit")) or MAX_LISTED
+        found = [
+            info
+            for info in self._store.all()
+            if info.name.startswith(name)
+            and _is_in_state(info, state)
+            and (not submitter or info.submitter == submitter)
+            and info.job_id.startswith(call.text("id"))
+        ]
+        shown = [_shown(info, call.peer) for info in found[-min(limit, MAX_LISTED) :]]
+        for document in shown:
+            document["schedule_history"] = document["schedule_history"][-1:]
+        return shown
+
+    async def _job_meta(self, call: Call) -> Any:
+        """Return a job; with `since`, once its revision is another one, at the latest after `wait_s`."""
+        since = call.arguments.get("since")
+        if since is None:
+            return _shown(self._store.get(call.job_id), call.peer)
+        wait_s = min(call.number("wait_s"), MAX_WAIT_S)
+        info = await self._store.changed(call.job_id, since=int(call.number("since")), wait_s=wait_s)
+        return _shown(info, call.peer)
+
+    async def _abort_job(self, call: Call) -> Any:
+        await self._scheduler.abort(call.job_id, reason=f"aborted by {call.peer.name}")
+        return {}
+
+    async def _delete_job(self, call: Call) -> Any:
+        """Take away a job that does not run, with all that it left."""
+        if self._store.get(call.job_id).status is JobStatus.SUBMITTED:
+            await self._scheduler.abort(call.job_id, reason=f"deleted by {call.peer.name}")
+        self._store.finished(call.job_id)
+        doomed = self._store.forget(call.job_id)
+        log.info("Job %s was deleted by %s", call.job_id, call.peer.name, extra={"job": call.job_id})
+        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+        return {}
+
+    async def _clone_job(self, call: Call) -> Any:
+        info = await self._submissions.clone(call.job_id, call.peer, may_bring_code=call.may_bring_code)
+        self._scheduler.wake()
+        return {"job_id": info.job_id}
+
+    async def _job_log(self, call: Call) -> Any:
+        """Return the end of the controller's log, or of what a site said about its failure."""
+        site = call.text("site", SERVER)
+        sites = {path.name.removeprefix(ERROR_LOG): path for path in self._store.error_logs(call.job_id)}
+        path = self._store.run_folder(call.job_id) / "log.txt" if site == SERVER else sites.get(site)
+        if path is None:
+            raise InvalidTarget(
+                f"There is no log of {site!r}",
+                why="a site's log stays there, unless the site failed",
+                hint=f"There are logs of {', '.join([SERVER, *sites])}.",
+            )
+        size = min(int(call.number("max_bytes", MAX_LOG_BYTES)), MAX_LOG_BYTES)
+        return {"text": await asyncio.to_thread(_end_of, path, size)}
+
+    async def _list_components(self, call: Call) -> Any:
+        """Return the names of what a download of the job brings, with their sizes."""
+        files = await asyncio.to_thread(lambda: list(self._store.files(call.job_id))[:MAX_LISTED])
+        return [{"name": name, "size": path.stat().st_size} for path, name in files]
+
+    async def _system_status(self, _call: Call) -> Any:
+        clients = [
+            {"name": s.name, "address": s.address, "connected_since": s.since, "jobs": sorted(s.jobs)}
+            for s in self._registry.connected()
+        ]
+        running = [self._store.get(job_id) for job_id in self._scheduler.running]
+        return {
+            "server": self._kit.server_name,
+            "state": "stopping" if self._stop.cause else "serving",
+            "clients": clients,
+            "disabled": list(self._membership.disabled),
+            "jobs": [{"job_id": info.job_id, "name": info.name, "status": info.status} for info in running],
+            "resources": self._scheduler.reservations.offers,
+        }
+
+    async def _report_resources(self, _call: Call) -> Any:
+        return await self._scheduler.reservations.report()
+
+    async def _shutdown(self, call: Call) -> Any:
+        """End the server with the jobs that run there, or the process of a client, or of all."""
+        if self._tell_clients(call, is_restart=False):
+            return {}
+        self._scheduler.end_all(f"the server was shut down by {call.peer.name}")
+        self._stop.set()
+        return {}
+
+    async def _restart(self, call: Call) -> Any:
+        """End a process that its supervisor starts again; the jobs that run go on."""
+        if self._tell_clients(call, is_restart=True):
+            return {}
+        log.info("The server is restarted by %s", call.peer.name)
+        self._stop.restart()
+        return {}
+
+    def _tell_clients(self, call: Call, *, is_restart: bool) -> bool:
+        """Pass the wish on to clients if it is about them; each asks its own policy."""
+        target = call.text("target", SERVER)
+        if target in {SERVER, self._kit.name}:
+            return False
+        sessions = self._registry.connected() if target == ALL_SITES else [self._registry.find(target)]
+        peer = call.peer
+        for session in sessions:
+            if session is None:
+                raise InvalidTarget(
+                    f"The client {target} is not connected", hint="`system_status` names those that are."
+                )
+            wish = pb.StopSite(restart=is_restart, user=peer.name, user_org=peer.org, user_role=peer.role)
+            session.outbox.put_nowait(pb.ServerEvent(stop_site=wish))
+        return True
+
+    async def _disable_client(self, call: Call) -> Any:
+        self._membership.disable(self._known_site(call))
+        return {"disabled": list(self._membership.disabled)}
+
+    async def _enable_client(self, call: Call) -> Any:
+        name = call.text("client")
+        if name not in self._membership.disabled:
+            raise InvalidTarget(f"The client {name!r} is not disabled", hint="`system_status` names those that are.")
+        self._membership.enable(name)
+        return {"disabled": list(self._membership.disabled)}
+
+    async def _remove_client(self, call: Call) -> Any:
+        name = self._known_site(call)
+        if not self._membership.remove(name):
+            raise InvalidTarget(f"The client {name} is not connected", hint="`system_status` names those that are.")
+        return {}
+
+    def _known_site(self, call: Call) -> str:
+        """Any name may be disabled, connected or not; an empty one is a mistake."""
+        name = call.text("client")
+        if not name:
+            raise InvalidTarget("No client is named")
+        return name
+
+
+def _is_in_state(info: JobInfo, state: str) -> bool:
+    """Tell whether a job is in a state, named in full, without `FINISHED:`, or as `FINISHED` for any end."""
+    wanted = state.upper()
+    return not wanted or wanted in {info.status.value, *info.status.value.split(":")}
+
+
+def _shown(info: JobInfo, peer: Peer) -> dict[str, Any]:
+    return asdict(info.seen_by(peer.name))
+
+
+def _end_of(path: Path, size: int) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - size))
+            return file.read(size).decode("utf-8", "replace")
+    except FileNotFoundError as exc:
+        raise JobNotFound("The job has no log", why="it has not started", hint="Look at its meta.") from exc

@@ -1,0 +1,186 @@
+"""Jobs that come in: streamed to the disk within limits, checked, and taken once for each submit token."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from typing import TYPE_CHECKING
+
+from clouddeploy_runtime.errors import (
+    InvalidJob,
+    RuntimeFault,
+    ServerBusy,
+    SubmitTokenConflict,
+    SubmitTokenJobDeleted,
+)
+from clouddeploy_runtime.jobs import SERVER, JobInfo, components
+from clouddeploy_runtime.jobs.info import check_submit_token
+from clouddeploy_runtime.server.store import content_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from clouddeploy_runtime.jobs import JobSpec
+    from clouddeploy_runtime.server.store import JobStore
+    from clouddeploy_runtime.settings import Settings
+    from clouddeploy_runtime.tls import Peer
+
+log = logging.getLogger(__name__)
+
+MAX_ARCHIVE_BYTES = 512 << 20
+"""A job is code and settings; data stays at the sites."""
+_AT_A_TIME = 8
+"""Submissions; guessed: each holds its archive and its unpacked folder on the disk."""
+_SILENCE_S = 60.0
+"""Whoever sends nothing for so long does not block a place any more."""
+
+
+class Submissions:
+    """Takes jobs.
+
+    Args:
+        store: where they are kept.
+        settings: the server's, with the classes that a job's server side may name.
+        limit_bytes: how large an archive may be.
+    """
+
+    def __init__(self, store: JobStore, settings: Settings, *, limit_bytes: int = MAX_ARCHIVE_BYTES) -> None:
+        self._store = store
+        self._settings = settings
+        self._limit_bytes = limit_bytes
+        self._open = 0
+
+    async def take(
+        self, requests: AsyncIterator[bytes], submitter: Peer, *, token: str = "", may_bring_code: bool
+    ) -> JobInfo:
+        """Keep a job folder that comes as the chunks of a zip.
+
+        Args:
+            requests: the chunks.
+            submitter: whose job it is.
+            token: what the submitter calls this submission: sent again, it gives the same job. Empty: a new one always.
+            may_bring_code: whether he has the right `byoc` here.
+
+        Raises:
+            InvalidJob: the job is wrong or too large.
+            ComponentRefused: it names or brings what this server does not allow.
+            InvalidCommand: the token is none.
+            SubmitTokenConflict: the token stands for another job.
+            SubmitTokenJobDeleted: the job that it stands for was deleted.
+            ServerBusy: too many submissions at a time.
+        """
+        if token:
+            check_submit_token(token)
+        with self._place():
+            folder = self._store.fresh()
+            try:
+                archive = await self._receive(requests, folder / "archive.zip")
+                spec = await asyncio.to_thread(self._store.prepare, archive, folder)
+                archive.unlink()
+                content = await asyncio.to_thread(self._check, folder, spec, may_bring_code)
+                known = self._known(spec, submitter, token=token, content=content)
+                if known is not None:
+                    return known
+                info = self._store.admit(folder, spec, submitter, content=content, submit_token=token, study=spec.study)
+            except OSError as exc:
+                raise _unkept(exc) from exc
+            finally:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        log.info("Job %s (%s) was submitted by %s", info.job_id, info.name, submitter.name, extra={"job": info.job_id})
+        return info
+
+    async def clone(self, job_id: str, submitter: Peer, *, may_bring_code: bool) -> JobInfo:
+        """Submit what an earlier job was once more, as the asker's own.
+
+        Raises:
+            JobNotFound: there is no such job.
+            InvalidJob: this version does not take it any more.
+            ComponentRefused: it names or brings what the asker may not.
+            ServerBusy: too many submissions at a time.
+        """
+        original = self._store.get(job_id)
+        with self._place():
+            folder = self._store.fresh()
+            try:
+                spec = await asyncio.to_thread(self._store.copy, job_id, folder)
+                content = await asyncio.to_thread(self._check, folder, spec, may_bring_code)
+                info = self._store.admit(
+                    folder, spec, submitter, content=content, study=original.study, cloned_from=job_id
+                )
+            except OSError as exc:
+                raise _unkept(exc) from exc
+            finally:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        log.info("Job %s was cloned by %s as %s", job_id, submitter.name, info.job_id, extra={"job": info.job_id})
+        return info
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._open >= _AT_A_TIME:
+            raise ServerBusy(
+                "The server takes no more jobs just now", why=f"{self._open} are being submitted", hint="Try again."
+            )
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def _receive(self, requests: AsyncIterator[bytes], target: Path) -> Path:
+        size = 0
+        stream = aiter(requests)
+        with target.open("wb") as file:
+            while True:
+                try:
+                    chunk = await asyncio.wait_for(anext(stream), _SILENCE_S)
+                except StopAsyncIteration:
+                    return target
+                except TimeoutError as exc:
+                    why = f"nothing came for {_SILENCE_S:g} s"
+                    raise InvalidJob("The job did not arrive", why=why, hint="Submit it again.") from exc
+                size += len(chunk)
+                if size > self._limit_bytes:
+                    raise InvalidJob(
+                        "The job is too large",
+                        why=f"its archive exceeds {self._limit_bytes} bytes",
+                        hint="A job is code and settings; data belongs to the sites.",
+                    )
+                await asyncio.to_thread(file.write, chunk)
+
+    def _check(self, folder: Path, spec: JobSpec, may_bring_code: bool) -> str:
+        """Look at what would run here (the sites look at theirs themselves); returns the content's digest."""
+        app = folder / "job" / (spec.app_for(SERVER) or "")
+        components.check(app, "server", self._settings, may_bring_code=may_bring_code)
+        return content_of(folder / "job")
+
+    def _known(self, spec: JobSpec, submitter: Peer, *, token: str, content: str) -> JobInfo | None:
+        """Return the job that was submitted with this token before."""
+        if not token:
+            return None
+        scope = (spec.study, submitter.name, token)
+        for info in self._store.all():
+            if (info.study, info.submitter, info.submit_token) != scope:
+                continue
+            if info.content == content:
+                return info
+            raise SubmitTokenConflict(
+                f"The submit token {token} is taken",
+                why=f"it stands for the job {info.job_id}, whose content is another",
+                hint="Submit the changed job with another token.",
+            )
+        gone = self._store.tombstones.find(study=spec.study, submitter=submitter.name, submit_token=token)
+        if gone is not None:
+            raise SubmitTokenJobDeleted(
+                f"The submit token {token} is used up",
+                why=f"it stands for the job {gone.job_id}, which was deleted",
+                hint="Submit the job with another token to run it again.",
+            )
+        return None
+
+
+def _unkept(exc: OSError) -> RuntimeFault:
+    why = exc.strerror or str(exc)
+    return RuntimeFault("The server cannot keep the job", why=why, hint="Look at the server's disk; then submit again.")

@@ -1,0 +1,181 @@
+"""The client API as a script sees it, over a real socket to a parent that the test plays."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import numpy as np
+import pytest
+from clouddeploy_runtime.job import client_api, nvflare_alias, tensors
+from clouddeploy_runtime.job.channel import Channel
+from clouddeploy_runtime.job.client_api import FLModel, ParamsType, Wishes
+from clouddeploy_runtime.job.filters import Chain, ExcludeVars, Filters
+from clouddeploy_runtime.job.messages import Abort, Task
+
+PARAMS = {"w": np.full(2, 3.0), "head": np.full(1, 7.0)}
+
+
+@pytest.fixture
+def parent():
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with mine, theirs:
+        enter(mine)
+        yield Channel(theirs)
+    client_api._context.clear()
+
+
+def enter(connection, **wishes):
+    channel = Channel(connection) if isinstance(connection, socket.socket) else connection
+    client_api.enter(channel, site="site-1", job_id="j", data_dir=None, wishes=Wishes(**wishes))
+
+
+def wishing(**wishes):
+    enter(client_api._context[0].channel, **wishes)
+
+
+def ask(parent, name="train", number=0):
+    size = tensors.size_of(PARAMS)
+    buffer = parent.pool.acquire(size)
+    tensors.write(PARAMS, buffer.view)
+    parent.send(Task(f"j/{number}/{name}", name, number, 3, ["site-1"], {}, size), buffer)
+
+
+def answer(parent):
+    message, buffer = parent.receive()
+    return message, {name: array.tolist() for name, array in tensors.read(buffer.view[: message.size]).items()}
+
+
+def test_an_answer_carries_parameters_metrics_and_samples(parent):
+    ask(parent, number=1)
+    model = client_api.receive()
+    assert (model.current_round, model.total_rounds, model.params["w"].tolist()) == (1, 3, [3, 3])
+    assert (client_api.is_train(), client_api.is_evaluate(), client_api.get_task_name()) == (True, False, "train")
+    client_api.send(FLModel(params={"w": model.params["w"] + 1}, metrics={"loss": 1}, samples=5))
+    message, params = answer(parent)
+    assert (message.task_id, message.meta) == ("j/1/train", {"samples": 5, "metrics": {"loss": 1.0}})
+    assert params == {"w": [4, 4]}
+
+
+def test_the_references_weight_of_an_update_counts_as_samples(parent):
+    ask(parent)
+    client_api.receive()
+    client_api.send(FLModel(params=PARAMS, meta={"NUM_STEPS_CURRENT_ROUND": 12}, params_type=ParamsType.FULL))
+    assert answer(parent)[0].meta["samples"] == 12
+
+
+def test_a_difference_is_added_to_what_was_received(parent):
+    ask(parent)
+    client_api.receive()
+    client_api.send(FLModel(params={"w": np.full(2, 0.5)}, params_type="DIFF"))
+    assert answer(parent)[1] == {"w": [3.5, 3.5]}
+    ask(parent)
+    client_api.receive()
+    with pytest.raises(client_api.ClientApiMisuse, match="nothing of the name was received: other"):
+        client_api.send(FLModel(params={"other": np.ones(1)}, params_type="DIFF"))
+
+
+def test_what_a_filter_takes_out_goes_back_as_the_server_sent_it(parent):
+    wishing(filters=Filters(result=[Chain(("*",), (ExcludeVars(["head"]),))]))
+    ask(parent)
+    client_api.receive()
+    client_api.send(FLModel(params={"w": np.zeros(2), "head": np.full(1, 99.0)}))
+    assert answer(parent)[1] == {"w": [0, 0], "head": [7]}
+
+
+def test_a_filter_on_the_way_in_hides_parameters_from_the_script(parent):
+    wishing(filters=Filters(data=[Chain(("train",), (ExcludeVars("head"),))]))
+    ask(parent)
+    assert list(client_api.receive().params) == ["w"]
+
+
+def test_a_framework_gets_its_own_tensors(parent):
+    wishing(to_framework=lambda array: ("tensor", array.tolist()))
+    ask(parent)
+    assert client_api.receive().params["w"] == ("tensor", [3, 3])
+
+
+def test_a_tensor_with_a_gradient_is_sent_as_its_numbers(parent):
+    class Tensor:
+        def detach(self):
+            return self
+
+        def cpu(self):
+            return self
+
+        def numpy(self):
+            return np.full(2, 8.0)
+
+    ask(parent)
+    client_api.receive()
+    client_api.send(FLModel(params={"w": Tensor()}))
+    assert answer(parent)[1] == {"w": [8, 8]}
+
+
+@pytest.mark.parametrize("tasks", [("*",), ("train", "validate"), ("eval*",)])
+def test_an_evaluation_may_be_called_either_way(parent, tasks):
+    wishing(tasks=tasks)
+    ask(parent, "evaluate")
+    client_api.receive()
+    assert client_api.is_evaluate()
+
+
+def test_a_task_that_no_executor_does_is_refused_by_name(parent):
+    wishing(tasks=("train",))
+    ask(parent, "evaluate")
+    with pytest.raises(client_api.ClientApiMisuse, match="no executor does the task 'evaluate'"):
+        client_api.receive()
+
+
+def test_nothing_within_the_timeout_is_no_end(parent):
+    assert client_api.receive(timeout=0.01) is None
+    assert client_api.is_running()
+
+
+def test_an_abort_ends_the_script_and_is_remembered(parent):
+    parent.send(Abort("by lead"))
+    assert client_api.receive() is None
+    assert (client_api.is_running(), client_api.aborted()) == (False, "by lead")
+
+
+def test_an_answer_without_a_task_is_refused(parent):
+    with pytest.raises(client_api.ClientApiMisuse, match="without a task"):
+        client_api.send(FLModel())
+
+
+def test_the_names_of_site_job_and_configuration(parent):
+    wishing(config={"task_script_path": "train.py"})
+    assert client_api.system_info() == {"site_name": "site-1", "job_id": "j"}
+    assert client_api.get_config() == {"task_script_path": "train.py"}
+    with pytest.raises(client_api.ClientApiMisuse, match="no data folder"):
+        client_api.data_dir()
+
+
+@pytest.fixture
+def alias():
+    before = set(sys.modules)
+    nvflare_alias.install()
+    yield
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == "nvflare":
+            del sys.modules[name]
+
+
+def test_the_references_imports_give_our_client_api(parent, alias, caplog):
+    import nvflare.client as flare  # noqa: PLC0415 - only there inside a job
+    from nvflare.apis.fl_constant import FLMetaKey  # noqa: PLC0415
+    from nvflare.app_common.abstract.fl_model import FLModel as Model  # noqa: PLC0415
+    from nvflare.client.tracking import SummaryWriter  # noqa: PLC0415
+
+    flare.init()
+    ask(parent)
+    assert isinstance(flare.receive(), Model)
+    flare.send(
+        flare.FLModel(params=PARAMS, params_type=flare.ParamsType.FULL, meta={FLMetaKey.NUM_STEPS_CURRENT_ROUND: 2})
+    )
+    assert answer(parent)[0].meta["samples"] == 2
+    with caplog.at_level("INFO"):
+        SummaryWriter().add_scalar("loss", 0.5, global_step=3)
+        flare.log("acc", 1.0, "SCALAR")
+    assert "loss: 0.5" in caplog.text
+    assert "acc: 1.0" in caplog.text

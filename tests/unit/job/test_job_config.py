@@ -1,0 +1,331 @@
+"""The reference's components on ours: what a configuration becomes, and what is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from clouddeploy_runtime.errors import InvalidJob
+from clouddeploy_runtime.job import config, initial_model
+from clouddeploy_runtime.job.controller import Controller
+from clouddeploy_runtime.job.fedavg import BadWorkflow, FedAvg
+from clouddeploy_runtime.job.filters import BadFilter, ExcludeVars
+from clouddeploy_runtime.job.initial_model import BadModel
+from clouddeploy_runtime.jobs import app_config
+from clouddeploy_runtime.jobs.known import ComponentRefused
+
+COMMON = "nvflare.app_common"
+GATHER = f"{COMMON}.workflows.scatter_and_gather.ScatterAndGather"
+FEDAVG = f"{COMMON}.workflows.fedavg.FedAvg"
+NUMPY = {"id": "persistor", "path": f"{COMMON}.np.np_model_persistor.NPModelPersistor"}
+PYTORCH = {"id": "persistor", "path": "nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor"}
+IN_PROCESS = f"{COMMON}.executors.in_process_client_api_executor.InProcessClientAPIExecutor"
+LAUNCHED = f"{COMMON}.executors.client_api_launcher_executor.ClientAPILauncherExecutor"
+SUBPROCESS = f"{COMMON}.launchers.subprocess_launcher.SubprocessLauncher"
+OWN = """
+from clouddeploy_runtime.job.controller import Controller
+from clouddeploy_runtime.job.filters import Filter
+
+
+class Flow(Controller):
+    def configure(self, *, speed):
+        self.speed = speed
+
+
+class Keep(Filter):
+    def __init__(self, share=1):
+        self.share = share
+
+
+class Net:
+    def __init__(self, size=1):
+        self.size = size
+
+    def state_dict(self):
+        return {"w": [0.5] * self.size}
+
+
+def initial():
+    return {"w": [1.0]}
+"""
+
+
+@pytest.fixture
+def app(tmp_path, monkeypatch):
+    """Return an app's folder with own code that can be imported."""
+    for name in ("config", "custom"):
+        (tmp_path / "app" / name).mkdir(parents=True)
+    (tmp_path / "app" / "custom" / "own_code.py").write_text(OWN)
+    (tmp_path / "app" / "custom" / "train.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "app" / "custom"))
+    yield tmp_path / "app"
+    sys.modules.pop("own_code", None)
+
+
+@pytest.fixture
+def controller(app, tmp_path):
+    def make(path, components=(), **args):
+        document = {
+            "format_version": 2,
+            "workflows": [{"id": "w", "path": path, "args": args}],
+            "components": components,
+        }
+        (app / "config" / "config_fed_server.json").write_text(json.dumps(document))
+        read = app_config.read(app, "server")
+        (tmp_path / "run").mkdir(exist_ok=True)
+        return config.controller(
+            read, app, channel=SimpleNamespace(), sites=("a", "b", "c"), run_dir=tmp_path / "run", job_id="j"
+        )
+
+    return make
+
+
+@pytest.fixture
+def script(app):
+    def find(args, *, path=IN_PROCESS, search=(), executors=1, **document):
+        executor = {"tasks": ["train"], "executor": {"path": path, "args": args}}
+        document = {"format_version": 2, "executors": [executor] * executors, **document}
+        (app / "config" / "config_fed_client.json").write_text(json.dumps(document))
+        return config.script(app_config.read(app, "client"), app, search=search)
+
+    return find
+
+
+def test_scatter_and_gather_is_our_fedavg_with_its_arguments(controller):
+    made = controller(
+        GATHER,
+        [NUMPY],
+        min_clients=2,
+        num_rounds=4,
+        wait_time_after_min_received=3,
+        train_task_name="fit",
+        start_round=0,
+    )
+    assert isinstance(made, FedAvg)
+    assert (made._rounds, made._min_sites, made._wait_s, made._train_task) == (4, 2, 3.0, "fit")
+    assert made._evaluate is False
+    assert made._model["numpy_key"].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert made._model["numpy_key"].dtype == np.float32
+
+
+def test_what_scatter_and_gather_does_not_say_has_the_references_value(controller):
+    made = controller(GATHER, [NUMPY])
+    assert (made._rounds, made._min_sites, made._wait_s) == (5, 1, 10.0)
+
+
+def test_fedavg_without_a_number_of_clients_asks_all(controller):
+    made = controller(FEDAVG, [{**NUMPY, "args": {"initial_model": [[1, 2]]}}], save_filename="x.pt")
+    assert made._min_sites == 3
+    assert made._model["numpy_key"].tolist() == [[1, 2]]
+
+
+def test_our_own_fedavg_takes_its_own_arguments(controller):
+    made = controller("clouddeploy_runtime.job.fedavg.FedAvg", initial_model="own_code:initial", num_rounds=1)
+    assert (made._evaluate, made._model["w"].tolist()) == (True, [1.0])
+
+
+@pytest.mark.parametrize(
+    ("components", "args"),
+    [
+        ([{**PYTORCH, "args": {"model": {"path": "own_code.Net", "args": {"size": 2}}}}], {}),
+        (
+            [
+                {**PYTORCH, "args": {"model": "net"}},
+                {"id": "net", "path": "own_code.Net", "args": {"size": 2}},
+            ],
+            {},
+        ),
+        ([], {"model": {"w": [0.5, 0.5]}, "persistor_id": ""}),
+        ([], {"model": {"class_path": "own_code.Net", "args": {"size": 2}}}),
+    ],
+)
+def test_a_model_is_made_of_a_class_a_component_or_numbers(controller, components, args):
+    assert controller(FEDAVG, components, **args)._model["w"].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("name", ["start.npz", "start.npy", "start.safetensors"])
+def test_a_model_is_read_from_a_file_of_the_app(controller, app, name):
+    array, file = np.arange(3, dtype=np.float32), app / "custom" / name
+    if name.endswith(".npy"):
+        np.save(file, array)
+    elif name.endswith(".npz"):
+        np.savez(file, numpy_key=array)
+    else:
+        content = bytearray(initial_model.tensors.size_of({"numpy_key": array}))
+        initial_model.tensors.write({"numpy_key": array}, memoryview(content))
+        file.write_bytes(content)
+    made = controller(FEDAVG, [{**PYTORCH, "args": {"source_ckpt_file_full_name": name}}])
+    assert made._model["numpy_key"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.pt", "can hold code"),
+        ("../../meta.npz", "outside of the job's app"),
+        ("none.npz", "cannot be read"),
+    ],
+)
+def test_a_model_file_that_is_not_read_says_why(controller, name, message):
+    with pytest.raises(BadModel) as refused:
+        controller(FEDAVG, [{**PYTORCH, "args": {"source_ckpt_file_full_name": name}}])
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "components", "args", "kind", "message"),
+    [
+        (FEDAVG, [], {}, BadModel, "there is no component 'persistor'"),
+        (FEDAVG, [{"id": "persistor", "path": "own_code.Net"}], {}, ComponentRefused, "own_code.Net cannot be run"),
+        (FEDAVG, [NUMPY], {"stop_cond": "accuracy >= 80"}, BadWorkflow, '"stop_cond" is not supported'),
+        (FEDAVG, [NUMPY], {"start_round": 2}, BadWorkflow, '"start_round" is not supported'),
+        (FEDAVG, [NUMPY], {"aggregation_weights": {"a": 2}}, BadWorkflow, "would change the result"),
+        (FEDAVG, [NUMPY], {"fedprox_mu": 1}, BadWorkflow, 'the argument "fedprox_mu" is not known'),
+        (FEDAVG, [NUMPY], {"num_rounds": 0}, BadWorkflow, '"num_rounds" must be a whole number from 1'),
+        (FEDAVG, [NUMPY], {"num_rounds": "5"}, BadWorkflow, '"num_rounds" must be'),
+        (FEDAVG, [], {"initial_model": "no_such:thing"}, BadModel, "cannot be made"),
+        (GATHER, [NUMPY], {"wait_time_after_min_received": -1}, BadWorkflow, "seconds from 0"),
+        (f"{COMMON}.workflows.cyclic_ctl.CyclicController", [], {}, ComponentRefused, "CyclicController cannot be run"),
+        (
+            "own_code.Net",
+            [],
+            {},
+            ComponentRefused,
+            "does not derive from clouddeploy_runtime.job.controller.Controller",
+        ),
+        ("own_code.Flow", [], {"slow": 1}, BadWorkflow, "the arguments do not fit"),
+    ],
+)
+def test_a_workflow_that_cannot_run_is_refused_by_name(controller, path, components, args, kind, message):  # noqa: PLR0917 - a table
+    with pytest.raises(kind) as refused:
+        controller(path, components, **args)
+    assert message in str(refused.value)
+
+
+def test_an_aggregator_of_another_kind_or_with_weights_is_refused(controller):
+    other = {"id": "sum", "path": f"{COMMON}.aggregators.assembler.X"}
+    with pytest.raises(ComponentRefused, match=r"assembler\.X cannot be run"):
+        controller(GATHER, [NUMPY, other], aggregator_id="sum")
+    path = f"{COMMON}.aggregators.intime_accumulate_model_aggregator.InTimeAccumulateWeightedAggregator"
+    weighted = {"id": "sum", "path": path, "args": {"aggregation_weights": {"a": 2}}}
+    with pytest.raises(BadWorkflow, match="aggregation_weights"):
+        controller(GATHER, [NUMPY, weighted], aggregator_id="sum")
+
+
+def test_a_controller_of_the_job_itself_is_taken(controller):
+    made = controller("own_code.Flow", speed=3)
+    assert isinstance(made, Controller)
+    assert (made.speed, made.job_id) == (3, "j")
+
+
+def test_more_than_one_workflow_is_refused(app):
+    document = {"format_version": 2, "workflows": [{"path": FEDAVG}, {"path": f"{COMMON}.workflows.x.CrossSiteEval"}]}
+    (app / "config" / "config_fed_server.json").write_text(json.dumps(document))
+    with pytest.raises(BadWorkflow, match="names 2 workflows: a job runs one: FedAvg, CrossSiteEval"):
+        config.controller(
+            app_config.read(app, "server"), app, channel=SimpleNamespace(), sites=(), run_dir=app, job_id="j"
+        )
+
+
+def test_a_script_gets_the_words_of_its_arguments(script, app):
+    found = script({"task_script_path": "custom/train.py", "task_script_args": "--lr 0.1 --note 'two words'"})
+    assert (found.file, found.arguments) == (app / "custom" / "train.py", ("--lr", "0.1", "--note", "two words"))
+    assert found.wishes.tasks == ("train",)
+
+
+def test_the_script_of_a_subprocess_launcher_is_run_the_same_way(script, app):
+    launcher = {"id": "l", "path": SUBPROCESS, "args": {"script": "python3 -u custom/train.py --batch 4 "}}
+    found = script({"launcher_id": "l"}, path=LAUNCHED, components=[launcher])
+    assert (found.file, found.arguments) == (app / "custom" / "train.py", ("--batch", "4"))
+
+
+def test_a_script_of_the_site_itself_is_found_after_the_jobs_own(script, app, tmp_path):
+    (tmp_path / "site").mkdir()
+    for name in ("train.py", "installed.py"):
+        (tmp_path / "site" / name).write_text("")
+    search = ["", str(tmp_path / "site")]
+    assert script({"task_script_path": "installed.py"}, search=search).file == tmp_path / "site" / "installed.py"
+    assert script({"task_script_path": "train.py"}, search=search).file == app / "custom" / "train.py"
+
+
+def test_one_script_may_do_the_tasks_of_several_executors(script):
+    assert script({"task_script_path": "train.py"}, executors=2).wishes.tasks == ("train", "train")
+
+
+@pytest.mark.parametrize(
+    ("args", "document", "kind", "message"),
+    [
+        ({}, {}, BadWorkflow, "names no script"),
+        ({"task_script_path": "none.py"}, {}, BadWorkflow, "there is no script 'none.py'"),
+        ({"task_script_path": "../train.py"}, {}, BadWorkflow, "no script below custom/"),
+        ({"task_script_path": "/etc/x.py"}, {}, BadWorkflow, "no script below custom/"),
+        ({"task_script_path": "train.sh"}, {}, BadWorkflow, "no script below custom/"),
+        ({"task_script_path": "train.py", "task_script_args": "'"}, {}, BadWorkflow, "is no list of words"),
+        (
+            {"task_script_path": "train.py"},
+            {"path": "nvflare.x.PTLearner"},
+            ComponentRefused,
+            "PTLearner cannot be run",
+        ),
+        (
+            {"launcher_id": "l"},
+            {"components": [{"id": "l", "path": SUBPROCESS, "args": {"script": "bash custom/run.sh"}}]},
+            BadWorkflow,
+            "'bash custom/run.sh' is not run",
+        ),
+        (
+            {"task_script_path": "train.py", "params_exchange_format": "pytorch"},
+            {},
+            BadWorkflow,
+            "torch cannot be imported at this site",
+        ),
+    ],
+)
+def test_a_script_that_cannot_run_is_refused_by_name(script, monkeypatch, args, document, kind, message):  # noqa: PLR0917 - a table
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(kind) as refused:
+        script(args, **document)
+    assert message in str(refused.value)
+
+
+def test_a_script_that_wants_pytorch_gets_its_tensors(script, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(from_numpy=lambda array: ("tensor", array)))
+    found = script({"task_script_path": "train.py", "params_exchange_format": "pytorch"})
+    kind, array = found.wishes.to_framework(np.ones(1))
+    assert (kind, array.tolist()) == ("tensor", [1.0])
+
+
+def chain(path, **args):
+    return {"task_result_filters": [{"tasks": ["*"], "filters": [{"path": path, "args": args}]}]}
+
+
+def test_filters_are_ours_or_the_jobs_own(script):
+    ours = script({"task_script_path": "train.py"}, **chain(f"{COMMON}.filters.ExcludeVars", exclude_vars="^head"))
+    assert isinstance(ours.wishes.filters.result[0].filters[0], ExcludeVars)
+    own = script({"task_script_path": "train.py"}, **chain("own_code.Keep", share=2))
+    assert own.wishes.filters.result[0].filters[0].share == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "args", "kind"),
+    [
+        (f"{COMMON}.filters.svt_privacy.SVTPrivacy", {}, ComponentRefused),
+        ("own_code.Net", {}, ComponentRefused),
+        ("own_code.Keep", {"part": 1}, BadWorkflow),
+        (f"{COMMON}.filters.ExcludeVars", {"exclude_vars": []}, BadFilter),
+    ],
+)
+def test_a_filter_that_is_not_there_keeps_the_job_from_running(script, path, args, kind):
+    with pytest.raises(kind):
+        script({"task_script_path": "train.py"}, **chain(path, **args))
+
+
+def test_an_environment_variable_is_put_in_at_the_run(app):
+    document = {"format_version": 2, "workflows": [{"path": FEDAVG, "args": {"num_rounds": "{$ROUNDS}"}}]}
+    (app / "config" / "config_fed_server.json").write_text(json.dumps(document))
+    assert app_config.read(app, "server", environment={"ROUNDS": "3"}).workflows[0].args == {"num_rounds": "3"}
+    with pytest.raises(InvalidJob):
+        app_config.read(app, "server", environment={})

@@ -1,0 +1,1 @@
+"""Trains nothing; the tests look at how it would be started."""

@@ -1,0 +1,311 @@
+"""How one job ends at the server, whatever becomes of its controller, its sites and the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+from clouddeploy_runtime.errors import RuntimeFault
+from clouddeploy_runtime.job.buffers import BufferPool
+from clouddeploy_runtime.job.messages import Done, Progress
+from clouddeploy_runtime.jobs import JobInfo, JobStatus, parse_meta
+from clouddeploy_runtime.server import running
+from clouddeploy_runtime.server.running import RunningJob
+from clouddeploy_runtime.server.sessions import Registry
+
+META = {"name": "job", "min_clients": 1, "deploy_map": {"app": ["server", "site-1"], "other": ["site-2"]}}
+COMPLETED = Done("FINISHED:COMPLETED", "", {"auc": 1.0})
+
+
+class Store:
+    """One job, and how often its record could not be written."""
+
+    def __init__(self, root, status=JobStatus.DISPATCHED):
+        self.root = root
+        self.info = JobInfo("job", "job", status)
+        self.full = 0
+        for app in ("app", "other"):
+            (root / "job" / app).mkdir(parents=True)
+            (root / "job" / app / "config.json").write_text("{}")
+        (root / "job" / "meta.json").write_text(json.dumps(META))
+
+    def spec(self, _):
+        return parse_meta(META)
+
+    def get(self, _):
+        return self.info
+
+    def update(self, _, **changes):
+        if self.full:
+            self.full -= 1
+            raise OSError(28, "No space left on device")
+        self.info = JobInfo(**{**vars(self.info), **changes})
+        return self.info
+
+    def move(self, job_id, status, *, reason=""):
+        return self.update(job_id, status=status, reason=reason)
+
+    def job_folder(self, _):
+        return self.root / "job"
+
+    def run_folder(self, _):
+        return self.root / "result"
+
+
+class Controller:
+    """A job process that says what it is told to say."""
+
+    def __init__(self, *messages, ignores_stop=False):
+        self.sent = []
+        self.killed = False
+        self.inbox = asyncio.Queue()
+        for message in messages:
+            self.inbox.put_nowait(message)
+
+    async def launch(self, _job, _pool):
+        return self
+
+    async def send(self, message, buffer=None):
+        self.sent.append(message)
+
+    async def receive(self):
+        message = await self.inbox.get()
+        if isinstance(message, Exception):
+            raise message
+        return None if message is None else (message, None)
+
+    async def wait(self):
+        return 1
+
+    def ending(self):
+        return "server: the controller ended with exit code 1"
+
+    def kill(self):
+        self.killed = True
+
+    async def stop(self, reason, *, grace_s):
+        self.inbox.put_nowait(None)
+
+
+def job(store, controller, *, registry=None, **more):
+    return RunningJob(
+        "job",
+        sites=("site-1", "site-2"),
+        store=store,
+        registry=registry or Registry(),
+        pool=BufferPool(1 << 20),
+        launcher=controller,
+        **more,
+    )
+
+
+async def until(condition):
+    deadline = asyncio.get_running_loop().time() + 1
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0)
+
+
+def ended(tmp_path, *messages, status=JobStatus.DISPATCHED):
+    store = Store(tmp_path, status)
+
+    async def run():
+        controller = Controller(*messages)
+        await job(store, controller).run()
+        assert controller.killed
+
+    asyncio.run(run())
+    return store.info
+
+
+def test_a_controller_that_says_so_completes_its_job(tmp_path):
+    info = ended(tmp_path, Progress(1, 1, {"loss": 2.0}), COMPLETED, None)
+    assert (info.status, info.reason, info.rounds) == (JobStatus.COMPLETED, "", 1)
+    assert info.metrics == {"loss": 2.0, "auc": 1.0}
+
+
+def test_a_controller_that_ends_without_a_word_is_named_with_its_end(tmp_path):
+    info = ended(tmp_path, None)
+    assert info.status is JobStatus.EXECUTION_EXCEPTION
+    assert info.reason == "server: the controller ended with exit code 1"
+
+
+@pytest.mark.parametrize("defect", [KeyError("x"), RuntimeFault("what", why="why")])
+def test_a_defect_ends_the_job_with_a_reason_and_not_the_server(tmp_path, defect):
+    info = ended(tmp_path, defect)
+    assert info.status is JobStatus.EXECUTION_EXCEPTION
+    assert info.reason == ("server: KeyError: 'x'" if isinstance(defect, KeyError) else "server: what: why")
+
+
+def test_the_end_of_a_job_is_recorded_once_the_disk_has_room_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_RECORD_S", 0.001)
+    store = Store(tmp_path)
+
+    async def run():
+        store.full = 3
+        await job(store, Controller(COMPLETED, None)).run()
+
+    asyncio.run(run())
+    assert store.info.status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("moment", ["before", "packing", "launching", "running"])
+def test_an_abort_ends_a_job_whatever_it_does_just_now(tmp_path, monkeypatch, moment):
+    store = Store(tmp_path)
+
+    async def run():
+        controller = Controller()
+        one = job(store, controller)
+        loop = asyncio.get_running_loop()
+        packing, launched = asyncio.Event(), asyncio.Event()
+        goes_on = asyncio.Event()
+
+        def pack(*_, **__):
+            loop.call_soon_threadsafe(packing.set)
+            if moment == "packing":
+                asyncio.run_coroutine_threadsafe(goes_on.wait(), loop).result(5)
+            return b"zip"
+
+        async def launch(_job, _pool):
+            launched.set()
+            if moment == "launching":
+                await goes_on.wait()
+            return controller
+
+        monkeypatch.setattr(running.jobs, "pack", pack)
+        controller.launch = launch
+        if moment == "before":
+            await one.abort("enough")
+        work = asyncio.create_task(one.run())
+        if moment != "before":
+            await (packing if moment == "packing" else launched).wait()
+            await one.abort("enough")
+        goes_on.set()
+        await asyncio.wait_for(work, 5)
+
+    asyncio.run(run())
+    assert (store.info.status, store.info.reason) == (JobStatus.ABORTED, "enough")
+
+
+def test_a_job_that_is_let_go_keeps_its_state_and_its_sites(tmp_path):
+    store = Store(tmp_path, JobStatus.RUNNING)
+
+    async def run():
+        registry = Registry()
+        session = registry.register(name="site-1", address="::1", active_jobs={"job"})
+        registry.opened(session)
+        controller = Controller()
+        work = asyncio.create_task(job(store, controller, registry=registry, is_resumed=True).run())
+        controller.inbox.put_nowait(Progress(1, 2, {}))
+        await until(lambda: store.info.rounds)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert controller.killed
+        assert session.outbox.empty()  # no AbortJob, and no StartJob: its trainer runs
+
+    asyncio.run(run())
+    assert store.info.status is JobStatus.RUNNING
+
+
+def test_too_few_sites_that_can_start_a_job_end_it_and_say_why(tmp_path):
+    store = Store(tmp_path)
+
+    async def run():
+        one = job(store, Controller())
+        work = asyncio.create_task(one.run())
+        await until(lambda: one._process)
+        for site in one.sites:
+            one.deployed(site, f"{site}: no")
+        await asyncio.wait_for(work, 5)
+
+    asyncio.run(run())
+    assert store.info.status is JobStatus.FAILED_TO_RUN
+    assert store.info.reason == "1 sites must take part: site-1: no; site-2: no"
+    assert store.info.deploy_detail == {"site-1": "site-1: no", "site-2": "site-2: no"}
+
+
+def test_a_job_is_running_once_enough_sites_have_started_it(tmp_path):
+    store = Store(tmp_path)
+
+    async def run():
+        one = job(store, Controller())
+        one.deployed("site-2", "")
+        assert store.info.status is JobStatus.RUNNING
+        assert store.info.deploy_detail == {"site-2": ""}
+        one._pool.close()
+
+    asyncio.run(run())
+
+
+def test_a_site_downloads_its_own_app_and_no_other(tmp_path):
+    store = Store(tmp_path)
+
+    async def run():
+        controller = Controller()
+        one = job(store, controller)
+        work = asyncio.create_task(one.run())
+        await until(lambda: one._process)
+        assert one.blob("site-1", "job:app")
+        assert one.blob("site-2", "job:app") is None
+        assert one.blob("site-2", "job:other")
+        assert one.blob("site-1", "job:") is None
+        await one.abort("")
+        await work
+
+    asyncio.run(run())
+
+
+def test_sites_are_told_the_end_and_a_client_without_its_trainer_is_told_to_start_it(tmp_path):
+    store = Store(tmp_path)
+
+    async def run():
+        registry = Registry()
+        session = registry.register(name="site-1", address="::1", active_jobs=set())
+        registry.opened(session)
+        controller = Controller()
+        work = asyncio.create_task(job(store, controller, registry=registry).run())
+        start = await session.outbox.get()
+        assert (start.start_job.app, start.start_job.blob) == ("app", "job:app")
+        controller.inbox.put_nowait(COMPLETED)
+        await work
+        end = await session.outbox.get()
+        assert end.abort_job.job_id == "job"
+        assert session.jobs == set()
+
+    asyncio.run(run())
+
+
+def test_a_trainers_last_words_are_kept(tmp_path):
+    store = Store(tmp_path)
+    kept = []
+    store.keep_error_log = lambda *words: kept.append(words)
+
+    async def run():
+        one = job(store, SimpleNamespace())
+        one.site_ended("site-1", "site-1: it broke\nTraceback\nValueError")
+        assert one._participants.failure_of("site-1") == "site-1: it broke"
+        one._pool.close()
+
+    asyncio.run(run())
+    assert kept == [("job", "site-1", "Traceback\nValueError")]
+
+
+def test_a_site_that_joins_while_the_end_is_recorded_is_not_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_RECORD_S", 0.01)
+    store = Store(tmp_path)
+
+    async def run():
+        registry = Registry()
+        session = registry.register(name="site-1", address="::1", active_jobs=set())
+        one = job(store, Controller(COMPLETED, None))
+        store.full = 1
+        work = asyncio.create_task(one.run())
+        await until(lambda: store.full == 0)
+        one.joined(session)
+        await work
+        assert session.outbox.empty()
+
+    asyncio.run(run())
