@@ -284,7 +284,7 @@ class Connection:
                 "Could not connect to server. Setting flag for stopping training. failed to connect to all addresses"
             )
             log.info("The reason was %s: %s", exc.code().name, details)
-        cause, is_news = await asyncio.to_thread(self._diagnosis.find, details)
+        cause, is_news = await self._diagnosis.look(details)
         if cause:
             self._detail = cause[:500]
             if is_news:

@@ -6,9 +6,12 @@ out all others: this side's and that side's certificates, both clocks, the name,
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import socket
 import ssl
+import threading
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clouddeploy_runtime.kit import Kit
+
+log = logging.getLogger(__name__)
 
 _CONNECT_S = 5.0
 _ANSWER_S = 3.0
@@ -53,6 +58,27 @@ class Diagnosis:
     def reset(self) -> None:
         """Note that there was a connection: the next failure has a cause of its own."""
         self._due, self._symptom, self._cause = 0.0, "", ""
+
+    async def look(self, symptom: str) -> tuple[str, bool]:
+        """Return what `find` does, in a thread for which a site that is told to stop does not wait."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[tuple[str, bool]] = loop.create_future()
+
+        def tell(found: tuple[str, bool]) -> None:
+            if not answer.done():
+                answer.set_result(found)
+
+        def work() -> None:
+            try:
+                found = self.find(symptom)
+            except Exception as exc:  # whatever it is, it must not keep the site from trying again
+                log.warning("The cause could not be looked for", exc_info=exc)
+                found = ("", False)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(tell, found)
+
+        threading.Thread(target=work, daemon=True).start()
+        return await answer
 
     def find(self, symptom: str) -> tuple[str, bool]:
         """Return the cause, empty when none was found, and whether it is news; takes seconds when nobody answers.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
+import time
 from concurrent import futures
 from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 from clouddeploy_runtime import kit, tls
+from clouddeploy_runtime.client import diagnosis
 from clouddeploy_runtime.client.diagnosis import Diagnosis, cause
 
 from tests.integration.federation import Authority
@@ -162,3 +165,26 @@ def test_the_cause_is_news_once_and_looked_for_again_when_the_symptom_changes(au
         assert diagnosis.find("closed") == ("", False)
     diagnosis.reset()
     assert diagnosis.find("closed") == (said, True)
+
+
+def test_a_site_that_stops_does_not_wait_for_a_cause(authority, monkeypatch):
+    entered, hold = threading.Event(), threading.Event()
+
+    def slow(*_):
+        entered.set()
+        hold.wait(10)
+        return ""
+
+    monkeypatch.setattr(diagnosis, "cause", slow)
+
+    async def stopped():
+        looking = asyncio.create_task(Diagnosis(kit.load(authority.client("site-9"))).look("down"))
+        await asyncio.to_thread(entered.wait, 5)
+        looking.cancel()
+
+    began = time.monotonic()
+    try:
+        asyncio.run(stopped())
+        assert time.monotonic() - began < 5
+    finally:
+        hold.set()
