@@ -132,12 +132,6 @@ def _serve(command: str, folder: Path, workspace: Path | None) -> int:
         raise kits.KitError(
             f"{folder} is the kit of a {kit.kind}", why=f"a {command} was asked for", hint=f"Run `{kit.kind}`."
         )
-    if kit.kind is kits.Kind.RELAY:
-        raise kits.KitError(
-            f"The relay {kit.name} does not start",
-            why="this version does not run relays",
-            hint="Let the clients connect to the server.",
-        )
     # Job processes are started with vfork and exec; gRPC's fork handlers would only write warnings.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # What the site has installed for jobs beforehand; this process has it from nowhere, since it runs nobody's code.
@@ -176,6 +170,10 @@ def _run_parent(command: str, kit: Kit, place: Path) -> int:
         from clouddeploy_runtime.server.parent import serve as run_server
 
         asyncio.run(run_server(kit, place))
+    elif command == "relay":
+        from clouddeploy_runtime.relay.parent import serve as run_relay
+
+        asyncio.run(run_relay(kit, place))
     else:
         from clouddeploy_runtime.client.agent import serve as run_client
 

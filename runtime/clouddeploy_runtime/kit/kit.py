@@ -264,7 +264,7 @@ def _relay(root: Path, data: bytes) -> Kit:
         Kind.RELAY,
         data,
         project=config.project_name,
-        server_name=config.connect_to.identity,
+        server_name=config.server_identity,
         address=address,
         files=files,
         security=security,

@@ -11,6 +11,7 @@ from clouddeploy_runtime.kit import memory
 from clouddeploy_runtime.kit.errors import KitError
 from clouddeploy_runtime.kit.kit import MODES, Kind, authorities, certificate, load
 from clouddeploy_runtime.kit.verify import verify
+from clouddeploy_runtime.relay.listening import listening
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,9 +59,16 @@ def check(root: Path, *, workspace: Path | None = None, now: datetime | None = N
         text = "connection_security is clear: everybody on the way can read and change what is sent"
         found.append(Finding("connection", False, text))
     if kit.kind is Kind.RELAY:
-        text = "this version does not run relays"
-        found.append(Finding("relay", True, text, "let the clients connect to the server", "UNSUPPORTED"))
+        found.append(_listening(kit))
     return found
+
+
+def _listening(kit: Kit) -> Finding:
+    try:
+        _, port = listening(kit)
+    except KitError as exc:
+        return Finding("relay", True, str(exc), exc.hint, exc.error_code)
+    return Finding("relay", False, f"its clients find it on port {port}")
 
 
 def _certificate(kit: Kit, now: datetime) -> Finding:

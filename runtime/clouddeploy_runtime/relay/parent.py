@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clouddeploy_runtime import kit as kits
 from clouddeploy_runtime import lifecycle
@@ -14,9 +13,8 @@ from clouddeploy_runtime.client.connection import Connection
 from clouddeploy_runtime.client.transfer import Transfer
 from clouddeploy_runtime.errors import AlreadyRunning
 from clouddeploy_runtime.kit import memory
-from clouddeploy_runtime.kit.errors import KitError
-from clouddeploy_runtime.kit.kit import MAX_PORT, is_host
 from clouddeploy_runtime.lifecycle import StopSignal
+from clouddeploy_runtime.relay.listening import listening
 from clouddeploy_runtime.relay.splice import Splice
 
 if TYPE_CHECKING:
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
     from clouddeploy_runtime.wire import federation_pb2 as pb
 
 log = logging.getLogger(__name__)
-
-LISTENING = "comm_config.json"
-EVERYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - a relay is there to be reached
 
 
 async def serve(kit: Kit, workspace: Path) -> None:
@@ -49,7 +44,7 @@ async def serve(kit: Kit, workspace: Path) -> None:
     host, port = listening(kit)
     splice = Splice(kit.host, kit.port)
     try:
-        await splice.listen(None if host in EVERYWHERE else host, port)
+        await splice.listen(host or None, port)
     except OSError as exc:
         raise AlreadyRunning(
             f"Cannot listen on port {port}",
@@ -68,31 +63,6 @@ async def serve(kit: Kit, workspace: Path) -> None:
             await asyncio.gather(running, return_exceptions=True)
         await splice.close()
         connection.stopped()
-
-
-def listening(kit: Kit) -> tuple[str, int]:
-    """Return address and port on which a relay's clients find it, as its `local/comm_config.json` says.
-
-    The address is where others find it, which need not be one of this machine: anything but a loopback address means
-    all interfaces.
-
-    Raises:
-        KitError: the file is missing, or says neither.
-    """
-    file = kit.local / LISTENING
-    try:
-        document: Any = json.loads(file.read_bytes())
-        resources = document["internal"]["resources"]
-        host, port = resources.get("host", ""), resources["port"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise KitError(
-            f"{file} cannot be used", why=f"it does not say where the relay listens ({exc})", hint="Provision it again."
-        ) from exc
-    if not isinstance(host, str) or (host and not is_host(host)):
-        raise KitError(f"{file} cannot be used", why=f"host {host!r} is neither an IP address nor a host name")
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port <= MAX_PORT:
-        raise KitError(f"{file} cannot be used", why=f"port {port!r} is not in 1 to {MAX_PORT}")
-    return (host if host in {"localhost", "::1"} or host.startswith("127.") else ""), port
 
 
 def _ignore(_event: pb.ServerEvent) -> None:
