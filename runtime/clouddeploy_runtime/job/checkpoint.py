@@ -1,16 +1,20 @@
 """What a controller writes after each round, so that another process can go on where it was when it was killed.
 
-A checkpoint is a model, `checkpoint-<round>.safetensors`, and `checkpoint.json`, which names it and is replaced last:
-whoever is killed in between leaves the checkpoint before. Both are on the disk, not only on their way to it, before
-the next round begins.
+A checkpoint is a model, `checkpoint-<round>.safetensors`, and an entry in `checkpoint.json`, which is replaced last:
+whoever is killed in between leaves the checkpoint before. What a killed process has written the kernel still has, so
+the next round begins at once, and the model reaches the disk beside it. Until it is there the one before is kept, for
+a machine that loses its power: after another boot only what had reached the disk counts.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import ClouddeployError, RuntimeFault
@@ -19,13 +23,16 @@ from clouddeploy_runtime.lifecycle import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
+log = logging.getLogger(__name__)
+
 INDEX = "checkpoint.json"
-_MODELS = "checkpoint-*.safetensors"
+_MODELS = "checkpoint-*"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Another text after each boot: random(4)."""
 
 
 class BadCheckpoint(RuntimeFault):
@@ -51,52 +58,108 @@ class Checkpoint:
     failures: Mapping[str, str]
 
 
-def write(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Replaces the checkpoint of a folder; returns the model's file.
+class Checkpoints:
+    """The checkpoints of one job.
 
-    Raises:
-        OSError: it could not be written; the one before is still there.
+    Args:
+        folder: where they are; one process at a time writes there.
     """
-    model = folder / f"checkpoint-{checkpoint.round}.safetensors"
-    content = bytearray(tensors.size_of(checkpoint.params))
-    tensors.write(checkpoint.params, memoryview(content))
-    write_atomically(model, bytes(content))
-    document = {
-        "round": checkpoint.round,
-        "model": model.name,
-        "state": checkpoint.state,
-        "failures": checkpoint.failures,
-    }
-    write_atomically(folder / INDEX, json.dumps(document).encode())
-    for old in folder.glob(_MODELS):
-        if old != model:
-            old.unlink(missing_ok=True)
-    return model
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._entries: list[dict[str, Any]] = []
+        self._syncing: threading.Thread | None = None
 
-def read(folder: Path) -> Checkpoint | None:
-    """Returns the checkpoint of a folder; None when there is none, so the job is a new one.
+    def write(self, checkpoint: Checkpoint) -> Path:
+        """Adds a checkpoint, the newest; returns the model's file.
 
-    Raises:
-        BadCheckpoint: there is one, and it is damaged.
-    """
-    try:
-        document = json.loads((folder / INDEX).read_bytes())
-        params = tensors.read(memoryview((folder / document["model"]).read_bytes()))
-        return Checkpoint(int(document["round"]), params, dict(document["state"]), dict(document["failures"]))
-    except FileNotFoundError as error:
-        if error.filename == str(folder / INDEX):
-            return None
-        raise _bad(folder, error) from error
-    except (OSError, ValueError, KeyError, TypeError, ClouddeployError) as error:
-        raise _bad(folder, error) from error
+        Raises:
+            OSError: it could not be written; the one before is still there.
+        """
+        self.finish()  # a disk that is slower than the rounds sets their pace
+        model = self._folder / f"checkpoint-{checkpoint.round}.safetensors"
+        aside = model.with_suffix(".new")
+        try:
+            with aside.open("wb") as file:
+                tensors.write_file(checkpoint.params, file)
+            aside.replace(model)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+        entry = {
+            "round": checkpoint.round,
+            "model": model.name,
+            "state": checkpoint.state,
+            "failures": dict(checkpoint.failures),
+            "boot": _boot(),
+        }
+        self._entries = [*self._entries[-1:], entry]
+        index = self._folder / f"{INDEX}.new"
+        index.write_bytes(json.dumps({"checkpoints": self._entries}).encode())
+        index.replace(self._folder / INDEX)
+        self._syncing = threading.Thread(target=self._sync, args=(entry,), daemon=True)
+        self._syncing.start()
+        return model
+
+    def finish(self) -> None:
+        """Waits until what was written has reached the disk."""
+        if self._syncing is not None:
+            self._syncing.join()
+            self._syncing = None
+
+    def read(self) -> Checkpoint | None:
+        """Returns the newest checkpoint; None when there is none, so the job is a new one.
+
+        Raises:
+            BadCheckpoint: there is one, and it is damaged.
+        """
+        try:
+            entries = json.loads((self._folder / INDEX).read_bytes())["checkpoints"]
+            # Empty: it reached the disk, so it is whole whatever happened to the machine.
+            entry = next(one for one in reversed(entries) if one["boot"] in {"", _boot()})
+            params = tensors.read(memoryview((self._folder / entry["model"]).read_bytes()))
+            found = Checkpoint(int(entry["round"]), params, dict(entry["state"]), dict(entry["failures"]))
+        except FileNotFoundError as error:
+            if error.filename == str(self._folder / INDEX):
+                return None
+            raise self._bad(error) from error
+        except StopIteration:
+            return None  # the power went before the first one was on the disk
+        except (OSError, ValueError, KeyError, TypeError, ClouddeployError) as error:
+            raise self._bad(error) from error
+        self._entries = [entry]
+        return found
+
+    def _sync(self, entry: dict[str, Any]) -> None:
+        """Brings the newest model to the disk; then the one before is not needed any more."""
+        try:
+            descriptor = os.open(self._folder / entry["model"], os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            self._entries = [{**entry, "boot": ""}]
+            write_atomically(self._folder / INDEX, json.dumps({"checkpoints": self._entries}).encode())
+        except OSError as error:
+            log.warning("the checkpoint of round %s is not on the disk: %s", entry["round"], error)
+            return
+        for old in self._folder.glob(_MODELS):
+            if old.name != entry["model"]:
+                old.unlink(missing_ok=True)
+
+    def _bad(self, error: Exception) -> BadCheckpoint:
+        return BadCheckpoint(
+            f"the checkpoint in {self._folder} cannot be read",
+            why=str(error),
+            hint="Submit the job again; its last model is beside it.",
+        )
 
 
 def remove(folder: Path) -> None:
-    """Takes the checkpoint away, as a job does that came to its end."""
-    (folder / INDEX).unlink(missing_ok=True)
-    for model in folder.glob(_MODELS):
-        model.unlink(missing_ok=True)
+    """Takes a folder's checkpoints away, as is done with a job that came to its end."""
+    for pattern in (f"{INDEX}*", f".{INDEX}*", _MODELS):
+        for one in folder.glob(pattern):
+            one.unlink(missing_ok=True)
 
 
 def publish(model: Path, target: Path) -> None:
@@ -110,9 +173,8 @@ def publish(model: Path, target: Path) -> None:
     aside.replace(target)
 
 
-def _bad(folder: Path, error: Exception) -> BadCheckpoint:
-    return BadCheckpoint(
-        f"the checkpoint in {folder} cannot be read",
-        why=str(error),
-        hint="Submit the job again; its last model is beside it.",
-    )
+def _boot() -> str:
+    try:
+        return _BOOT.read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"  # then every boot looks the same, and a power failure may cost the job

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import RuntimeFault
-from clouddeploy_runtime.job import checkpoint as checkpoints
 from clouddeploy_runtime.job import tensors
-from clouddeploy_runtime.job.checkpoint import Checkpoint
+from clouddeploy_runtime.job.checkpoint import Checkpoint, Checkpoints, publish
 from clouddeploy_runtime.job.messages import Abort, Progress, Result, SiteFailed, Task
+from clouddeploy_runtime.lifecycle import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MODEL = "global_model.safetensors"
+MODEL, METRICS = "global_model.safetensors", "metrics.json"
 
 
 class JobAborted(RuntimeFault):
@@ -77,7 +77,8 @@ class Controller:
         self.sites = sites
         self.run_dir = run_dir
         self.job_id = job_id
-        self.resumed = checkpoints.read(run_dir)
+        self._checkpoints = Checkpoints(run_dir)
+        self.resumed = self._checkpoints.read()
         self.failures: dict[str, str] = dict(self.resumed.failures) if self.resumed else {}
         self._channel = channel
         self._asked: dict[str, int] = {}
@@ -159,17 +160,16 @@ class Controller:
         Raises:
             OSError: it could not be written; the one before is still there.
         """
-        model = checkpoints.write(self.run_dir, Checkpoint(round, params, state, self.failures))
-        checkpoints.publish(model, self.run_dir / MODEL)
+        model = self._checkpoints.write(Checkpoint(round, params, state, self.failures))
+        publish(model, self.run_dir / MODEL)
 
     def save(self, params: Mapping[str, NDArray[np.generic]], metrics: Mapping[str, Any]) -> None:
         """Writes the job's results, at its end: the model and the metrics; each file is complete or the one before."""
-        content = bytearray(tensors.size_of(params))
-        tensors.write(params, memoryview(content))
-        for name, data in ((MODEL, bytes(content)), ("metrics.json", json.dumps(metrics).encode())):
-            aside = self.run_dir / f"{name}.new"
-            aside.write_bytes(data)
-            aside.replace(self.run_dir / name)
+        aside = self.run_dir / f"{MODEL}.new"
+        with aside.open("wb") as file:
+            tensors.write_file(params, file)
+        aside.replace(self.run_dir / MODEL)
+        write_atomically(self.run_dir / METRICS, json.dumps(metrics).encode())
 
     def _send_task(self, name: str, params: Mapping[str, NDArray[np.generic]], *, round: int, total_rounds: int) -> str:
         """Returns the task's id: the same in each process that runs this job, so that a site's answer fits it."""

@@ -87,7 +87,8 @@ class FedAvg(Controller):
         history, first = self._begin()
         metrics: dict[str, Any] = dict(history[-1]) if history else {}
         for number in range(first, self._rounds):
-            mean = WeightedMean(self._model)
+            # The sites have a copy by the time the first answers: the mean takes the model's own memory.
+            mean = WeightedMean(self._model, memory=self._model)
             totals: dict[str, float] = {}
             for answer in self._all(self._train_task, number):
                 mean.add(answer.site, answer.params, samples=answer.samples)

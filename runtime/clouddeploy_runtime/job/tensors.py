@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -74,6 +74,14 @@ def write(tensors: Tensors, into: memoryview) -> int:
         np.copyto(target, array)
         offset = end
     return offset
+
+
+def write_file(tensors: Tensors, file: BinaryIO) -> None:
+    """Writes tensors to a file, without another copy of them."""
+    file.write(header_of(tensors))
+    for array in tensors.values():
+        whole = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        file.write(whole.reshape(-1).view(np.uint8).data)
 
 
 def read(view: memoryview) -> dict[str, NDArray[np.generic]]:

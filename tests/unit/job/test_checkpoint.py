@@ -3,44 +3,87 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from clouddeploy_runtime.job import checkpoint
-from clouddeploy_runtime.job.checkpoint import BadCheckpoint, Checkpoint
+from clouddeploy_runtime.job.checkpoint import BadCheckpoint, Checkpoint, Checkpoints
 
 
 def written(folder, number):
-    return checkpoint.write(folder, Checkpoint(number, {"w": np.full(3, float(number))}, {"rounds": [number]}, {}))
+    job = Checkpoints(folder)
+    model = job.write(Checkpoint(number, {"w": np.full(3, float(number))}, {"rounds": [number]}, {}))
+    job.finish()
+    return model
+
+
+def read(folder):
+    return Checkpoints(folder).read()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_new_job_has_no_checkpoint(tmp_path):
-    assert checkpoint.read(tmp_path) is None
+    assert read(tmp_path) is None
 
 
-def test_what_was_written_last_is_read(tmp_path):
-    written(tmp_path, 1)
-    checkpoint.write(tmp_path, Checkpoint(2, {"w": np.arange(3)}, {"rounds": [{"loss": 1.5}]}, {"site-1": "it broke"}))
-    found = checkpoint.read(tmp_path)
+def test_what_was_written_last_is_read_and_what_was_before_goes(tmp_path):
+    job = Checkpoints(tmp_path)
+    job.write(Checkpoint(1, {"w": np.zeros(3)}, {}, {}))
+    job.write(Checkpoint(2, {"w": np.arange(3)}, {"rounds": [{"loss": 1.5}]}, {"site-1": "it broke"}))
+    found = read(tmp_path)
     assert (found.round, found.state, found.failures) == (2, {"rounds": [{"loss": 1.5}]}, {"site-1": "it broke"})
     np.testing.assert_array_equal(found.params["w"], np.arange(3))
     assert found.params["w"].dtype == np.arange(3).dtype
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2.safetensors", "checkpoint.json"]
+    job.finish()
+    assert names(tmp_path) == ["checkpoint-2.safetensors", "checkpoint.json"]
 
 
 def test_a_process_killed_between_model_and_index_leaves_the_checkpoint_before(tmp_path, monkeypatch):
-    written(tmp_path, 1)
-    real = checkpoint.write_atomically
+    job = Checkpoints(tmp_path)
+    job.write(Checkpoint(1, {"w": np.zeros(3)}, {}, {}))
+    job.finish()
+    real = Path.replace
 
-    def dies(path, content):
-        if path.name == checkpoint.INDEX:
+    def dies(path, target):
+        if path.name.startswith(checkpoint.INDEX):
             raise KeyboardInterrupt
-        real(path, content)
+        return real(path, target)
 
-    monkeypatch.setattr(checkpoint, "write_atomically", dies)
+    monkeypatch.setattr(Path, "replace", dies)
     with pytest.raises(KeyboardInterrupt):
-        written(tmp_path, 2)
-    assert checkpoint.read(tmp_path).round == 1
+        job.write(Checkpoint(2, {"w": np.ones(3)}, {}, {}))
+    assert read(tmp_path).round == 1
+
+
+def test_after_a_power_failure_only_what_had_reached_the_disk_counts(tmp_path, monkeypatch):
+    job = Checkpoints(tmp_path)
+    job.write(Checkpoint(1, {"w": np.zeros(3)}, {}, {}))
+    job.finish()
+    monkeypatch.setattr(checkpoint.os, "fsync", fails)
+    job.write(Checkpoint(2, {"w": np.ones(3)}, {}, {}))
+    job.finish()
+    assert read(tmp_path).round == 2
+    (tmp_path / "boot").write_text("another")
+    monkeypatch.setattr(checkpoint, "_BOOT", tmp_path / "boot")
+    assert read(tmp_path).round == 1
+
+
+def test_a_job_whose_first_checkpoint_never_reached_the_disk_begins_anew_after_a_power_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.os, "fsync", fails)
+    job = Checkpoints(tmp_path)
+    job.write(Checkpoint(1, {"w": np.zeros(3)}, {}, {}))
+    job.finish()
+    (tmp_path / "boot").write_text("another")
+    monkeypatch.setattr(checkpoint, "_BOOT", tmp_path / "boot")
+    assert read(tmp_path) is None
+
+
+def fails(_):
+    raise OSError(5, "Input/output error")
 
 
 @pytest.mark.parametrize("damage", ["index", "model", "no model", "another model"])
@@ -54,9 +97,9 @@ def test_a_damaged_checkpoint_is_an_error_and_not_a_new_beginning(tmp_path, dama
     elif damage == "no model":
         model.unlink()
     else:
-        index.write_text(json.dumps({"round": 1}))
+        index.write_text(json.dumps({"checkpoints": [{"boot": ""}]}))
     with pytest.raises(BadCheckpoint, match="cannot be read"):
-        checkpoint.read(tmp_path)
+        read(tmp_path)
 
 
 def test_a_published_model_outlives_its_checkpoint(tmp_path):

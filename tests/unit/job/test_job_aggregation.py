@@ -31,10 +31,10 @@ def test_the_result_has_the_models_shapes_and_dtypes():
 
 def test_updates_are_folded_into_the_same_memory():
     mean = WeightedMean(MODEL)
-    before = {name: id(array) for name, array in mean._sums.items()}
+    before = {name: id(array) for name, array in mean._means.items()}
     for _ in range(3):
         mean.add("site-1", MODEL, samples=1)
-    assert {name: id(array) for name, array in mean._sums.items()} == before
+    assert {name: id(array) for name, array in mean._means.items()} == before
 
 
 @pytest.mark.parametrize(
