@@ -41,7 +41,7 @@ class _Work:
     """What the trainer reads."""
     result: Result | None = None
     update: Buffer | None = None
-    """What the trainer wrote."""
+    """What the trainer wrote, as a rule over the model."""
     is_wanted: bool = True
     """False: the server has gone on to another task."""
     running: asyncio.Task[None] | None = None
@@ -119,6 +119,8 @@ class SiteTasks:
             return
         self._training = None
         work.result, work.update = result, buffer
+        if buffer is work.model:
+            work.model = None  # the answer stands where the question was
         work.answered.set()
 
     async def delivered(self) -> None:

@@ -51,7 +51,7 @@ class Buffer:
     Attributes:
         key: its number at its owner.
         size: bytes in use.
-        view: at least `size` bytes long; writable at its owner, read-only at the receiver.
+        view: at least `size` bytes long; writable at its owner, and at a job for memory that its parent lends it.
         fd: its file descriptor; −1 at the receiver, which keeps the mapping alone.
     """
 
@@ -73,6 +73,15 @@ class Buffer:
         self.view = memoryview(memory)
         self._on_release = on_release
         self._is_held = True
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether another process made it."""
+        return self.fd < 0
+
+    def hand_back(self) -> None:
+        """Notes that it goes back to its owner with a message, which does what `release` would."""
+        self._is_held = False
 
     def release(self) -> None:
         """Gives the buffer back to its owner; the second call does nothing."""
@@ -101,6 +110,14 @@ class BufferPool:
         self._lock = threading.Lock()
         self._next = 1
         self._is_closed = False
+        self.on_free: Callable[[], None] | None = None
+        """Called when a buffer has come back."""
+
+    @property
+    def in_use(self) -> int:
+        """Bytes of the buffers that somebody holds."""
+        with self._lock:
+            return sum(one.capacity for key, one in self._buffers.items() if key not in self._free)
 
     def acquire(self, size: int) -> Buffer:
         """Returns a buffer of at least `size` bytes; whoever holds it releases it.
@@ -124,6 +141,10 @@ class BufferPool:
                 buffer.take(size)
                 return buffer
             return self._make(size)
+
+    def held(self, key: int) -> Buffer | None:
+        """Returns the buffer of that key; None when there is none."""
+        return self._buffers.get(key)
 
     def release(self, key: int) -> None:
         """Takes back the buffer of that key, which another process has finished with."""
@@ -154,6 +175,8 @@ class BufferPool:
         with self._lock:
             if buffer.key in self._buffers:
                 self._free.add(buffer.key)
+        if self.on_free is not None:
+            self.on_free()
 
 
 def _memory(capacity: int) -> tuple[int, mmap.mmap]:
@@ -237,9 +260,14 @@ class Mappings:
         if self._is_strict:
             self._check(key, descriptor, capacity)
         try:
-            self._memory[key] = mmap.mmap(descriptor, capacity, access=mmap.ACCESS_READ)
+            self._memory[key] = mmap.mmap(descriptor, capacity, access=self._access(descriptor))
         except (OSError, OverflowError, ValueError) as exc:
             raise _refused(str(exc)) from exc
+
+    def _access(self, descriptor: int) -> int:
+        """Returns how to map: a job may write its answer into what its parent lends it; a parent only reads."""
+        is_writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        return mmap.ACCESS_WRITE if is_writable and not self._is_strict else mmap.ACCESS_READ
 
     def _check(self, key: int, descriptor: int, capacity: int) -> None:
         if key in self._memory:

@@ -30,6 +30,8 @@ class Channel:
     def send(self, message: Message, buffer: Buffer | None = None) -> None:
         """Sends a message; the parent gives the buffer back when it has finished with it.
 
+        A buffer that the parent has lent goes back to it with the message.
+
         Raises:
             MessageTooLarge: its metrics, say, are more than one packet holds.
             OSError: the parent is gone.
@@ -37,8 +39,11 @@ class Channel:
         if buffer is None:
             self._socket.send(encode(Frame(message)))
             return
-        frame = encode(Frame(message, key=buffer.key, capacity=buffer.capacity))
-        if buffer.key in self._sent:
+        frame = encode(Frame(message, key=buffer.key, capacity=buffer.capacity, is_yours=buffer.is_lent))
+        if buffer.is_lent:
+            buffer.hand_back()
+            self._socket.send(frame)
+        elif buffer.key in self._sent:
             self._socket.send(frame)
         else:
             socket.send_fds(self._socket, [frame], [buffer.fd])

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from clouddeploy_runtime.job.buffers import Buffer
     from clouddeploy_runtime.job.channel import Channel
 
 log = logging.getLogger("job")
@@ -110,6 +111,8 @@ class _Context:
     wishes: Wishes
     task: Task | None = None
     received: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    buffer: Buffer | None = None
+    """What `received` looks into."""
     has_ended: bool = False
     abort: str | None = None
 
@@ -167,6 +170,7 @@ def receive(timeout: float | None = None) -> FLModel | None:
         raise ClientApiMisuse(
             f"no executor does the task {task.name!r}", why=f"tasks: {', '.join(context.wishes.tasks)}"
         )
+    context.buffer = buffer
     context.received = {} if buffer is None else tensors.read(buffer.view[: task.size])
     params: Mapping[str, Any] = context.wishes.filters.on_data(context.received, task.name)
     if context.wishes.to_framework is not None:
@@ -189,7 +193,7 @@ def send(model: FLModel, clear_cache: bool = True) -> None:
     task, context.task = context.task, None
     params = _outgoing(context, task.name, model)
     size = tensors.size_of(params)
-    buffer = context.channel.pool.acquire(size)
+    buffer = _place(context, params, size)
     tensors.write(params, buffer.view)
     weight = model.samples if model.samples is not None else (model.meta or {}).get(SAMPLES, 1)
     meta: dict[str, Any] = {
@@ -197,6 +201,18 @@ def send(model: FLModel, clear_cache: bool = True) -> None:
         "metrics": {name: float(value) for name, value in (model.metrics or {}).items()},
     }
     context.channel.send(Result(task.task_id, context.site, task.name, task.round, meta, size), buffer)
+
+
+def _place(context: _Context, params: Mapping[str, NDArray[np.generic]], size: int) -> Buffer:
+    """Returns where an answer goes: over the question, which saves its memory once more, if nothing is read there."""
+    lent, context.buffer = context.buffer, None
+    if lent is None:
+        return context.channel.pool.acquire(size)
+    whole = np.frombuffer(lent.view, np.uint8)
+    is_read = any(np.may_share_memory(one, whole) for one in params.values())
+    if is_read or lent.view.readonly or size > lent.capacity:
+        return context.channel.pool.acquire(size)
+    return lent
 
 
 def _outgoing(context: _Context, task: str, model: FLModel) -> Mapping[str, NDArray[np.generic]]:

@@ -115,6 +115,8 @@ class Frame(msgspec.Struct):
     message: Message
     key: int | None = None
     capacity: int = 0
+    is_yours: bool = False
+    """The buffer is the receiver's own, lent with an earlier message, and comes back with what it holds now."""
 
 
 MAX_FRAME = 160 * 1024

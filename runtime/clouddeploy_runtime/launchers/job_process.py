@@ -75,6 +75,8 @@ class JobProcess:
         self._is_killed = False
         self._is_receiving = False
         self._sent: set[int] = set()
+        self._lent: set[int] = set()
+        """What the process has now: it gives back nothing else, or it could have memory taken from under a transfer."""
         self._mappings = Mappings(self._give_back, is_strict=True)
         self._lock = asyncio.Lock()
         self._returns: deque[bytes] = deque()
@@ -101,6 +103,7 @@ class JobProcess:
             await self._send(frame, descriptors)
             if buffer is not None:
                 self._sent.add(buffer.key)
+                self._lent.add(buffer.key)
 
     async def _send(self, frame: bytes, descriptors: list[int]) -> None:
         while True:
@@ -144,7 +147,8 @@ class JobProcess:
                 continue
             if not isinstance(received[0], Release):
                 return received
-            if received[0].key in self._sent:
+            if received[0].key in self._lent:
+                self._lent.discard(received[0].key)
                 self._pool.release(received[0].key)
         await asyncio.shield(self._ending)
         self._socket.close()
@@ -162,10 +166,30 @@ class JobProcess:
             self._refuse(f"it sent what is no message: {exc}")
             return None
         try:
+            if frame.is_yours:
+                return frame.message, self._back(frame, descriptors)
             return frame.message, self._mappings.buffer_of(frame, descriptors)
         except BufferRefused as exc:
             self._refuse(str(exc))
             return None
+
+    def _back(self, frame: Frame, descriptors: list[int]) -> Buffer:
+        """Return a buffer of this side that comes back with a message.
+
+        Raises:
+            BufferRefused: the process does not have it, or says that it holds more than it can.
+        """
+        for descriptor in descriptors:
+            os.close(descriptor)
+        key = -1 if frame.key is None else frame.key
+        buffer = self._pool.held(key) if key in self._lent else None
+        if buffer is None:
+            raise BufferRefused("a buffer cannot be used", why=f"number {frame.key} was not lent")
+        size = getattr(frame.message, "size", 0)
+        if not 0 <= size <= buffer.capacity:
+            raise BufferRefused("a buffer cannot be used", why=f"{size} bytes in one of {buffer.capacity}")
+        self._lent.discard(key)
+        return buffer
 
     async def wait(self) -> int:
         """Returns the exit status once the process has ended and nothing of it is left; negative for a signal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TOGETHER_BYTES = 1 << 30
+"""Updates that come in at the same time take no more memory than this. On a fast line they do not come sooner all at
+once than one after the other."""
+TURN_S = 5.0
+"""So long one waits for its turn; a site on a slow line must not hold up the others for longer."""
+LEAST_BYTES, FACTOR = 64 << 20, 4
+"""An answer may be so many bytes, or so many times as large as what was asked."""
+
 
 class Superseded(RuntimeFault):
     """A newer upload of the same result replaced this one."""
@@ -36,7 +45,7 @@ class _OpenTask:
     sha256: str
     targets: frozenset[str]
     pending: set[str]
-    uploads: dict[str, asyncio.Future[None]] = field(default_factory=dict)
+    uploads: dict[str, asyncio.Future[Buffer | None]] = field(default_factory=dict)
     """The upload that counts, by site: the newest, since the one before may be a dead connection's."""
     deadlines: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
 
@@ -74,6 +83,8 @@ class OpenTasks:
         self._open: dict[str, _OpenTask] = {}
         self._closed: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()
+        pool.on_free = self._freed.set
 
     async def open(self, task: Task, buffer: Buffer | None, *, sites: tuple[str, ...]) -> None:
         """Take the controller's next task; `send` brings it to the sites.
@@ -152,6 +163,11 @@ class OpenTasks:
             return Receipt.STALE
         if site not in open_task.pending:
             return Receipt.TAKEN
+        most = max(LEAST_BYTES, FACTOR * open_task.task.size)
+        if not 0 <= result.size <= most:
+            reason = f"{site}: its answer is of {result.size} bytes, and may be of {most}"
+            await self.fail(site, reason, task_id=result.task_id)
+            return Receipt.TAKEN
         buffer = await self._receive(open_task, site, delivery, stream)
         if site not in open_task.pending or self._open.get(result.task_id) is not open_task:
             if buffer is not None:  # given up while it came; the controller has counted it as failed
@@ -169,25 +185,44 @@ class OpenTasks:
         if older is not None:
             log.info("A new upload of %s replaces the one before", site, extra={"job": self._job_id, "site": site})
             older.cancel()
-        size = delivery.result.size
-        buffer = self._pool.acquire(size) if size else None
-        view = memoryview(b"") if buffer is None else buffer.view[:size]
-        receiving = asyncio.ensure_future(_fill(view, stream, sha256=delivery.sha256))
+        receiving = asyncio.ensure_future(self._fill(delivery.result.size, stream, sha256=delivery.sha256))
         open_task.uploads[site] = receiving
         try:
             await asyncio.wait({receiving})
             if receiving.cancelled():
                 raise Superseded("An upload was replaced by a newer one")
-            receiving.result()
-        except BaseException:
+            return receiving.result()
+        except asyncio.CancelledError:
+            receiving.add_done_callback(_release)
             receiving.cancel()
-            if buffer is not None:
-                buffer.release()
             raise
         finally:
             if open_task.uploads.get(site) is receiving:
                 del open_task.uploads[site]
+
+    async def _fill(self, size: int, stream: AsyncIterable[bytes], *, sha256: str) -> Buffer | None:
+        """Return a buffer with what came."""
+        if not size:
+            await blobs.receive(stream, memoryview(b""))
+            return None
+        await self._turn(size)
+        buffer = self._pool.acquire(size)
+        try:
+            view = buffer.view[:size]
+            received = await blobs.receive(stream, view)
+            await asyncio.to_thread(blobs.check, view, received=received, sha256=sha256)
+        except BaseException:
+            buffer.release()
+            raise
         return buffer
+
+    async def _turn(self, size: int) -> None:
+        """Wait until updates that came before leave room, but not for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TURN_S):
+                while (held := self._pool.in_use) and held + size > TOGETHER_BYTES:
+                    self._freed.clear()
+                    await self._freed.wait()
 
     async def _hand_over(self, site: str, result: Result, buffer: Buffer | None) -> None:
         message = Result(
@@ -237,6 +272,7 @@ class OpenTasks:
         return task
 
 
-async def _fill(view: memoryview, stream: AsyncIterable[bytes], *, sha256: str) -> None:
-    received = await blobs.receive(stream, view)
-    await asyncio.to_thread(blobs.check, view, received=received, sha256=sha256)
+def _release(receiving: asyncio.Future[Buffer | None]) -> None:
+    """Give back what nobody waits for any more."""
+    if not receiving.cancelled() and receiving.exception() is None and (buffer := receiving.result()) is not None:
+        buffer.release()

@@ -16,12 +16,21 @@ from clouddeploy_runtime.job.messages import Abort, Task
 PARAMS = {"w": np.full(2, 3.0), "head": np.full(1, 7.0)}
 
 
+class Parent(Channel):
+    """A parent gets its own buffers back, with the answer where the question was."""
+
+    def __init__(self, connection):
+        super().__init__(connection)
+        real = self._mappings.buffer_of
+        self._mappings.buffer_of = lambda frame, fds: self.pool.held(frame.key) if frame.is_yours else real(frame, fds)
+
+
 @pytest.fixture
 def parent():
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with mine, theirs:
         enter(mine)
-        yield Channel(theirs)
+        yield Parent(theirs)
     client_api._context.clear()
 
 
@@ -55,6 +64,24 @@ def test_an_answer_carries_parameters_metrics_and_samples(parent):
     message, params = answer(parent)
     assert (message.task_id, message.meta) == ("j/1/train", {"samples": 5, "metrics": {"loss": 1.0}})
     assert params == {"w": [4, 4]}
+
+
+def test_an_answer_takes_the_place_of_the_question_unless_it_is_still_read_there(parent):
+    for params, is_same in (
+        (lambda given: {"w": given["w"] * 2, "head": given["head"] + 1}, True),
+        (lambda given: {"w": given["w"] * 2}, True),
+        (lambda given: {"head": given["head"], "w": given["w"] * 2}, False),
+        (lambda given: {"w": given["w"] * 2, "head": given["head"], "more": np.zeros(10_000)}, False),
+        (lambda _: {"w": np.zeros(10_000)}, False),
+    ):
+        ask(parent)
+        given = client_api.receive().params
+        sent = {name: array.tolist() for name, array in params(given).items()}
+        client_api.send(FLModel(params=params(given)))
+        message, buffer = parent.receive()
+        assert {name: array.tolist() for name, array in tensors.read(buffer.view[: message.size]).items()} == sent
+        assert (not buffer.is_lent) == is_same
+        buffer.release()
 
 
 def test_the_references_weight_of_an_update_counts_as_samples(parent):

@@ -193,8 +193,16 @@ def test_a_job_gets_a_bounded_number_and_amount_of_its_parents_mappings(strict, 
         Mappings(lambda _key: None, is_strict=True).buffer_of(frame(capacity=huge), [memory(size=huge)])
 
 
-def test_a_receiver_cannot_write(pool):
+def test_a_parent_cannot_write_to_a_jobs_memory_and_a_job_can_to_what_is_lent_to_it(pool, tmp_path, monkeypatch):
     sent = pool.acquire(MIB)
     received = Mappings(lambda _key: None).buffer_of(frame(capacity=sent.capacity), [os.dup(sent.fd)])
+    received.view[0] = 1
+    assert sent.view[0] == 1
+    strict = Mappings(lambda _key: None, is_strict=True).buffer_of(frame(capacity=sent.capacity), [os.dup(sent.fd)])
     with pytest.raises(TypeError, match="read-only"):
-        received.view[0] = 1
+        strict.view[0] = 1
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    file = BufferPool(0).acquire(MIB)
+    lent = Mappings(lambda _key: None).buffer_of(frame(capacity=file.capacity), [os.dup(file.fd)])
+    with pytest.raises(TypeError, match="read-only"):
+        lent.view[0] = 1
