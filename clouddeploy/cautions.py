@@ -47,6 +47,16 @@ def of_openings(config: DeployConfig, *, server: str | None, ssh_sources: Sequen
             yield f"port 22 of the machines is open to the world: {block}"
 
 
+def of_containers(config: DeployConfig) -> Iterator[str]:
+    """Yields what decides which image a site runs in, beside the deploy file."""
+    for site in config.sites:
+        if site.container is not None and "@sha256:" not in site.container:
+            yield (
+                f"{site.name}: {site.container} has no digest, so whoever may write to its registry decides what runs "
+                "there; `container: …@sha256:…` names one image for good"
+            )
+
+
 def of_kit(config: DeployConfig) -> Iterator[str]:
     """Yields what goes out and who comes in because a deploy file says so that may have come with a kit from others."""
     if config.kit is None:
@@ -54,6 +64,8 @@ def of_kit(config: DeployConfig) -> Iterator[str]:
     for site in config.sites:
         if site.data is not None:
             yield f"{site.name}: everything in {site.data} is copied to its machine"
+        if site.container is not None:
+            yield f"{site.name}: it runs in the image {site.container}, which has its private key, and sees its data"
     if config.ssh_sources:
         yield f"SSH is open to what the deploy file names, not to your address: {', '.join(config.ssh_sources)}"
 

@@ -41,7 +41,7 @@ INSTEAD: Mapping[str, str] = {
     "DEST_FOLDER": "a site has its folder below /opt/clouddeploy",
     "AMI_NAME": "without AMI_IMAGE the newest Ubuntu 24.04 is taken, and then pinned",
     "ARCH": "it follows from the size",
-    "DOCKER_OPTION": "a site in a container (--image NAME:TAG, `container` in the deploy file) gets options of ours",
+    "DOCKER_OPTION": "a site in a container (--image REGISTRY/NAME:TAG, or `container`) gets options of ours",
     "FL_PORT": "the port is the kit's",
     "ADMIN_PORT": "the port is the kit's",
 }
@@ -50,7 +50,7 @@ GPU = re.compile(r"GPU_[A-Z0-9_]+")
 INSTEAD_OF_GPU = "GPUs are what the kit's local/resources.json asks for, or what the size has"
 OWN_IMAGE: Mapping[str, re.Pattern[str]] = {
     AWS: re.compile(r"ami-[0-9a-f]+"),
-    AZURE: re.compile(r"/.+|[^:]+:[^:]+:[^:]+:[^:]+"),
+    AZURE: re.compile(r"/.+|[^:/@]+(:[^:/@]+){3}"),
 }
 """By cloud: how the ids of its own images look; no container image is written like that."""
 ASSIGNMENT = re.compile(r"(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)

@@ -22,10 +22,13 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 PROVIDER = r"^[a-z][a-z0-9_-]*$"
 RUNTIME = re.compile(r"nvflare==\d+(\.\d+){1,3}((a|b|rc|\.post|\.dev)\d+)*")
 CONTAINER = re.compile(
-    r"([A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
-    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?"
+    r"(localhost(:\d{1,5})?|[A-Za-z0-9][A-Za-z0-9-]*((\.[A-Za-z0-9-]+)+(:\d{1,5})?|:\d{1,5}))"
+    r"(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
-"""A reference to an image: registry, path, tag, digest (https://github.com/distribution/reference)."""
+"""A reference to an image: registry, path, tag, digest (https://github.com/distribution/reference).
+
+Without a registry each machine would look the name up where it is told to, and not all in the same place.
+"""
 SITE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 """Those of a project are its participants'; this is their form, which is safe as the name of a folder."""
 STATE = re.compile(r"(s3://[a-z0-9.-]{3,63}|azblob://[a-z0-9]{3,24}/[a-z0-9-]{3,63})(/[A-Za-z0-9._/-]+)?")
@@ -83,7 +86,7 @@ def _state(value: Any) -> Any:
 
 def _container(value: Any) -> Any:
     if not isinstance(value, str) or not CONTAINER.fullmatch(value):
-        raise PydanticCustomError("container", "is a reference to a container image, in lower case")
+        raise PydanticCustomError("container", "is a reference to a container image with its registry, in lower case")
     return value
 
 

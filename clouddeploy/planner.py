@@ -236,6 +236,7 @@ class Planner:
         has_firewall = Kind.FIREWALL in first.kinds(is_server=server is not None)
         return [
             *(cautions.of_openings(self.config, server=server, ssh_sources=sources) if has_firewall else ()),
+            *cautions.of_containers(self.config),
             *cautions.of_kit(self.config),
             *cautions.of_lifetime(self.config, recorded),
             *cautions.of_settings(self.config, recorded),

@@ -91,12 +91,27 @@ class Question:
     certificate: str = ""
 
 
-def wait_service(question: Question, has_failed: Callable[[], str], *, timeout_s: float, cancel: Event) -> str:
-    """Returns once a service answers, or has failed for good.
+@dataclass(frozen=True)
+class Supervised:
+    """What the supervisor of a service says of it.
+
+    Attributes:
+        is_serving: whether it listens on its port itself; something else may have that, and answer.
+        failed: why there is nothing more to wait for; empty: there is.
+        detail: why it does not serve; empty: nothing is known.
+    """
+
+    is_serving: bool
+    failed: str = ""
+    detail: str = ""
+
+
+def wait_service(question: Question, ask: Callable[[], Supervised], *, timeout_s: float, cancel: Event) -> str:
+    """Returns once a service answers, and it is the service that does, or has failed for good.
 
     Args:
         question: what it is asked.
-        has_failed: says why there is nothing more to wait for; empty: there is.
+        ask: asks its supervisor.
         timeout_s: how long to wait.
         cancel: ends the wait.
 
@@ -110,12 +125,13 @@ def wait_service(question: Question, has_failed: Callable[[], str], *, timeout_s
 
     def is_decided() -> bool:
         wrong = _asked(question)
-        if not wrong:
+        said = ask()
+        if not wrong and said.is_serving:
             return True
-        if why := has_failed():
-            failures.append(why)
+        if said.failed:
+            failures.append(said.failed)
             return True
-        raise Transient(wrong)
+        raise Transient(wrong or f"what answers is not the service: {said.detail or 'nothing is known of it'}")
 
     what = f"the service at {question.address}:{question.port} to answer"
     wait_for(is_decided, timeout_s=timeout_s, interval_s=POLL_S, cancel=cancel, what=what)

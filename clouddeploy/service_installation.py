@@ -133,12 +133,14 @@ class ServiceInstallation(MachineWork):
         one = self.service
         question = readiness.Question(address, one.ports[0], path=one.path, certificate=one.certificate)
 
-        def has_failed() -> str:
+        def ask() -> readiness.Supervised:
             said = bootstrap.status(host, release) or {}
-            return str(said.get("detail") or "it was stopped") if said.get("state") == "stopped" else ""
+            state, detail = said.get("state"), str(said.get("detail") or "")
+            failed = (detail or "it was stopped") if state == "stopped" else ""
+            return readiness.Supervised(state == "serving", failed, detail)
 
         try:
-            why = readiness.wait_service(question, has_failed, timeout_s=self.ready_timeout_s, cancel=self.cancel)
+            why = readiness.wait_service(question, ask, timeout_s=self.ready_timeout_s, cancel=self.cancel)
         except DeadlineExceeded as error:
             why = f"after {self.ready_timeout_s:.0f} s: {error.why}"
         if why:

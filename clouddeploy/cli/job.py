@@ -1,8 +1,10 @@
-"""`job submit | list | meta | log | wait | abort | clone | delete | download`."""
+"""`job submit | list | meta | log | wait | monitor | abort | clone | delete | download`."""
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +22,11 @@ from clouddeploy.outcome import require_completed
 
 if TYPE_CHECKING:
     from clouddeploy_runtime.jobs import JobInfo
+    from clouddeploy_runtime.jobs.rounds import Round
 
 KIT_VARIABLE = "CLOUDDEPLOY_STARTUP_KIT"
 DEFAULT_WAIT_S = 86_400.0
+_MIB = 1 << 20
 kit_option = click.option(
     "--startup-kit", type=click.Path(path_type=Path), help=f"An admin's startup kit; default: ${KIT_VARIABLE}."
 )
@@ -101,6 +105,31 @@ def wait(session: Session, *, startup_kit: Path | None, job_id: str, timeout_s: 
                 _show(session, require_completed(info))
             else:
                 session.output.say(_progress(info))
+
+
+@job.command()
+@kit_option
+@click.argument("job_id")
+@click.option("--timeout", "timeout_s", type=float, default=DEFAULT_WAIT_S, help="Seconds; default: a day.")
+@command_options
+def monitor(session: Session, *, startup_kit: Path | None, job_id: str, timeout_s: float) -> None:
+    """Show each round of a job as it ends: time, metrics, bytes and sites; as JSON lines on stderr with --output json.
+
+    Ctrl-C ends the watching, not the job.
+    """
+    shown, said = 0, ""
+    with _open(startup_kit) as admin:
+        for info in admin.watch(job_id, timeout_s=timeout_s):
+            for one in info.history:
+                if one.round > shown:
+                    session.output.say(json.dumps(asdict(one)) if session.output.as_json else printable(_line(one)))
+            shown = info.history[-1].round if info.history else 0
+            state = _progress(replace(info, total_rounds=0))
+            if info.status.is_final:
+                _show(session, require_completed(info), rounds=[asdict(one) for one in info.history])
+            elif state != said and not session.output.as_json:
+                session.output.say(state)
+            said = state
 
 
 @job.command("log")
@@ -196,7 +225,18 @@ def _progress(info: JobInfo) -> str:
     return printable(f"{info.status}{rounds}{f': {cause}' if cause else ''}")
 
 
-def _show(session: Session, info: JobInfo) -> None:
+def _line(one: Round) -> str:
+    """Returns what a person sees of a round."""
+    metrics = "  ".join(f"{name} {'nan' if value is None else f'{value:.6g}'}" for name, value in one.metrics.items())
+    sites = f"{one.answered} site{'' if one.answered == 1 else 's'}"
+    failed = f", {one.failed} failed: {'; '.join(one.reasons)}" if one.failed else ""
+    return (
+        f"round {one.round} of {one.total_rounds}  {one.seconds:.2f} s  {metrics or 'no metrics'}  "
+        f"{one.bytes_down / _MIB:.1f} MiB down, {one.bytes_up / _MIB:.1f} MiB up  {sites}{failed}"
+    )
+
+
+def _show(session: Session, info: JobInfo, **more: object) -> None:
     data = _data(info)
     lines = [f"{key:<14}{printable(str(value))}" for key, value in data.items() if value not in ("", [], {})]
-    session.output.result({"job": data}, "\n".join(lines))
+    session.output.result({"job": data, **more}, "\n".join(lines))

@@ -29,8 +29,12 @@ log = logging.getLogger(__name__)
 
 CLOUD_INIT_S = 300.0
 START_S = 60.0
-DRIVER_S = 1200.0
-"""A gigabyte of packages, and a kernel module that may be compiled."""
+STOP_S = 240.0
+"""A supervisor takes 30 s at most, an engine that is slow to say that a container has ended a minute and more."""
+REMOVE_S = 3600.0
+"""Images of ten gigabytes take an engine minutes to delete, and another site of the account may be pulling one."""
+DRIVER_S = 2400.0
+"""A gigabyte of packages, and a kernel module that may be compiled; and as long for another site that is at it."""
 PULL_S = 3600.0
 """Images with CUDA and a framework have ten gigabytes and more."""
 STATUS_BYTES = 64 * 1024
@@ -204,7 +208,7 @@ def releases(host: Host, root: str) -> Releases:
 
 def confirm(host: Host, release: Release) -> None:
     """Notes that the current release is good: it is where a later rollback leads. What is older than two goes."""
-    run(host, START_S, "confirm", release.root)
+    run(host, REMOVE_S, "confirm", release.root)
 
 
 def roll_back(host: Host, release: Release, to: str) -> Release:
@@ -215,18 +219,18 @@ def roll_back(host: Host, release: Release, to: str) -> Release:
         release: what is installed there now.
         to: as `releases` names it.
     """
-    run(host, START_S, "rollback", release.root, release.service, to)
+    run(host, STOP_S, "rollback", release.root, release.service, to)
     return replace(release, digest=releases(host, release.root).kit)
 
 
 def start(host: Host, release: Release) -> None:
     """Starts the site unless it runs; the kit's own `start.sh` does it, supervised by systemd where there is one."""
-    run(host, START_S, "start", release.root, release.service)
+    run(host, STOP_S, "start", release.root, release.service)
 
 
 def stop(host: Host, release: Release) -> None:
     """Stops the site and waits for its end."""
-    run(host, START_S, "stop", release.root, release.service)
+    run(host, STOP_S, "stop", release.root, release.service)
 
 
 def is_running(host: Host, release: Release) -> bool:
@@ -236,7 +240,7 @@ def is_running(host: Host, release: Release) -> bool:
 
 def uninstall(host: Host, release: Release) -> None:
     """Stops the site and removes its folder."""
-    run(host, START_S, "uninstall", release.root, release.service)
+    run(host, REMOVE_S, "uninstall", release.root, release.service)
 
 
 def unfinished(host: Host, project: str, site: str) -> Release:

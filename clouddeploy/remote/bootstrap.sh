@@ -120,15 +120,16 @@ has_driver() {
     command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1
 }
 
+# Without the lock, which what it starts would keep.
 apt_get() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" 7>&- 8>&-
 }
 
-# A machine's first boot updates the lists too, and for their lock apt does not wait.
-apt_update() {
+# A machine's first boot updates and installs too, and for these locks neither apt nor dpkg waits.
+patiently() {
     tries=60
-    until answer=$(apt_get update 2>&1); do
-        case "$answer" in *lists/lock*) ;; *) tries=0 ;; esac
+    until answer=$("$@" 2>&1); do
+        case "$answer" in *lists/lock* | *dpkg*lock*) ;; *) tries=0 ;; esac
         if [ "$tries" -le 0 ]; then
             printf '%s\n' "$answer"
             return 1
@@ -136,6 +137,10 @@ apt_update() {
         tries=$((tries - 1))
         sleep 5
     done
+}
+
+apt_update() {
+    patiently apt_get update
 }
 
 has_module() {
@@ -156,14 +161,32 @@ driver() {
         echo "only Ubuntu's drivers are known, and that is another distribution"
         return
     fi
-    # Installed, and without an answer: nothing that could be installed once more would help.
-    if [ -e "${CLOUDDEPLOY_MACHINE_ROOT:-}/proc/driver/nvidia/version" ] || has_module nvidia; then
+    # Sites of one machine are prepared at the same time, also by different accounts: a lock that all of them can take.
+    exec 8<"${CLOUDDEPLOY_MACHINE_ROOT:-}/etc"
+    if ! flock --wait 1200 8; then
+        echo "another run is still installing the driver"
+        exit 1
+    fi
+    install_driver
+}
+
+install_driver() {
+    # What a run that was killed has left half done.
+    patiently as_root env DEBIAN_FRONTEND=noninteractive dpkg --configure -a 8>&-
+    if has_driver; then
+        echo ready
+        return
+    fi
+    # Installed, and without an answer: nothing that could be installed once more would help. Without nvidia-smi there
+    # was no question: a run before has come no further than the module.
+    if command -v nvidia-smi >/dev/null 2>&1 &&
+        { [ -e "${CLOUDDEPLOY_MACHINE_ROOT:-}/proc/driver/nvidia/version" ] || has_module nvidia; }; then
         echo "its driver is installed, but nvidia-smi does not find the GPU: the machine has to be restarted"
         return
     fi
     apt_update
     if ! command -v ubuntu-drivers >/dev/null 2>&1; then apt_get install --no-install-recommends ubuntu-drivers-common; fi
-    as_root ubuntu-drivers install --gpgpu
+    as_root ubuntu-drivers install --gpgpu 8>&-
     # It leaves out nvidia-smi, which has to be of the same branch.
     branch=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' 'nvidia-*-server' 2>/dev/null |
         sed -n 's/^ii *nvidia-.*-\([0-9][0-9]*\)-server$/\1/p' | sort -n | tail -n 1)
@@ -219,20 +242,51 @@ prepare() {
     fi
 }
 
-# Finds a container engine that works for this account and makes `engine` its path, and `said` what the others say.
-find_engine() {
-    said=""
+# Finds the container engines that work for this account and makes `engines` their paths, and `said` what the others say.
+find_engines() {
+    said="" engines=""
     for name in podman docker; do
         if ! engine=$(command -v "$name"); then continue; fi
-        if answer=$(by_engine info 2>&1); then return 0; fi
-        said="$said$name does not work for $(id -un): $(printf '%s' "$answer" | tail -n 1). "
+        if answer=$(within 60 info 2>&1); then
+            engines="$engines $engine"
+        else
+            said="$said$name does not work for $(id -un): $(printf '%s' "$answer" | tail -n 1). "
+        fi
     done
-    return 1
+    [ -n "$engines" ]
 }
 
-# As the account has it, whatever HOME a site was given; and never with the lock, which what it starts would keep.
+# Makes `engine` the one with the image: the site's own, then one that has it under its name, then the first that works.
+choose_engine() {
+    for engine in $engines; do
+        if is_known && [ "$(cat current/venv/engine)" = "$engine" ] && has_image "$(cat current/venv/image)"; then return; fi
+    done
+    for engine in $engines; do
+        if has_image "$image"; then return; fi
+    done
+    engine=${engines# }
+    engine=${engine%% *}
+}
+
+# Whether the site runs, or would, in what the reference led to when it was looked up last.
+is_known() {
+    [ "$(cat current/venv/reference 2>/dev/null)" = "$image" ]
+}
+
+has_image() {
+    within 60 image inspect "$1" >/dev/null 2>&1
+}
+
 by_engine() {
-    HOME="$(account_home)" "$engine" "$@" </dev/null 7>&-
+    within 3600 "$@"
+}
+
+# within SECONDS WORD...: as the account has the engine, whatever HOME a site was given; and never with the lock, which
+# what it starts would keep.
+within() {
+    limit=$1
+    shift
+    HOME="$(account_home)" timeout "$limit" "$engine" "$@" </dev/null 7>&- 8>&-
 }
 
 account_home() {
@@ -240,13 +294,14 @@ account_home() {
 }
 
 require_engine() {
-    if find_engine; then return; fi
+    if find_engines; then return; fi
     if ! command -v podman >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 && may_be_root; then
         # With what it recommends, which is what each distribution's one needs for accounts other than root.
-        if apt_update && apt_get install podman uidmap catatonit && find_engine; then return; fi
+        if apt_update && apt_get install podman uidmap catatonit && find_engines; then return; fi
     fi
     echo "${said}No container engine works here, and there is none that we may install: install podman (Debian, Ubuntu:" \
-        "sudo apt-get install podman uidmap), or let $(id -un) use docker (sudo usermod -aG docker $(id -un))"
+        "sudo apt-get install podman uidmap), or let $(id -un) use docker (sudo usermod -aG docker $(id -un), which is as" \
+        "good as root on that machine)"
     exit 1
 }
 
@@ -267,13 +322,26 @@ run_options() {
         if [ "$(id -u)" != 0 ]; then echo "--userns=keep-id"; fi
         ;;
     *)
-        case "$(by_engine info --format '{{.SecurityOptions}}')" in
-        *rootless*) echo "--user=0:0" ;; # which is this account outside
+        case "$(security)" in
+        *name=rootless*) echo "--user=0:0" ;; # which is this account outside
+        *name=userns*) printf '%s\n' "--user=$(id -u):$(id -g)" "--userns=host" ;; # else it is nobody outside
         *) echo "--user=$(id -u):$(id -g)" ;;
         esac
         ;;
     esac
     if has_nvidia && takes "$(gpu_option)"; then gpu_option; fi
+}
+
+security() {
+    by_engine info --format '{{.SecurityOptions}}'
+}
+
+# Whether the engine lives in the session of this account.
+is_rootless() {
+    case "$engine" in
+    */podman) [ "$(id -u)" != 0 ] ;;
+    *) security | grep -q name=rootless ;;
+    esac
 }
 
 has_nvidia() {
@@ -292,24 +360,55 @@ takes() {
     by_engine run --rm --pull never --network none "$1" --entrypoint python3 "$id" --version >/dev/null 2>&1
 }
 
-# Makes `id` that of the image which a reference leads to, pulled if need be. What we pull is known by that alone
-# from then on: see contain.
+# Makes `id` that of the image which a reference leads to, pulled if need be. What we pull is known by a name of ours
+# alone from then on: see contain.
 resolve() {
     is_here=""
-    if by_engine image inspect "$image" >/dev/null 2>&1; then is_here=yes; fi
+    if has_image "$image"; then is_here=yes; fi
     if [ -z "$is_here" ] || [ "$when" = newest ] || [ -e pulled ]; then
-        if [ -z "$is_here" ]; then printf '%s\n' "$image" >pulled; fi
+        if [ -z "$is_here" ]; then
+            printf '%s\n' "$image" "$engine" >pulled.new
+            mv -f pulled.new pulled
+        fi
         if ! answer=$(by_engine pull --quiet "$image" 2>&1); then
             answer=$(printf '%s' "$answer" | tail -n 3)
-            if [ -z "$is_here" ]; then
-                rm -f pulled # somebody may load it there now
-                echo "the image $image is not here and cannot be pulled: $answer"
+            if [ -z "$is_here" ]; then rm -f pulled; fi # somebody may load it there now
+            if [ -n "$is_here" ]; then
+                echo "warning: $image was not pulled, so the one that was loaded there is used:" "$answer"
+            elif is_known && has_image "$(cat current/venv/image)"; then
+                echo "warning: $image was not pulled, so the one that the site has is used:" "$answer"
+                id=$(cat current/venv/image)
+                return
+            else
+                echo "the image $image is not here and cannot be pulled with ${engine##*/}: $answer"
                 exit 1
             fi
-            echo "warning: $image was not pulled, so the one that was loaded there is used:" "$answer"
         fi
     fi
     id=$(by_engine image inspect --format '{{.Id}}' "$image")
+}
+
+# Sites of one account have their images in common: without this one would give up a name that another has just pulled,
+# and podman loses names that are given and taken at the same time. The lock is on the engine's own program, which is
+# there and can be opened by everybody; it ends with this script.
+lock_images() {
+    if [ "${locked:-}" = "$engine" ]; then return; fi
+    exec 8<"$engine"
+    if ! flock --wait 3000 8; then
+        echo "another site is still at work with the images of ${engine##*/}"
+        exit 1
+    fi
+    locked=$engine
+}
+
+# unname ENGINE NAME: takes a name of an image away; one without any name goes.
+unname() {
+    if [ ! -x "$1" ]; then return; fi
+    before=${engine:-}
+    engine=$1
+    lock_images
+    by_engine rmi "$2" >/dev/null 2>&1 || true # it may have been taken away, or is of somebody else too
+    engine=$before
 }
 
 contain() {
@@ -318,14 +417,13 @@ contain() {
     umask 077
     cd "$root"
     require_engine
-    case "$engine" in */podman) if [ "$(id -u)" != 0 ]; then linger; fi ;; esac
     # Left by a run that was killed or refused what it had pulled: that may be another image by now.
-    if [ -e pulled ] && [ "$(cat pulled)" != "$image" ]; then unpull; fi
+    if [ -e pulled ] && [ "$(head -n 1 pulled)" != "$image" ]; then unpull; fi
+    choose_engine
+    lock_images
+    if is_rootless; then linger; fi
     id=""
-    if [ "$when" = kept ] && [ "$(cat current/venv/reference 2>/dev/null)" = "$image" ]; then
-        id=$(cat current/venv/image)
-        if ! by_engine image inspect "$id" >/dev/null 2>&1; then id=""; fi
-    fi
+    if [ "$when" = kept ] && is_known && has_image "$(cat current/venv/image)"; then id=$(cat current/venv/image); fi
     if [ -z "$id" ]; then resolve; fi
     options=$(run_options)
     case "$options" in
@@ -335,11 +433,10 @@ contain() {
     wheels=$(printf '%s\n' "$image" "$id" "$tools" "$engine" "$options" | sha256sum | cut -c 1-16)
     venv="venv-$wheels"
     if [ ! -e "$venv/.complete" ]; then
-        rm -rf "$venv"
+        discard "$venv"
         mkdir -p "$venv/bin"
         tar -xf "uploads/container-$tools.tar" -C "$venv"
         mv "$venv/container.sh" "$venv/bin/python"
-        mv "$venv/container_end.sh" "$venv/bin/end"
         ln -s python "$venv/bin/python3"
         if takes --init; then options="$options
 --init"; fi
@@ -352,14 +449,16 @@ contain() {
         note engine "$engine"
         note home "$(account_home)"
         note options "$options"
-        if ! "$venv/bin/python" "$root/$venv/container_check.py" "$@" </dev/null 7>&-; then
+        if ! "$venv/bin/python" "$root/$venv/container_check.py" "$@" </dev/null 7>&- 8>&-; then
             echo "the image $image cannot run this site"
             exit 1
         fi
-        # Under a name of ours it outlives a tag that moves on, and goes with the last release that runs in it.
-        by_engine tag "$id" "$(cat "$venv/tag")"
+        mv "$venv/container_end.sh" "$venv/bin/end" # last, since a stop runs it wherever it is
         touch "$venv/.complete"
     fi
+    # Under a name of ours it outlives a tag that moves on, and goes with the last release that runs in it. Also where
+    # the environment was there: somebody may have taken all images away since.
+    by_engine tag "$id" "$(cat "$venv/tag")"
     unpull
     for file in uploads/container-*; do
         if [ "$file" != "uploads/container-$tools.tar" ]; then rm -f "$file"; fi
@@ -372,18 +471,17 @@ note() {
     printf '%s\n' "$2" >"$venv/$1"
 }
 
-# Takes the name away under which we pulled an image; one without any name goes.
+# Takes the name away under which we pulled an image.
 unpull() {
     if [ ! -e pulled ]; then return; fi
-    by_engine rmi "$(cat pulled)" >/dev/null 2>&1 || true # it may have been taken away
+    unname "$(sed -n 2p pulled)" "$(head -n 1 pulled)"
     rm -f pulled
 }
 
 # Gives up an environment's image.
 forget() {
-    if [ ! -e "$1/tag" ]; then return; fi
-    engine=$(cat "$1/engine")
-    by_engine rmi "$(cat "$1/tag")" >/dev/null 2>&1 || true # it may have been taken away, or is of somebody else too
+    if [ ! -s "$1/tag" ] || [ ! -s "$1/engine" ]; then return; fi
+    unname "$(cat "$1/engine")" "$(cat "$1/tag")"
 }
 
 # Its records stay in the site's folder too, so that nothing is left when that goes.
@@ -410,7 +508,7 @@ package() {
     cd "$root"
     if [ -e "kits/$answer/.complete" ]; then return; fi
     rm -rf "kits/$answer" packaged
-    mkdir -p "kits/$answer"
+    mkdir -p "kits/$answer" packaged
     runtime "venv-$wheels" package "$root/uploads/answer-$answer.zip" --workspace "$root/packaged" \
         --request-dir "$root/enrolment/$name" --fingerprint "$fingerprint"
     mv packaged/*/prod_*/"$name" "kits/$answer/kit"
@@ -446,12 +544,11 @@ install() {
         cp "uploads/unit-$unit" "$release/unit"
         touch "$release/.complete"
     fi
-    printf 'CLOUDDEPLOY_PYTHON=%s/venv/bin/python\nCLOUDDEPLOY_WORKSPACE=%s/workspace\nCLOUDDEPLOY_DATA_DIR=%s/data\n' \
-        "$root" "$root" "$root" >site.env
     link current/venv venv
     link current/data data
     rm -f rolling-back
     link "$release" current
+    write_environment "$root"
     # Archives of earlier kits hold earlier private keys.
     for file in uploads/*; do
         case "${file#uploads/}" in
@@ -491,7 +588,8 @@ confirm() {
     # What the runtime remembers of kits in use belongs to the release: without that, an earlier one could not come back.
     if [ -e workspace/known_kits ] && [ ! -e "$release/known_kits" ]; then
         rm -rf "$release/known_kits.new"
-        cp -R workspace/known_kits "$release/known_kits.new"
+        mkdir "$release/known_kits.new"
+        copy_known "$root/workspace/known_kits" "$root/$release/known_kits.new"
         mv -T "$release/known_kits.new" "$release/known_kits"
     fi
     good=$(readlink good || true)
@@ -501,6 +599,17 @@ confirm() {
     fi
     rm -f rolling-back
     prune
+}
+
+# Copies a flat folder of small files without following links: a job that runs may put one there at any moment.
+copy_known() {
+    (
+        cd "$1" || exit 0
+        if [ "$(pwd -P)" != "$(cd "$root" && pwd -P)/workspace/known_kits" ]; then exit 0; fi # it was a link itself
+        for file in *; do
+            dd if="$file" of="$2/$file" iflag=nofollow,nonblock bs=64k count=16 2>/dev/null || rm -f "$2/$file"
+        done
+    )
 }
 
 # Removes what neither the current release nor one to which a rollback may lead is made of; earlier kits hold private keys.
@@ -519,7 +628,7 @@ prune() {
 
 # A kill must not leave a part of it that says that it is complete.
 discard() {
-    rm -f "$1/.complete"
+    rm -f "$1/.complete" "$1/bin/end"
     forget "$1"
     rm -rf "$1"
 }
@@ -542,15 +651,52 @@ rollback() {
     link "$release" current
 }
 
+# Where the supervisor of a release keeps its own files. A container can write to the workspace, so there it could steer
+# what runs outside of it: by links, and by numbers of processes.
+supervisor_of() {
+    if [ -e "$1/$2/venv/engine" ]; then echo "$1/supervisor"; else echo "$1/workspace"; fi
+}
+
 export_environment() {
     CLOUDDEPLOY_PYTHON="$1/venv/bin/python" CLOUDDEPLOY_WORKSPACE="$1/workspace" CLOUDDEPLOY_DATA_DIR="$1/data"
     export CLOUDDEPLOY_PYTHON CLOUDDEPLOY_WORKSPACE CLOUDDEPLOY_DATA_DIR
+    unset CLOUDDEPLOY_SUPERVISOR
+    if [ "$(supervisor_of "$1" current)" = "$1/supervisor" ]; then
+        CLOUDDEPLOY_SUPERVISOR="$1/supervisor"
+        export CLOUDDEPLOY_SUPERVISOR
+        mkdir -p "$CLOUDDEPLOY_SUPERVISOR"
+    fi
 }
 
-# A number alone may be another process's by now. Not by trying the supervisor's lock: one that starts just then would
-# find it taken, and leave.
+# For those who start the current release without us: systemd, and cron.
+write_environment() {
+    (
+        umask 077
+        export_environment "$1"
+        printf 'CLOUDDEPLOY_%s=%s\n' PYTHON "$CLOUDDEPLOY_PYTHON" WORKSPACE "$CLOUDDEPLOY_WORKSPACE" \
+            DATA_DIR "$CLOUDDEPLOY_DATA_DIR" ${CLOUDDEPLOY_SUPERVISOR:+SUPERVISOR "$CLOUDDEPLOY_SUPERVISOR"} >"$1/site.env.new"
+        mv -f "$1/site.env.new" "$1/site.env"
+    )
+}
+
+# Whether the supervisor of what was started last lives. A number alone may be another process's by now. Not by trying
+# its lock: one that starts just then would find it taken, and leave.
 running() {
-    pid=$(cat "$1/workspace/daemon_pid.fl" 2>/dev/null) && [ -n "$pid" ] && [ -r "/proc/$pid/cmdline" ] &&
+    if [ -s "$1/started" ]; then
+        is_supervisor "$1" "$(supervisor_of "$1" "$(cat "$1/started")")"
+    elif [ -d "$1/supervisor" ]; then # a container may have written to the workspace
+        is_supervisor "$1" "$1/supervisor"
+    else
+        is_supervisor "$1" "$1/workspace"
+    fi
+}
+
+# Makes `pid` the number in a supervisor's file.
+is_supervisor() {
+    if [ -L "$2/daemon_pid.fl" ]; then return 1; fi
+    pid=$(head -c 20 "$2/daemon_pid.fl" 2>/dev/null) || return 1
+    case "$pid" in "" | 0* | *[!0-9]*) return 1 ;; esac
+    [ -r "/proc/$pid/cmdline" ] &&
         tr '\0' ' ' <"/proc/$pid/cmdline" | grep -Eq "$(cd "$1" && pwd -P)/(kits|releases)/.*/kit/startup/sub_start.sh"
 }
 
@@ -605,9 +751,10 @@ start() {
     root=$1 service=$2
     still_ours "$service"
     export_environment "$root"
+    write_environment "$root" # a rollback may have made another release current
     if has_systemd; then
         at_boot "$service" ""
-        sed -e "s|@ROOT@|$root|g" -e "s|@USER@|$(id -un)|g" "$root/current/unit" >"$root/unit.filled"
+        sed -e "s|@ROOT@|$root|g" -e "s|@USER@|$(id -un)|g" -e "s|@UID@|$(id -u)|g" "$root/current/unit" >"$root/unit.filled"
         if ! systemctl is-active --quiet "$service"; then
             if running "$root"; then stop "$root" "$service"; fi # started when there was no sudo
             fresh "$root"
@@ -625,7 +772,7 @@ start() {
         "$root/current/kit/startup/start.sh" 7>&-
         # It returns before its supervisor has written its pid file, and a stop now would find nothing to stop.
         if ! until_true 100 running "$root"; then
-            tail -n 20 "$root/workspace/start.log"
+            tail -n 20 "${CLOUDDEPLOY_SUPERVISOR:-$root/workspace}/start.log"
             exit 1
         fi
     fi
@@ -671,17 +818,22 @@ said() {
     if is_unit "$service"; then
         as_root journalctl --no-pager -o cat -n "$lines" -u "$service" || true
     else
-        tail -n "$lines" "$root/workspace/start.log" 2>/dev/null || true
+        show "$(supervisor_of "$root" current)/start.log" "$lines"
     fi
-    tail -n "$lines" "$root/workspace/log.txt" 2>/dev/null || true
+    show "$root/workspace/log.txt" "$lines"
+}
+
+# A job may have put anything there in the place of a log; NVFLARE's own is behind a link of ours.
+show() {
+    if [ -f "$1" ]; then tail -n "$2" "$1" 2>/dev/null || true; fi
 }
 
 uninstall() {
     root=$1 service=$2
     if [ ! -d "$root" ]; then return; fi
     stop "$root" "$service"
-    if [ -e pulled ] && find_engine; then unpull; fi
-    for venv in venv-*; do forget "$venv"; done
+    unpull
+    for venv in venv-*; do discard "$venv"; done # one by one: the next run must find nothing that is half there
     cd /
     if is_unit "$service"; then as_root rm -f "/etc/systemd/system/$service"; fi
     rm -rf "${root:?}"/* 2>/dev/null || as_root rm -rf "${root:?}"

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from clouddeploy_runtime.errors import RuntimeFault
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 16 << 20
+"""A full file is set aside as `<name>.1`, that one as `<name>.2`, and so on."""
+KEPT = 9
+"""So many are set aside; the oldest one goes. Together with the current one at most 160 MiB."""
 _FIRST = "0" * 64
+_ROTATED = "audit_rotated"
+_REPAIRED = "audit_repaired"
+_MAX_DETAIL = 2000
+_TAIL_BYTES = 1 << 16
+"""More than an entry has."""
+
+
+class AuditUnwritable(RuntimeFault):
+    """An answer cannot be recorded, so it is not given."""
+
+    error_code = "AUDIT_UNWRITABLE"
 
 
 def _hash(previous: str, entry: dict[str, object]) -> str:
@@ -23,41 +45,129 @@ def _hash(previous: str, entry: dict[str, object]) -> str:
 class AuditLog:
     """Appends entries; each carries the hash of the one before, so a removed or edited line shows.
 
+    Safe for several threads. A write takes as long as the disk needs, so an event loop leaves it to a thread.
+
     Args:
-        path: the file, created 0600; an existing chain is continued.
+        path: the file, created 0600; an existing chain is continued. Half a line at its end, of a process that was
+            killed, is cut off, which is an entry of its own.
+        max_bytes: a larger file is set aside; the chain goes on in the next one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES) -> None:
         self._path = path
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._last = _FIRST
-        if path.exists():
-            lines = path.read_text("utf-8").splitlines()
-            if lines:
-                self._last = str(_parsed(lines[-1]).get("hash", _FIRST))
+        self._torn_at: int | None = None
+        """Where the file ends, when what a failed write left there could not be taken away."""
+        line, torn_bytes = _end_of(path)
+        self._last = str(_parsed(line).get("hash", _FIRST)) if line or not _before(path).exists() else _last_of(path)
+        if torn_bytes:
+            log.warning("%s ends with half a line of %d bytes, which is cut off", path, torn_bytes)
+            self._torn_at = path.stat().st_size - torn_bytes
+            with contextlib.suppress(OSError):  # the next entry cuts it, too, and says when it cannot
+                self._own(_REPAIRED, f"{torn_bytes} bytes of half a line were cut off")
 
     def record(self, *, user: str, role: str, action: str, address: str, allowed: bool, detail: str = "") -> None:
-        """Append one entry and flush it to the disk before the command goes on."""
-        with self._lock:
-            entry: dict[str, object] = {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "user": user,
-                "role": role,
-                "action": action[:100],
-                "address": address,
-                "result": "allowed" if allowed else "refused",
-                "detail": detail,
-                "previous": self._last,
-            }
-            entry["hash"] = self._last = _hash(self._last, entry)
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(json.dumps(entry, separators=(",", ":")) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+        """Append one entry and flush it to the disk before the command goes on.
+
+        Raises:
+            AuditUnwritable: it is not on the disk, and nothing of it is; the chain is as it was.
+        """
+        with self._lock, self._named():
+            if self._path.exists() and self._path.stat().st_size >= self._max_bytes:
+                self._rotate()
+            self._append(user=user, role=role, action=action, address=address, allowed=allowed, detail=detail)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise AuditUnwritable(
+                f"The command cannot be recorded in {self._path.name}",
+                why=exc.strerror or str(exc),
+                hint="Look at the disk of the machine that says this.",
+            ) from exc
+
+    def _own(self, action: str, detail: str) -> None:
+        """Append what no person did."""
+        self._append(user="", role="", action=action, address="", allowed=True, detail=detail)
+
+    def _append(self, *, user: str, role: str, action: str, address: str, allowed: bool, detail: str) -> None:
+        entry: dict[str, object] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "user": user,
+            "role": role,
+            "action": action[:100],
+            "address": address,
+            "result": "allowed" if allowed else "refused",
+            "detail": detail[:_MAX_DETAIL],
+            "previous": self._last,
+        }
+        entry["hash"] = own = _hash(self._last, entry)
+        self._write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+        self._last = own  # not before: an entry that is not there would break the chain for ever
+
+    def _write(self, line: bytes) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            if self._torn_at is not None:
+                os.ftruncate(descriptor, self._torn_at)
+                self._torn_at = None
+            end = os.fstat(descriptor).st_size
+            try:
+                left = memoryview(line)
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                os.fsync(descriptor)
+            except OSError:
+                self._torn_at = end
+                with contextlib.suppress(OSError):  # else the next write does it first
+                    os.ftruncate(descriptor, end)
+                    self._torn_at = None
+                raise
+        finally:
+            os.close(descriptor)
+
+    def _rotate(self) -> None:
+        """Set the full file aside; the first entry of the next one carries the hash of its last."""
+        for number in range(KEPT, 0, -1):
+            older = self._path if number == 1 else _aside(self._path, number - 1)
+            if older.exists():
+                older.replace(_aside(self._path, number))
+        self._torn_at = None
+        self._own(_ROTATED, f"goes on from {_before(self._path).name}")
 
 
-def _parsed(line: str) -> dict[str, object]:
+def _aside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _before(path: Path) -> Path:
+    """Return the file whose chain a file continues, if it is there."""
+    stem, _, number = path.name.rpartition(".")
+    return _aside(path.with_name(stem), int(number) + 1) if number.isdigit() else _aside(path, 1)
+
+
+def _end_of(path: Path) -> tuple[bytes, int]:
+    """Return the last whole line, and the length of what stands behind it."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            tail = file.read()
+    except FileNotFoundError:
+        return b"", 0
+    whole, end, torn = tail.rpartition(b"\n")
+    return whole.rpartition(b"\n")[2] + end, len(torn)
+
+
+def _last_of(path: Path) -> str:
+    """Return the hash that the next entry of a file with none yet continues."""
+    return str(_parsed(_end_of(_before(path))[0]).get("hash", _FIRST))
+
+
+def _parsed(line: bytes) -> dict[str, object]:
     try:
         entry = json.loads(line)
     except ValueError:
@@ -66,11 +176,18 @@ def _parsed(line: str) -> dict[str, object]:
 
 
 def first_broken_line(path: Path) -> int | None:
-    """Return the number (from 1) of the first line that does not continue the chain; None when all do."""
-    previous = _FIRST
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    """Return the number (from 1) of the first line that does not continue the chain; None when all do.
+
+    The first line of a file continues the one that was set aside before it. When that one has gone, as the oldest ones
+    do, it is believed if it says that the file was begun so.
+    """
+    previous = _last_of(path)
+    has_older = _before(path).exists()
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         entry = _parsed(line)
         claimed = entry.pop("hash", None)
+        if number == 1 and not has_older and entry.get("action") == _ROTATED:
+            previous = str(entry.get("previous"))
         if entry.get("previous") != previous or claimed != _hash(previous, entry):
             return number
         previous = str(claimed)

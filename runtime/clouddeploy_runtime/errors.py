@@ -73,6 +73,13 @@ class ConnectionFailed(RuntimeFault):
     error_code = "CONNECTION_FAILED"
 
 
+class NoSession(RuntimeFault):
+    """The server does not know who calls: a person has to say so again, as after a restart of the server."""
+
+    exit_code = ExitCode.CONNECTION
+    error_code = "NO_SESSION"
+
+
 class AuthorizationRefused(RuntimeFault):
     """The policy of the server or of a site does not allow this user the command."""
 

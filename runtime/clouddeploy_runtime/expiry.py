@@ -42,7 +42,7 @@ def notice(
 
 
 class Reminder:
-    """Says once a day that a certificate ends soon.
+    """Says once a day that a certificate ends soon, and when it has.
 
     Args:
         what: how the message calls the certificate.
@@ -55,9 +55,10 @@ class Reminder:
         self._said: datetime | None = None
 
     def remind(self, log: logging.Logger, now: datetime | None = None) -> None:
-        """Log the notice when it is due and was not logged within the last day."""
+        """Log the notice when it is due and was not logged within the last day, or the certificate has just ended."""
         moment = now or datetime.now(UTC)
-        if self._said is not None and moment - self._said < timedelta(days=1):
+        is_news = self._said is not None and self._said <= self._not_after < moment  # it has just ended
+        if self._said is not None and moment - self._said < timedelta(days=1) and not is_news:
             return
         found = notice(self._what, self._not_after, moment)
         if found is not None:

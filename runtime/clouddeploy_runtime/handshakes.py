@@ -28,6 +28,9 @@ PERIOD_S = 10.0
 """A reason is logged once in so long, with how often it came since: a client that is refused tries again for ever."""
 _PIPE_BYTES = 1 << 20
 _READ_BYTES = 1 << 16
+_MAX_REASONS = 100
+"""A stranger may make up more."""
+_OTHER = "for one of many other reasons"
 _LINE_BYTES = 1 << 14
 """A longer line is passed on in parts."""
 _OF_GRPC = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+?:\d+)\] (.*)")
@@ -72,19 +75,23 @@ class Refusals:
 
     Args:
         clock: seconds; only differences count.
+        what: became of a connection.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, what: str = "refused in its TLS handshake"
+    ) -> None:
         self._clock = clock
+        self._what = what
         self._seen: dict[str, tuple[float, int]] = {}
 
     def add(self, why: str) -> None:
         """Log a refusal, or count it for later."""
-        now = self._clock()
+        now, why = self._clock(), why if why in self._seen or len(self._seen) < _MAX_REASONS else _OTHER
         since, count = self._seen.get(why, (None, 0))
         if since is None:
             self._seen[why] = (now, 0)
-            log.warning("A connection was refused in its TLS handshake: %s", why)
+            log.warning("A connection was %s: %s", self._what, why)
         else:
             self._seen[why] = (since, count + 1)
 
@@ -95,9 +102,7 @@ class Refusals:
             if now - since < PERIOD_S:
                 continue
             if count:
-                log.warning(
-                    "%d more connections were refused in their TLS handshake within %.0f s: %s", count, now - since, why
-                )
+                log.warning("%d more times within %.0f s a connection was %s: %s", count, now - since, self._what, why)
                 self._seen[why] = (now, 0)
             else:
                 del self._seen[why]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from clouddeploy_runtime import keys
@@ -72,7 +73,7 @@ def check(
     try:
         proof = msgspec.msgpack.decode(data, type=IdentityProof)
         cert = x509.load_pem_x509_certificate(proof.certificate)
-    except (msgspec.MsgspecError, ValueError) as exc:
+    except (msgspec.MsgspecError, RecursionError, ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise IdentityRefused("the proof of identity is missing or cannot be read") from exc
     if issuer_of(cert, trusted) is None:
         raise IdentityRefused("the certificate was issued by another authority than this project's")

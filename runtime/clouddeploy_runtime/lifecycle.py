@@ -90,7 +90,7 @@ def only_one(workspace: Path) -> Iterator[None]:
     path = workspace / PID_FILE
     try:
         workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = path.open("ab", buffering=0)
+        file = locked(path, what=workspace)
     except OSError as exc:
         raise WorkspaceUnusable(
             f"The workspace {workspace} cannot be used",
@@ -98,7 +98,6 @@ def only_one(workspace: Path) -> Iterator[None]:
             hint="Correct that, or name another folder with NVFL_WORKSPACE.",
         ) from exc
     with file:
-        _lock(file, workspace)
         if is_supervised():
             yield
             return
@@ -111,22 +110,50 @@ def only_one(workspace: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _lock(file: IO[bytes], workspace: Path) -> None:
-    """Wait a little: the scripts hold it for a moment to see whether somebody does."""
+def locked(path: Path, *, what: Path) -> IO[bytes]:
+    """Open a file and lock it for as long as it is open; waits a little, since scripts hold it while they look.
+
+    Args:
+        path: created when it is missing.
+        what: the folder that it stands for.
+
+    Raises:
+        AlreadyRunning: another process has the lock.
+        OSError: the file cannot be opened.
+    """
     deadline = time.monotonic() + _LOCK_S
     while True:
+        file = path.open("ab", buffering=0)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
+            if _is_locked(file) and _is_at(path, file):
+                return file
             if time.monotonic() >= deadline:
                 raise AlreadyRunning(
-                    f"{workspace} is in use",
+                    f"{what} is in use",
                     why="another process of this participant runs there",
-                    hint="Stop it with stop_fl.sh, or give this one a workspace of its own.",
-                ) from exc
-            time.sleep(_LOCK_POLL_S)
-        else:
-            return
+                    hint="Stop it with stop_fl.sh, or give this one a folder of its own.",
+                )
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        time.sleep(_LOCK_POLL_S)
+
+
+def _is_locked(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Tell whether a file still has its name: who had the lock before may have taken it away since it was opened."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def is_supervised() -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -69,7 +70,11 @@ def answer(
     Raises:
         ValueError: the peer's certificate cannot be read.
     """
-    signature = keys.sign(key, _signed(nonce, x509.load_pem_x509_certificate(peer)))
+    try:
+        shown = x509.load_pem_x509_certificate(peer)
+    except (UnsupportedAlgorithm, x509.InvalidVersion) as exc:
+        raise ValueError(f"the certificate is of another kind: {exc}") from exc
+    signature = keys.sign(key, _signed(nonce, shown))
     return msgspec.msgpack.encode(Proof(certificate, signature, crl, number, datetime.now(UTC).timestamp()))
 
 
@@ -98,7 +103,7 @@ def check(
     try:
         proof = msgspec.msgpack.decode(reply, type=Proof)
         cert = x509.load_pem_x509_certificate(proof.certificate)
-    except (msgspec.MsgspecError, ValueError) as exc:
+    except (msgspec.MsgspecError, RecursionError, ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise _refused(server_name, "its answer cannot be read") from exc
     if issuer_of(cert, trusted) is None:
         raise _refused(server_name, "its certificate is not one of this project")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clouddeploy_runtime.errors import ExitCode
 from clouddeploy_runtime.kit.errors import KitError
+from clouddeploy_runtime.kit.kit import MAX_PORT, is_host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,7 @@ FILES = ("resources.json", "resources.json.default")
 """The site's own file wins over the one the kit was made with."""
 LAUNCHER = "_launcher"
 """End of the id of the component that says where job processes run."""
+_METRICS_PORT = 9090
 
 
 class BadSettings(KitError):
@@ -28,6 +30,13 @@ class BadSettings(KitError):
 
     exit_code = ExitCode.BAD_INPUT
     error_code = "BAD_SETTINGS"
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Settings:
         launcher_args: the launcher's arguments.
         allowed_classes: what a job's configuration may name, besides its own code where that is allowed.
         is_list_enforced: whether anything else is refused; else it is only noted.
+        metrics: of a server: where it serves metrics over HTTP; None: nowhere.
     """
 
     max_clients: int = 100
@@ -59,6 +69,7 @@ class Settings:
     launcher_args: Mapping[str, Any] = field(default_factory=dict)
     allowed_classes: frozenset[str] = frozenset()
     is_list_enforced: bool = True
+    metrics: Address | None = None
 
 
 def load(local: Path) -> Settings:
@@ -106,6 +117,7 @@ def _parsed(path: Path, document: Any) -> Settings:
         launcher_args=components[launchers[0]] if launchers else {},
         allowed_classes=frozenset(classes),
         is_list_enforced=document.get("class_list_enforcement_mode", "enforce") == "enforce",
+        metrics=_metrics(path, components.get("metrics_endpoint")),
     )
 
 
@@ -118,6 +130,26 @@ def _components(path: Path, document: dict[str, Any]) -> dict[str, dict[str, Any
             raise _bad(path, 'an entry of "components" has no "id", or "args" that are no object')
         found[one["id"]] = arguments
     return found
+
+
+def address_of(text: str) -> Address | None:
+    """Return what `host:port` means, with an IPv6 address in brackets; None: nothing."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    is_port = port.isascii() and port.isdigit() and len(port) <= len(str(MAX_PORT)) and int(port) <= MAX_PORT
+    return Address(host, int(port)) if is_host(host) and is_port else None
+
+
+def _metrics(path: Path, given: Mapping[str, Any] | None) -> Address | None:
+    """Return where metrics are served: nowhere, unless the component is there."""
+    if given is None:
+        return None
+    host, port = given.get("host", "127.0.0.1"), given.get("port", _METRICS_PORT)
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
+        raise _bad(path, f'"port" of metrics_endpoint must be a whole number up to {MAX_PORT}, and is {port!r}')
+    if not isinstance(host, str) or not is_host(host):
+        raise _bad(path, f'"host" of metrics_endpoint must be an address or a name, and is {host!r}')
+    return Address(host, port)
 
 
 def _number(path: Path, where: Mapping[str, Any], key: str, usual: float) -> float:

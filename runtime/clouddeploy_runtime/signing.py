@@ -8,12 +8,16 @@ gave out, so that it is good for one use there; a site remembers which job it sa
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from clouddeploy_runtime import keys, tls
 from clouddeploy_runtime.errors import ExitCode, RuntimeFault
@@ -23,10 +27,21 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from clouddeploy_runtime.kit import Kit
+
+log = logging.getLogger(__name__)
+
 _CONTEXT = b"clouddeploy statement 1\0"
 _BLOCK_BYTES = 1 << 20
 COMMAND_AGE = timedelta(minutes=10)
 """A site obeys a command that is no older; clocks differ, and what is older has been obeyed or is of no use."""
+
+
+MAX_BYTES = 4 << 20
+"""Of what is signed: ten thousand files, each with a path of three hundred signs; a message may have twice as much."""
+CLONE = "clone_job"
+"""The command with which a person makes another's signed job his own."""
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class SignatureRefused(RuntimeFault):
@@ -36,6 +51,19 @@ class SignatureRefused(RuntimeFault):
     error_code = "SIGNATURE_REFUSED"
 
 
+class NonceUnknown(SignatureRefused):
+    """The number in a statement was not given to this person by this server, or long ago: sign again with a new one."""
+
+    error_code = "NONCE_UNKNOWN"
+
+
+class UnsignedJob(RuntimeFault):
+    """Nobody signed a job, and the server or the site that was to take it wants that."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "UNSIGNED_JOB_REJECTED"
+
+
 class JobStatement(msgspec.Struct, frozen=True, tag="job"):
     """I submit this job."""
 
@@ -43,7 +71,7 @@ class JobStatement(msgspec.Struct, frozen=True, tag="job"):
     server: str
     nonce: str
     """The number that the server gave out."""
-    time: datetime
+    time: Moment
     study: str
     files: dict[str, str]
     """Path in the job folder → its SHA-256 as lower-case hex."""
@@ -57,12 +85,21 @@ class CommandStatement(msgspec.Struct, frozen=True, tag="command"):
     nonce: str
     number: int
     """Of the command in its session; each is higher than the one before."""
-    time: datetime
+    time: Moment
     command: str
     arguments: dict[str, str]
 
 
 Statement = JobStatement | CommandStatement
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What travels with a job to the sites."""
+
+    job: bytes
+    """The submitter's signed statement; of a clone, the original's."""
+    clone: bytes = b""
+    """The signed command of whoever cloned it."""
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -78,6 +115,23 @@ class Signed:
 
     statement: Statement
     signer: tls.Peer
+
+
+@dataclass(frozen=True)
+class Permit:
+    """What a manifest whose signatures hold allows: one job of these files."""
+
+    job: JobStatement
+    submitter: tls.Peer
+    """Whose rights count: who signed the job, or cloned it."""
+    time: datetime
+    """When that was signed."""
+    seal: str
+    """Fingerprint of what was signed for this one job."""
+    origin: str
+    """Fingerprint of the job's statement; a clone has it from the original."""
+    cloned_from: str = ""
+    """Id of the original, as whoever cloned it said."""
 
 
 def sign(key: keys.PrivateKey, certificate: bytes, statement: Statement) -> bytes:
@@ -118,10 +172,11 @@ def verify(
     try:
         outer = msgspec.msgpack.decode(envelope, type=_Envelope)
         cert = x509.load_pem_x509_certificate(outer.certificate)
-        peer = tls.peer_from_pem(outer.certificate)
-    except (msgspec.MsgspecError, ValueError) as exc:
+    except (msgspec.MsgspecError, RecursionError, ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise _refused("it cannot be read") from exc
-    if peer is None or issuer_of(cert, trusted) is None:
+    # What is in a certificate is looked at only when it is the project's: the library chokes on some that are not.
+    peer = None if issuer_of(cert, trusted) is None else tls.peer_from_pem(outer.certificate)
+    if peer is None:
         raise _refused("its signer's certificate is not one of this project")
     if not peer.role:
         raise _refused(f"{peer.name} is a site, and only people sign")
@@ -133,7 +188,7 @@ def verify(
         raise _refused(f"{peer.name} did not sign it as it is")
     try:
         statement: Statement = msgspec.msgpack.decode(outer.statement, type=Statement)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise _refused("it is of another version") from exc
     if (statement.project, statement.server) != (project, server):
         raise _refused(f"it is for the server {statement.server} of the project {statement.project}")
@@ -151,9 +206,89 @@ def require_recent(command: CommandStatement, *, now: datetime | None = None) ->
         raise _refused(f"the command {command.command} is {age.total_seconds():.0f} s old by this machine's clock")
 
 
+def permit(
+    manifest: bytes,
+    *,
+    project: str,
+    server: str,
+    trusted: Sequence[x509.Certificate],
+    revoked: Container[int] = (),
+    now: datetime | None = None,
+) -> Permit:
+    """Check what came with a job.
+
+    Args:
+        manifest: the encoded `Manifest`.
+        project: as in `verify`, like the other arguments.
+        server: as in `verify`.
+        trusted: as in `verify`.
+        revoked: as in `verify`.
+        now: as in `verify`.
+
+    Raises:
+        SignatureRefused: it is damaged, a signature in it does not hold, or the clone command names another job.
+    """
+    try:
+        parts = msgspec.msgpack.decode(manifest, type=Manifest)
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise _refused("what came with the job cannot be read") from exc
+    original = verify(parts.job, project=project, server=server, trusted=trusted, revoked=revoked, now=now)
+    job, origin = original.statement, fingerprint(parts.job)
+    if not isinstance(job, JobStatement):
+        raise _refused(f"{original.signer.name} signed a command, not a job")
+    if not parts.clone:
+        return Permit(job=job, submitter=original.signer, time=job.time, seal=origin, origin=origin)
+    clone = verify(parts.clone, project=project, server=server, trusted=trusted, revoked=revoked, now=now)
+    command = clone.statement
+    if not isinstance(command, CommandStatement) or command.command != CLONE:
+        raise _refused(f"{clone.signer.name} signed something else than that the job is cloned")
+    if command.arguments.get("statement") != origin:
+        raise _refused(f"{clone.signer.name} cloned another job than this one")
+    return Permit(
+        job=job,
+        submitter=clone.signer,
+        time=command.time,
+        seal=fingerprint(parts.clone),
+        origin=origin,
+        cloned_from=command.arguments.get("job_id", ""),
+    )
+
+
 def fingerprint(envelope: bytes) -> str:
-    """Return what a site remembers a statement by."""
-    return hashlib.sha256(envelope).hexdigest()
+    """Return what a statement is remembered by: a digest of what was signed.
+
+    Not of the envelope: others than its signer can change that, by another encoding, or by the second signature that
+    ECDSA has for everything, and it still holds.
+
+    Raises:
+        SignatureRefused: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(msgspec.msgpack.decode(envelope, type=_Envelope).statement).hexdigest()
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise _refused("it cannot be read") from exc
+
+
+def is_required(kit: Kit) -> bool:
+    """Tell whether a server or site takes signed jobs only: `require_signed_jobs` of its signed file, read anew.
+
+    Whatever is not a plain `false` means yes, and so does a file that others than its owner may change.
+    """
+    path = kit.startup / f"fed_{kit.kind}.json"
+    try:
+        with path.open("rb") as file:
+            document = json.load(file)
+            mode = stat.S_IMODE(path.stat().st_mode)
+    except (OSError, ValueError, RecursionError) as exc:
+        log.warning("%s cannot be read, so jobs must be signed: %s", path, exc)
+        return True
+    wish = document.get("require_signed_jobs", True) if isinstance(document, dict) else True
+    if wish is not False:
+        return True
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        log.warning("Others may change %s (mode %04o), so its require_signed_jobs does not count", path, mode)
+        return True
+    return False
 
 
 def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
@@ -185,14 +320,16 @@ def check_files(folder: Path, signed: Mapping[str, str], *, apps: frozenset[str]
     }
     for path in sorted({*there, *wanted}):
         if path not in wanted:
-            raise _refused(f"{path} was added to the job")
+            raise _refused(f"{path} was added to the job", what="The job")
         if path not in there:
-            raise _refused(f"{path} is missing from the job")
+            raise _refused(f"{path} is missing from the job", what="The job")
         if there[path] != wanted[path]:
-            raise _refused(f"{path} was changed")
+            raise _refused(f"{path} was changed", what="The job")
 
 
-def _refused(why: str) -> SignatureRefused:
+def _refused(why: str, *, what: str = "The statement") -> SignatureRefused:
     return SignatureRefused(
-        "A signature does not hold", why=why, hint="Submit it again; if that does not help, ask the project admin."
+        f"{what} does not pass signature verification",
+        why=why,
+        hint="Submit it again; if that does not help, ask the project admin.",
     )

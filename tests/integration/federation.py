@@ -44,15 +44,18 @@ POLICY = {
 
 
 class Authority:
-    """Makes kits of one project."""
+    """Makes kits of one project, whose certificates are valid from `age` ago for `validity` from now on."""
 
-    def __init__(self, folder: Path, *, port: int) -> None:
+    def __init__(
+        self, folder: Path, *, port: int, age: timedelta = timedelta(minutes=5), validity: timedelta = timedelta(days=1)
+    ) -> None:
         self.folder = folder
         self.port = port
         self.host = "127.0.0.1"
         self.project = PROJECT
         self.security = "mtls"
-        self.validity = timedelta(days=1)
+        self.age = age
+        self.validity = validity
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, PROJECT)])
         self._certificate = (
@@ -69,7 +72,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=5))
+            .not_valid_before(now - self.age)
             .not_valid_after(now + self.validity)
         )
 

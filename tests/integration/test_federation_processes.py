@@ -37,6 +37,7 @@ def running(federation):
     return federation
 
 
+@pytest.mark.fault("client started before its server", "says so, joins later")
 def test_a_client_started_before_its_server_says_so_and_joins_later(federation):
     federation.start("site-1")
     line = "Could not connect to server. Setting flag for stopping training. failed to connect to all addresses"
@@ -52,6 +53,7 @@ def test_a_client_started_before_its_server_says_so_and_joins_later(federation):
     assert federation.status("site-1") == "stopped"
 
 
+@pytest.mark.fault("server restarted while idle", "clients come back")
 def test_clients_rejoin_by_themselves_after_a_server_restart(running):
     assert running.stop("server") == 0
     assert running.status("server") == "stopped"
@@ -80,6 +82,7 @@ def test_a_kit_with_one_changed_byte_does_not_start(federation):
     assert "Traceback" not in out
 
 
+@pytest.mark.fault("foreign client", "refused")
 def test_a_client_of_another_authority_is_refused(federation):
     federation.start("server")
     federation.wait_for("server", "serving")
@@ -91,6 +94,7 @@ def test_a_client_of_another_authority_is_refused(federation):
         assert federation.connected(session) == set()
 
 
+@pytest.mark.fault("foreign admin", "refused")
 def test_an_admin_of_another_authority_is_refused(federation):
     federation.start("server")
     federation.wait_for("server", "serving")
@@ -113,10 +117,11 @@ def test_what_an_admin_may_not_do_is_refused_and_audited(federation, tmp_path):
             session.job_meta("none")
     path = federation.workspace("server") / "audit.jsonl"
     results = [json.loads(line)["result"] for line in path.read_text().splitlines()]
-    assert results == ["allowed", "refused", "refused"]
+    assert results == ["allowed", "refused", "refused", "refused"]
     assert audit.first_broken_line(path) is None
 
 
+@pytest.mark.fault("server's policy broken", "everything is refused")
 def test_a_broken_policy_refuses_everything(federation):
     federation.start("server")
     federation.wait_for("server", "serving")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clouddeploy_runtime.client.jobs import sweep
 from clouddeploy_runtime.job import confine, landlock, tensors
 from clouddeploy_runtime.job.buffers import PAGE, BufferPool
 from clouddeploy_runtime.job.messages import MAX_FRAME, Abort, Done, Frame, Progress, Release, Result, Task, encode
@@ -26,7 +27,7 @@ EXECUTOR = "nvflare.app_common.executors.in_process_client_api_executor.InProces
 START = """
 import ctypes, fcntl, json, os, signal, socket, sys, time
 from clouddeploy_runtime.job import client_api as flare
-from clouddeploy_runtime.job.messages import Frame, Release, Result, encode
+from clouddeploy_runtime.job.messages import Frame, Progress, Release, Result, encode
 flare.init()
 model = flare.receive()
 
@@ -147,11 +148,15 @@ def is_alive(pid):
 SEND_OWN_MEMORY = """
 def send(seals, size=4096):
     fd = os.memfd_create("own", os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, 4096)
+    os.write(fd, bytes(4096))
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     frame = encode(Frame(Result("t", "site-1", "train", 0, {}, size), key=99, capacity=4096))
     socket.send_fds(socket.socket(fileno=os.dup(parent())), [frame], [fd])
     return fd
+"""
+GIVE_BACK = """
+def give_back(key=1, size=8):
+    os.write(parent(), encode(Frame(Result("t", "site-1", "train", 0, {}, size), key=key, is_yours=True)))
 """
 
 
@@ -182,9 +187,33 @@ def send(seals, size=4096):
             SEND_OWN_MEMORY + "send(fcntl.F_SEAL_SHRINK, 1 << 40)\ntime.sleep(60)",
             "was ended by its parent: a buffer cannot be used: 1099511627776 bytes in one of 4096",
         ),
+        (
+            GIVE_BACK + "give_back(key=77)\ntime.sleep(60)",
+            "was ended by its parent: a buffer cannot be used: number 77 was not lent",
+        ),
+        (
+            GIVE_BACK + "give_back()\ngive_back()\ntime.sleep(60)",
+            "was ended by its parent: a buffer cannot be used: number 1 was not lent",
+        ),
+        (
+            GIVE_BACK + "give_back(size=5000)\ntime.sleep(60)",
+            "was ended by its parent: a buffer cannot be used: 5000 bytes in one of 4096",
+        ),
+        (
+            "while True:\n    os.write(parent(), encode(Frame(Release(5))))",
+            "was ended by its parent: it gave back what it did not have over and over",
+        ),
+        (
+            "while True:\n    os.write(parent(), encode(Frame(Progress(1, 1, {}))))",
+            "was ended by its parent: it sent Progress over and over",
+        ),
     ],
-    ids=["exit", "segfault", "abort", "kill", "garbage", "long", "no buffer", "unsealed", "size"],
+    ids=[
+        *("exit", "segfault", "abort", "kill", "garbage", "long", "no buffer", "unsealed", "size"),
+        *("not lent", "twice", "too much", "releases", "another's messages"),
+    ],
 )
+@pytest.mark.fault("job process breaks off or says nonsense", "it ends with site and cause")
 def test_a_job_that_breaks_off_or_says_nonsense_ends_with_site_and_cause(site, script, how):
     reason, done = site.ending(script)
     assert reason.startswith(f"site-1: the trainer {how}")
@@ -217,12 +246,59 @@ print(json.dumps(seen))
     assert site.printed() == {"open": "PermissionError", "cut": "PermissionError", "held": "OSError", "sum": 3.0}
 
 
+@pytest.mark.fault("job talks without end", "its parent goes on with the others")
+def test_a_job_that_talks_without_end_leaves_its_parent_time_for_the_others(site):
+    script = """
+frame = encode(Frame(Result("t", "site-1", "train", 0, {}, 0)))
+while True:
+    os.write(parent(), frame)
+"""
+
+    async def run():
+        turns = heard = 0
+
+        async def another():
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        async with site.started(script) as process:
+            while await process.receive() is not None and heard < 2000:
+                if not heard:
+                    other = asyncio.create_task(another())
+                heard += 1
+            other.cancel()
+            return heard, turns
+
+    heard, turns = asyncio.run(run())
+    assert heard == 2000
+    assert turns > heard // 64
+
+
+@pytest.mark.fault("job nests 1100 folders in its temporary folder", "removed, its parent goes on")
+def test_folders_that_a_job_has_nested_too_deep_for_python_are_removed(site):
+    script = """
+print(os.environ["TMPDIR"], flush=True)
+os.chdir(os.environ["TMPDIR"])
+for _ in range(1100):
+    os.mkdir("d")
+    os.chdir("d")
+"""
+    assert site.ending(script)[0] == "site-1: the trainer ended with exit code 0"
+    temporary = Path(site.log().splitlines()[-1])
+    assert temporary.name.startswith("clouddeploy-job-")
+    assert not temporary.exists()
+
+
+@pytest.mark.fault("job closes its connection and goes on", "it is ended and named")
 def test_a_job_that_closes_its_connection_and_goes_on_is_ended(site, monkeypatch):
     monkeypatch.setattr(job_process, "_LEFT_S", 0.2)
     reason, _ = site.ending("os.close(parent())" + FOREVER)
     assert reason == "site-1: the trainer was ended by its parent: it closed its connection and went on"
 
 
+@pytest.mark.fault("endless loop that ignores SIGTERM", "killed after its grace")
 def test_an_endless_loop_that_ignores_sigterm_ends_with_its_grace(site):
     async def run():
         async with site.started("signal.signal(signal.SIGTERM, signal.SIG_IGN)" + FOREVER) as process:
@@ -236,6 +312,7 @@ def test_an_endless_loop_that_ignores_sigterm_ends_with_its_grace(site):
     assert seconds < 3
 
 
+@pytest.mark.fault("job does not read what it is sent", "it cannot delay its end")
 def test_a_job_that_does_not_read_cannot_delay_its_end(site):
     async def run():
         async with site.started("signal.signal(signal.SIGTERM, signal.SIG_IGN)" + FOREVER) as process:
@@ -300,12 +377,14 @@ while "pid" not in open("log.txt").read():
 
 @pytest.mark.parametrize("wipe", ["pass", "os.environ.clear()"], ids=["environment", "without"])
 @pytest.mark.parametrize("end", ["", "os._exit(3)", "os.kill(os.getpid(), 9)"], ids=["return", "exit", "kill"])
+@pytest.mark.fault("job leaves a daemon", "it does not outlive its job")
 def test_a_daemon_in_a_session_of_its_own_does_not_outlive_its_job(site, wipe, end):
     site.ending(DAEMON.format(wipe=wipe) + end)
     pid = int(site.log().partition("pid ")[2].split()[0])
     assert not is_alive(pid)
 
 
+@pytest.mark.fault("job left by a killed parent", "ended before the job starts again")
 def test_what_a_parent_that_was_killed_has_left_ends_before_the_job_starts_again(site):
     async def run():
         mark = {"CLOUDDEPLOY_JOB_FOLDER": str(site.run)}
@@ -314,6 +393,25 @@ def test_what_a_parent_that_was_killed_has_left_ends_before_the_job_starts_again
             return await asyncio.wait_for(left.wait(), 5)
 
     assert asyncio.run(run()) == -signal.SIGKILL
+
+
+@pytest.mark.fault("job left by a killed parent that has no such job any more", "ended at its parent's next start")
+def test_what_jobs_of_a_killed_parent_have_left_ends_when_the_parent_starts(site):
+    async def run():
+        below = site.kit / "workspace" / "jobs"
+        left, other = [
+            await asyncio.create_subprocess_exec(
+                "sleep", "60", start_new_session=True, env={"CLOUDDEPLOY_JOB_FOLDER": str(folder)}
+            )
+            for folder in (below / "gone" / "run", site.kit / "workspace" / "jobs-of-another" / "run")
+        ]
+        sweep(below)
+        ended = await asyncio.wait_for(left.wait(), 5), other.returncode
+        other.kill()
+        await other.wait()
+        return ended
+
+    assert asyncio.run(run()) == (-signal.SIGKILL, None)
 
 
 def test_what_the_parent_runs_itself_is_left_alone(site):
@@ -331,6 +429,7 @@ def test_what_the_parent_runs_itself_is_left_alone(site):
     assert asyncio.run(run()) == (True, True)
 
 
+@pytest.mark.fault("trainer at its limit of memory", "MemoryError, named with its site")
 def test_a_job_at_its_limit_of_memory_ends_with_a_memory_error(site):
     limit = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
     reason, done = site.ending(limit + "held = bytearray(8 << 30)")
@@ -367,6 +466,7 @@ def small_memory():
     pytest.skip("no control group can be made here")
 
 
+@pytest.mark.fault("trainer ended by the kernel for its memory", "out of memory, named with its site")
 def test_a_job_that_the_kernel_ends_for_its_memory_says_so(site, small_memory):
     async def run():
         script = "print('busy', flush=True)\nflare.receive()\nheld = b'x' * (1 << 30)\n"
@@ -481,6 +581,21 @@ print(json.dumps(seen))
     }
 
 
+@needs_landlock
+def test_a_site_can_keep_its_jobs_from_sharing_memory_with_others(site):
+    name = f"/dev/shm/clouddeploy-test-{os.getpid()}"
+    Path(name).write_text("of another job")
+    try:
+        script = f"print(json.dumps({{'other': attempt(open, {name!r})}}))"
+        site.ending(script)
+        assert site.printed() == {"other": "done"}
+        (site.run / "log.txt").unlink()
+        site.ending(script, launcher=ProcessLauncher.of({"share_memory": False}))
+        assert site.printed() == {"other": "PermissionError"}
+    finally:
+        Path(name).unlink()
+
+
 def test_a_site_can_open_more_or_switch_the_bounds_off(site, caplog):
     script = f"print(json.dumps({{'key': attempt(open, {str(site.key)!r})}}))"
     site.ending(script, launcher=ProcessLauncher.of({"readable": [str(site.key.parent)]}))
@@ -501,6 +616,7 @@ def test_a_job_gets_the_environment_of_its_reservation_and_the_code_of_its_site(
     assert site.printed() == {"gpu": "1", "code": "of the site"}
 
 
+@pytest.mark.fault("job prints without end", "bounded, the end is kept")
 def test_what_a_job_prints_is_bounded_and_its_end_is_kept(site):
     script = """
 for _ in range(100 << 10):
@@ -551,6 +667,7 @@ def mutated(chance):
     return bytes(frame)
 
 
+@pytest.mark.fault("1000 mutated frames of a job process", "messages or faults, nothing else")
 def test_a_thousand_mutated_frames_are_messages_or_faults_and_nothing_else(site):
     chance, faults, read = random.Random(20261), [], 0  # noqa: S311 - the same frames each time
 

@@ -23,6 +23,15 @@ EXECUTOR = f"{COMMON}.executors.in_process_client_api_executor.InProcessClientAP
 TIMEOUT_S = 20
 
 
+class Parent(Channel):
+    """A parent gets its own buffers back, with the answer where the question was."""
+
+    def __init__(self, connection):
+        super().__init__(connection)
+        real = self._mappings.buffer_of
+        self._mappings.buffer_of = lambda frame, fds: self.pool.held(frame.key) if frame.is_yours else real(frame, fds)
+
+
 class Process:
     """A job's process and the parent's end of its socket."""
 
@@ -43,7 +52,7 @@ class Process:
                 cwd=run,
             )
         self.socket = mine
-        self.channel = Channel(mine)
+        self.channel = Parent(mine)
 
     def receive(self):
         """Return the next message; a process that ends with something unread resets the socket before its end."""

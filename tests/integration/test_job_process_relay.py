@@ -164,6 +164,7 @@ async def first_task(folder, tmp_path, *, act=None):
         return done, await process.wait(), time.monotonic() - begin
 
 
+@pytest.mark.fault("script raises", "named with its line")
 def test_a_script_that_raises_is_named_with_its_line_and_its_traceback_stays_in_the_log(tmp_path):
     folder = app(tmp_path / "app", LOOP + "    raise ValueError('no such column')\n")
     done, code, _ = asyncio.run(first_task(folder, tmp_path))
@@ -190,6 +191,7 @@ async def _until(condition):
 BUSY = LOOP + "    import time\n    print('busy', flush=True)\n    time.sleep(60)\n"
 
 
+@pytest.mark.fault("job process killed", "known by its signal")
 def test_a_killed_trainer_is_known_by_its_signal(tmp_path):
     async def kill(process, run_dir):
         await _until(lambda: "busy" in (run_dir / "log.txt").read_text())
@@ -293,6 +295,7 @@ def test_a_failed_site_ends_a_job_that_needs_it_and_is_named_with_its_cause(sile
     assert "site-2: ValueError: no such column" in done.reason
 
 
+@pytest.mark.fault("site sends other shapes", "named with parameter and shapes")
 def test_a_site_with_other_shapes_is_named_with_parameter_and_both_shapes(silent, tmp_path):
     def answer(site, task):
         return {"samples": 1, "metrics": {}}, {"w": np.ones(3 if site == "site-1" else 4)}

@@ -21,6 +21,7 @@ from clouddeploy_runtime import kit, tls
 from clouddeploy_runtime.wire import rpc
 
 from tests.integration.federation import Federation, tiny_job, until
+from tests.integration.rounds import Jobs, check_completed, job, once
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network cables need root")
 
@@ -28,6 +29,16 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network cables need r
 @pytest.fixture
 def federation(tmp_path):
     one = Federation(tmp_path)
+    one.environment["CLOUDDEPLOY_HEARTBEAT_S"] = "1"
+    yield one
+    for name in list(one.processes):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            one.stop(name)
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    one = Jobs(tmp_path)
     one.environment["CLOUDDEPLOY_HEARTBEAT_S"] = "1"
     yield one
     for name in list(one.processes):
@@ -66,6 +77,11 @@ class Cable:
         ):
             subprocess.run([*self.enter, "ip", *words], check=True)
 
+    def sent(self):
+        """Return how many bytes went from here to the far end."""
+        # Not from /sys, which is of another namespace.
+        return int(Path("/proc/thread-self/net/dev").read_text().split("cable0:")[1].split()[8])
+
     def plug(self, state):
         ip("link", "set", "cable0", state)
 
@@ -81,6 +97,7 @@ def ip(*words):
 @needs_root
 @pytest.mark.xdist_group("world")
 @pytest.mark.root
+@pytest.mark.fault("cable pulled", "noticed on both sides, site comes back")
 def test_a_pulled_cable_is_noticed_on_both_sides_and_the_site_is_back_after_it(federation):
     with isolated(), contextlib.closing(Cable()) as cable:
         federation.authority.host = "10.77.0.2"
@@ -95,7 +112,8 @@ def test_a_pulled_cable_is_noticed_on_both_sides_and_the_site_is_back_after_it(f
         cable.plug("down")
         federation.wait_for("site-1", "connecting")
         until(lambda: "Client site-1 was silent for 3 s" in federation.log("server"), what=federation.log("server"))
-        assert "Client site-1 is gone. Total clients: 0" in federation.log("server")
+        gone = "Client site-1 is gone. Total clients: 0"
+        until(lambda: gone in federation.log("server"), what=federation.log("server"))
         until(lambda: "There is no way to the server" in federation.log("site-1"), what=federation.log("site-1"))
         cable.plug("up")
         federation.wait_for("site-1", "registered")
@@ -105,6 +123,39 @@ def test_a_pulled_cable_is_noticed_on_both_sides_and_the_site_is_back_after_it(f
             federation.stop(name)
 
 
+@pytest.mark.nightly
+@needs_root
+@pytest.mark.xdist_group("world")
+@pytest.mark.root
+@pytest.mark.fault("cable pulled in the middle of uploads", "sent again, each counts once, exact mean")
+def test_uploads_whose_cable_was_pulled_are_sent_again_and_count_once(jobs, tmp_path):
+    with isolated(), contextlib.closing(Cable()) as cable:
+        jobs.authority.host = "10.77.0.2"
+        jobs.prefixes["server"] = cable.enter
+        jobs.environment["CLOUDDEPLOY_BIND"] = ""
+        for site in ("site-1", "site-2"):
+            jobs.hold(site, 0)
+        jobs.begin("site-1", "site-2")
+        job_id = jobs.submit(job(tmp_path / "job", size=8 << 20))
+        for site in ("site-1", "site-2"):
+            jobs.wait_until_noted(site, "begins 0")
+        before = cable.sent()
+        for site in ("site-1", "site-2"):
+            jobs.release(site, 0)
+        until(lambda: cable.sent() > before + (4 << 20), what="the uploads")
+        cable.plug("down")
+        assert cable.sent() < before + (120 << 20)  # two of 64 MiB
+        for site in ("site-1", "site-2"):
+            jobs.wait_for(site, "connecting")
+        cable.plug("up")
+        check_completed(jobs, job_id, rounds=2)
+        for site in ("site-1", "site-2"):
+            assert jobs.noted(site) == once(2)
+        for name in list(jobs.processes):
+            jobs.stop(name)
+
+
+@pytest.mark.fault("server killed while idle", "sites come back")
 def test_a_killed_server_is_found_again_once_it_is_back(federation):
     start(federation)
     federation.stop("server", signal.SIGKILL)
@@ -115,6 +166,7 @@ def test_a_killed_server_is_found_again_once_it_is_back(federation):
     federation.wait_for("site-1", "registered")
 
 
+@pytest.mark.fault("client killed while idle", "gone at once, may come back")
 def test_a_killed_client_is_gone_at_once_and_may_come_back(federation):
     start(federation)
     federation.stop("site-1", signal.SIGKILL)
@@ -124,6 +176,7 @@ def test_a_killed_client_is_gone_at_once_and_may_come_back(federation):
 
 
 @pytest.mark.nightly
+@pytest.mark.fault("client stands still while idle", "gone soon, registers again")
 def test_a_frozen_client_is_gone_soon_and_registers_again_when_it_thaws(federation):
     start(federation)
     federation.processes["site-1"].send_signal(signal.SIGSTOP)
@@ -140,10 +193,12 @@ class Forwarder:
         port: where they go.
         is_proxy: wait for CONNECT first.
         idle_s: cut after so long without a byte.
+        bytes_per_s: each way, after a delay of 50 ms; None: as fast as it goes.
     """
 
-    def __init__(self, port, *, is_proxy=False, idle_s=60.0):
-        self._port, self._is_proxy, self._idle_s = port, is_proxy, idle_s
+    def __init__(self, port, *, is_proxy=False, idle_s=60.0, bytes_per_s=None):
+        self._port, self._is_proxy, self._idle_s, self._bytes_per_s = port, is_proxy, idle_s, bytes_per_s
+        self.passed = 0
         self.asked = []
         self.cuts = 0
         self._loop = asyncio.new_event_loop()
@@ -172,6 +227,9 @@ class Forwarder:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 self._heard = time.monotonic()
+                if self._bytes_per_s is not None:
+                    self.passed += len(data)
+                    await asyncio.sleep(0.05 + len(data) / self._bytes_per_s)
                 writer.write(data)
 
     async def _cut(self):
@@ -207,6 +265,20 @@ def test_a_site_goes_through_an_http_proxy_that_alone_can_resolve_the_server(fed
         until(lambda: said in federation.log("site-1"), what=federation.log("site-1"))
 
 
+@pytest.mark.nightly
+@pytest.mark.fault("link of one MB/s with 50 ms of delay", "job completes, exact mean")
+def test_a_job_completes_over_a_slow_line(jobs, tmp_path):
+    with contextlib.closing(Forwarder(jobs.port, bytes_per_s=1 << 20)) as line:
+        jobs.authority.port = line.port
+        jobs.client_kit("site-1")
+        jobs.authority.port = jobs.port
+        jobs.begin("site-1", "site-2")
+        check_completed(jobs, jobs.submit(job(tmp_path / "job", size=1 << 17)), rounds=2)
+        assert line.passed > 4 << 20  # the model, both ways, twice
+        jobs.stop("site-1")
+
+
+@pytest.mark.fault("HTTP proxy refuses", "named with its answer")
 def test_a_proxy_that_refuses_is_named(federation):
     federation.authority.host = "server.invalid"
     root = federation.client_kit("site-1")
@@ -242,6 +314,7 @@ def shortened(options):
     return [(key, KEEPALIVE.get(key, 500 if key in WELCOME else value)) for key, value in options]
 
 
+@pytest.mark.fault("balancer cuts idle connections", "keepalive holds them")
 def test_keepalive_brings_a_silent_connection_over_a_balancer_that_cuts_idle_ones(federation):
     server = kit.load(federation.kits["server"])
     site = kit.load(federation.client_kit("site-1"))
@@ -280,6 +353,7 @@ def test_keepalive_brings_a_silent_connection_over_a_balancer_that_cuts_idle_one
     assert asyncio.run(last_word(*without)) == (grpc.StatusCode.UNAVAILABLE, 1)
 
 
+@pytest.mark.fault("server's disk lost", "trainers are stopped")
 def test_a_trainer_whose_job_the_server_does_not_know_any_more_is_stopped(federation, tmp_path):
     """The server's disk was lost: nothing runs on at the sites for a job that nobody can end."""
     script = "import pathlib\nimport time\n\npathlib.Path('began').touch()\nwhile True:\n    time.sleep(0.1)\n"

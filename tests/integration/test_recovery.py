@@ -6,123 +6,15 @@ The trainers compute with whole numbers, so that one update too many or too few 
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import socket
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
-import safetensors.numpy
 from clouddeploy_runtime.jobs import JobStatus
 
-from tests.integration.federation import TINY_CONFIGS, Federation, until
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-
-ROOT = ("root@org.example", "project_admin")
-STEPS = {"site-1": 1, "site-2": 3, "site-3": 1000}
-"""The parameters become `2 · w + step`; with the first two sites each round doubles the mean and adds two."""
-TRAIN = """
-import os, time
-from clouddeploy_runtime.job import client_api as flare
-flare.init()
-data = flare.data_dir()
-step = int((data / "step").read_text())
-def note(word):
-    with open("trained.txt", "a") as file:
-        file.write(f"{word}\\n")
-while flare.is_running():
-    model = flare.receive()
-    if model is None:
-        break
-    number = model.current_round
-    note(f"begins {number}")
-    while (data / f"hold-{number}").exists():
-        time.sleep(0.01)
-    # here
-    params = {name: 2 * value + step for name, value in model.params.items()}
-    note(f"ends {number}")
-    flare.send(flare.FLModel(params=params, metrics={"loss": 1.0}, samples=1))
-"""
-
-
-def after(rounds):
-    value = 0
-    for _ in range(rounds):
-        value = 2 * value + 2
-    return value
-
-
-def job(folder: Path, *, rounds=2, num_clients=0, script=TRAIN, size=3, min_clients=2, **meta) -> Path:
-    (folder / "app" / "custom").mkdir(parents=True)
-    (folder / "app" / "config").mkdir()
-    (folder / "app" / "custom" / "train.py").write_text(script)
-    initial = f"import numpy\ndef make():\n    return {{'w': numpy.zeros({size})}}\n"
-    (folder / "app" / "custom" / "first.py").write_text(initial)
-    configs = json.loads(json.dumps(TINY_CONFIGS))
-    configs["server"]["workflows"][0]["path"] = "clouddeploy_runtime.job.fedavg.FedAvg"
-    configs["server"]["workflows"][0]["args"] = {
-        "num_rounds": rounds,
-        "initial_model": "first:make",
-        "num_clients": num_clients,
-        "evaluate": False,
-    }
-    for side, config in configs.items():
-        (folder / "app" / "config" / f"config_fed_{side}.json").write_text(json.dumps(config))
-    document = {"name": "recovery", "deploy_map": {"app": ["@ALL"]}, "min_clients": min_clients, **meta}
-    (folder / "meta.json").write_text(json.dumps(document))
-    return folder
-
-
-class Jobs(Federation):
-    """A federation whose trainers can be held in a round."""
-
-    def begin(self, *sites: str) -> None:
-        self.start("server")
-        self.wait_for("server", "serving")
-        for site in sites:
-            self.start(site)
-        for site in sites:
-            self.wait_for(site, "registered")
-
-    def client_kit(self, name: str) -> Path:
-        data = self.workspace(name) / "data"
-        data.mkdir(parents=True, exist_ok=True)
-        (data / "step").write_text(str(STEPS[name]))
-        return super().client_kit(name)
-
-    def hold(self, site: str, number: int) -> None:
-        self.client_kit(site)
-        (self.workspace(site) / "data" / f"hold-{number}").touch()
-
-    def release(self, site: str, number: int) -> None:
-        (self.workspace(site) / "data" / f"hold-{number}").unlink()
-
-    def noted(self, site: str) -> list[str]:
-        found = list(self.workspace(site).glob("jobs/*/run/trained.txt"))
-        return found[0].read_text().splitlines() if found else []
-
-    def wait_until_noted(self, site: str, *words: str) -> None:
-        until(lambda: set(words) <= set(self.noted(site)), what=f"{words} at {site}, there is {self.noted(site)}")
-
-    def submit(self, folder: Path) -> str:
-        with self.admin(*ROOT) as session:
-            return session.submit(folder)
-
-    def ended(self, job_id: str, timeout_s: float = 30):
-        with self.admin(*ROOT) as session:
-            return session.wait(job_id, timeout_s)
-
-    def model(self, job_id: str) -> np.ndarray:
-        path = self.workspace("server") / "jobs" / job_id / "result" / "global_model.safetensors"
-        return safetensors.numpy.load_file(path)["w"]
-
-    def all_logs(self) -> str:
-        return "\n".join(f"--- {name}\n{self.log(name)[-3000:]}" for name in self.kits if "@" not in name)
+from tests.integration.federation import until
+from tests.integration.rounds import TRAIN, Jobs, check_completed, job, once
 
 
 @pytest.fixture
@@ -134,18 +26,7 @@ def federation(tmp_path):
             one.stop(name, signal.SIGKILL)
 
 
-def check_completed(federation, job_id, *, rounds):
-    info = federation.ended(job_id)
-    assert (info.status, info.reason) == (JobStatus.COMPLETED, ""), federation.all_logs()
-    assert info.rounds == rounds
-    assert set(federation.model(job_id)) == {after(rounds)}
-    return info
-
-
-def once(rounds):
-    return [f"{word} {number}" for number in range(rounds) for word in ("begins", "ends")]
-
-
+@pytest.mark.fault("server killed, then stopped, in a round", "job goes on in its round, exact mean")
 def test_a_job_goes_on_in_its_round_after_the_server_was_killed_or_stopped(federation, tmp_path):
     """Trainers keep running, results are kept while nobody can take them, and each counts once."""
     federation.hold("site-1", 1)
@@ -174,6 +55,7 @@ def test_a_job_goes_on_in_its_round_after_the_server_was_killed_or_stopped(feder
     assert "Traceback" not in federation.all_logs()
 
 
+@pytest.mark.fault("client killed in a round", "the round waits for it, exact mean")
 def test_a_round_waits_for_a_client_that_was_killed_and_comes_back(federation, tmp_path):
     federation.hold("site-2", 1)
     federation.begin("site-1", "site-2")
@@ -186,6 +68,7 @@ def test_a_round_waits_for_a_client_that_was_killed_and_comes_back(federation, t
     assert federation.noted("site-2") == ["begins 0", "ends 0", "begins 1", "begins 1", "ends 1"]
 
 
+@pytest.mark.fault("client killed, enough are left", "the round goes on with the rest")
 def test_a_round_goes_on_without_a_killed_client_when_enough_are_left(federation, tmp_path):
     federation.hold("site-3", 0)
     federation.begin("site-1", "site-2", "site-3")
@@ -198,6 +81,7 @@ def test_a_round_goes_on_without_a_killed_client_when_enough_are_left(federation
     check_completed(federation, job_id, rounds=2)
 
 
+@pytest.mark.fault("client killed for good", "the job ends and names the site")
 def test_a_client_that_does_not_come_back_ends_a_job_that_needs_it_and_is_named(federation, tmp_path):
     federation.hold("site-2", 0)
     federation.begin("site-1", "site-2")
@@ -247,6 +131,7 @@ class Proxy:
             one.close()
 
 
+@pytest.mark.fault("link cut in the middle of an upload", "sent again, counts once, exact mean")
 def test_an_upload_that_was_cut_in_the_middle_is_sent_again_and_counts_once(federation, tmp_path):
     """The server still waits for the rest of the first one when the second one comes."""
     proxy = Proxy(federation.port, limit=1 << 20)
@@ -263,6 +148,7 @@ def test_an_upload_that_was_cut_in_the_middle_is_sent_again_and_counts_once(fede
         proxy.close()
 
 
+@pytest.mark.fault("endless loop in a trainer", "its time limit ends the job and names the site")
 def test_an_endless_loop_ends_at_the_tasks_time_limit_and_the_site_is_named(federation, tmp_path):
     script = TRAIN.replace("    # here", "    while step == 3:\n        pass")
     federation.begin("site-1", "site-2")
@@ -273,6 +159,7 @@ def test_an_endless_loop_ends_at_the_tasks_time_limit_and_the_site_is_named(fede
     until(lambda: f"Job {job_id} ended" in federation.log("site-2"), what="the end of the trainer")
 
 
+@pytest.mark.fault("trainer crashes once", "it is started again, exact mean")
 def test_a_trainer_that_crashed_once_is_started_again_and_its_task_with_it(federation, tmp_path):
     crash = "    if step == 3 and number == 1 and not os.path.exists('crashed'):\n"
     crash += "        open('crashed', 'w').close()\n        os._exit(7)"
@@ -283,6 +170,7 @@ def test_a_trainer_that_crashed_once_is_started_again_and_its_task_with_it(feder
     assert "site-2: the trainer ended with exit code 7" in federation.log("server")
 
 
+@pytest.mark.fault("trainer crashes in a loop", "the job ends, with site, cause and last words")
 def test_a_trainer_that_always_crashes_ends_its_job_and_is_named_with_its_last_words(federation, tmp_path):
     crash = "    if step == 3:\n        print('these are', flush=True)\n        os._exit(7)"
     federation.begin("site-1", "site-2")

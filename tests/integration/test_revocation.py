@@ -45,6 +45,7 @@ def refusals(one, name):
     return one.log("server1").count(f"Refused the registration of '{name}'")
 
 
+@pytest.mark.fault("client's certificate revoked", "out within seconds, named on both sides")
 def test_a_revoked_site_is_out_at_once_and_stays_out_and_nobody_else_is(running):
     words = ["cert", "revoke", "site-1", "--ca", running.state, "--admin-kit", running.kits["root@example.com"]]
     done = subprocess.run(
@@ -76,6 +77,7 @@ def test_a_revoked_site_is_out_at_once_and_stays_out_and_nobody_else_is(running)
     assert "Traceback" not in running.log("server1") + running.log("site-1") + running.log("site-2")
 
 
+@pytest.mark.fault("server's certificate revoked", "left and refused by everybody")
 def test_a_revoked_server_is_left_and_refused_by_everybody(running):
     with running.admin() as session:
         assert session.update_crl(revoke(running, "server1"))
@@ -117,6 +119,7 @@ def test_a_list_put_into_a_sites_kit_takes_effect_while_it_runs(running):
     running.until(lambda: running.connected() == {"site-2"}, what="only site-2")
 
 
+@pytest.mark.fault("admin's certificate revoked", "refused and audited")
 def test_a_revoked_admin_is_refused_and_that_is_audited(provisioned):
     provisioned.start("server1")
     with provisioned.admin("member@example.com") as member, provisioned.admin() as root:

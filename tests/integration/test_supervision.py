@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -12,16 +13,13 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from clouddeploy_provision.project import Participant, Project
 from clouddeploy_provision.provisioner import Endpoint, provision
 from clouddeploy_runtime.kit import Kind
 from clouddeploy_runtime.lifecycle import RESTART_STATUS
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PASSPHRASE = b"only for this test"
 PROJECT = Project(
@@ -119,6 +117,7 @@ def server(made):
     return made["server1"]
 
 
+@pytest.mark.fault("supervised server killed", "it is started again within seconds")
 def test_a_server_is_supervised_from_start_to_stop(server):
     """One after the other, since each start takes a second: twice, killed, restarted, stopped."""
     for script in ("start.sh", "sub_start.sh"):
@@ -148,6 +147,7 @@ def test_a_server_is_supervised_from_start_to_stop(server):
     assert not server.text("log_error.txt")
 
 
+@pytest.mark.fault("two servers on one workspace", "the second is refused, the first stays")
 def test_a_second_process_beside_a_supervised_one_is_refused(server):
     done = server.run("start.sh", "--once")
     assert done.returncode == 1
@@ -155,6 +155,30 @@ def test_a_second_process_beside_a_supervised_one_is_refused(server):
     assert server.status()["state"] == "serving"
 
 
+def test_a_supervisor_that_waited_for_a_lock_does_not_take_one_of_a_file_that_is_gone(made):
+    server = made["server1"]
+    server.workspace.mkdir()
+    path, said = server.workspace / "daemon_pid.fl", server.kit.parent / "said"
+    with path.open("w") as held, said.open("w") as out:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        command = [str(server.kit / "startup" / "sub_start.sh")]
+        supervisor = subprocess.Popen(command, env=server.env, stdout=out, stderr=out)
+        until(lambda: os.fstat(held.fileno()).st_ino in waiting_for(), "the supervisor waits")
+        path.unlink()  # as one that ends does, while it still has the lock
+    until(lambda: path.exists() and path.read_text().strip() == str(supervisor.pid), "it has a file of its own")
+    with path.open() as own, pytest.raises(BlockingIOError):
+        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    supervisor.terminate()
+    assert supervisor.wait(30) == 0
+
+
+def waiting_for() -> set[int]:
+    """The inodes of files that somebody waits to lock: proc(5), /proc/locks."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return {int(line.split()[6].rpartition(":")[2]) for line in lines if "->" in line}
+
+
+@pytest.mark.fault("crash loop: the port is taken", "it gives up, says why, ends with a status")
 def test_a_server_whose_port_is_taken_gives_up_and_says_why(made, port):
     server = made["server1"]
     with socket.socket() as other:
@@ -169,6 +193,7 @@ def test_a_server_whose_port_is_taken_gives_up_and_says_why(made, port):
     assert server.pid_files() == []
 
 
+@pytest.mark.fault("kit changed under a running server", "it is not started again and says why")
 def test_a_kit_that_was_changed_under_a_running_site_is_not_started_again(server):
     file = server.kit / "startup/fed_server.json"
     file.write_bytes(file.read_bytes() + b" ")
@@ -215,6 +240,7 @@ def handshake(port: int, kit: Path) -> None:
             connection.recv(1)
 
 
+@pytest.mark.fault("client's certificate expired or foreign", "one line each in the server's log")
 def test_a_refused_certificate_is_one_line_in_the_servers_log(tmp_path, port):
     endpoint = Endpoint("127.0.0.1", port)
     before = datetime.now(UTC) - timedelta(days=400)

@@ -13,6 +13,8 @@ case "${1:-}" in
         exit 4
         ;;
 esac
+own="${CLOUDDEPLOY_SUPERVISOR:-$CLOUDDEPLOY_WORKSPACE}"
+mkdir -p "$own"
 # A session of its own and no inherited stream: an SSH channel that started us can close.
-setsid "$startup/sub_start.sh" </dev/null >>"$CLOUDDEPLOY_WORKSPACE/start.log" 2>&1 &
-echo "Starting NVFLARE; messages go to $CLOUDDEPLOY_WORKSPACE/start.log"
+setsid "$startup/sub_start.sh" </dev/null >>"$own/start.log" 2>&1 &
+echo "Starting NVFLARE; messages go to $own/start.log"

@@ -1,15 +1,22 @@
 #!/usr/bin/env bash
 # Runs the kit's own sub_start.sh, with our Python environment first on PATH, and stays as long as that does.
 # While it lives it holds a lock on daemon_pid.fl in the workspace, and status.json there says how the site is.
+# Where a container can write to the workspace, what runs out here and the numbers of processes are in the folder
+# CLOUDDEPLOY_SUPERVISOR, and in the container the place of NVFLARE's own there is another folder: container.sh.
 set -eu
 
 startup="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 kit="$(dirname "$startup")/nvflare"
 workspace="$CLOUDDEPLOY_WORKSPACE"
-home="$workspace/nvflare"
+own="${CLOUDDEPLOY_SUPERVISOR:-$workspace}"
+home="$own/nvflare"
+near=nvflare # from the workspace, where NVFLARE writes
+if [ "$own" != "$workspace" ]; then near=../container/nvflare; fi
+kept="$workspace/$near"
 tick="${CLOUDDEPLOY_TICK_S:-0.5}"
-pid_file="$workspace/daemon_pid.fl"
-child_file="$workspace/nvflare.pid"
+mkdir -p "$own" "$kept"
+pid_file="$own/daemon_pid.fl"
+child_file="$own/nvflare.pid"
 state=""
 child=""
 
@@ -72,24 +79,24 @@ cp -a "$kit/startup" "$home/startup"
 if [ -d "$kit/local" ]; then cp -a "$kit/local/." "$home/local/"; fi
 # Of an earlier run, ended by the lock's loss: its numbers may be other processes' by now, its log is no news.
 rm -f "$home/daemon_pid.fl" "$home/pid.fl" "$home/shutdown.fl" "$home/restart.fl"
-touch "$home/log.txt"
-seen="$(stat -c %s "$home/log.txt")"
-ln -sfn nvflare/log.txt "$workspace/log.txt"
+seen="$(stat -c %s "$kept/log.txt" 2>/dev/null || echo 0)"
+ln -sfnT "$near/log.txt" "$workspace/log.txt" || true
 
 say() {
     if [ "$state" = "$1" ]; then return; fi
     state="$1"
     printf '{"state": "%s", "since": "%s", "detail": "%s"}\n' "$1" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$2" \
-        >"$workspace/status.json.new"
-    mv -f "$workspace/status.json.new" "$workspace/status.json"
+        >"$own/status.json.new"
+    mv -fT "$own/status.json.new" "$workspace/status.json" || true
 }
 
 # What the log says since this start, oldest first: the last word counts.
 look() {
     local size last
-    size="$(stat -c %s "$home/log.txt" 2>/dev/null || echo 0)"
+    size="$(stat -c %s "$kept/log.txt" 2>/dev/null || echo 0)"
     if [ "$size" -lt "$seen" ]; then seen=0; fi # it was rotated
-    last="$(tail -c "+$((seen + 1))" "$home/log.txt" 2>/dev/null |
+    if [ ! -f "$kept/log.txt" ]; then return; fi
+    last="$(tail -c "+$((seen + 1))" "$kept/log.txt" 2>/dev/null |
         grep -oE 'Successfully registered client|Server started|re-challenge after|Could not connect to server' |
         tail -n 1 || true)"
     case "$last" in

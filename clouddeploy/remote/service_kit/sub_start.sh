@@ -2,6 +2,7 @@
 # Keeps a service alive: runs the words of startup/command in the folder service/, with the variables of
 # startup/environment; both have a NUL after each. It serves while it listens on the port of startup/port.
 # While this script lives it holds a lock on daemon_pid.fl in the workspace, and status.json there says how the service is.
+# On a disk that is full its words, and what it notes, are lost until there is room; the service runs on.
 set -eu
 
 startup="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -23,7 +24,16 @@ if ! flock --nonblock 9; then
     echo "There seems to be one instance, pid=$(cat "$pid_file"), running."
     exit 1
 fi
-echo "$$" >"$pid_file"
+
+tell() {
+    echo "$1" || true
+}
+
+note() {
+    echo "$2" >"$1" || true
+}
+
+note "$pid_file" "$$"
 
 mapfile -d '' -t words <"$startup/command"
 mapfile -d '' -t variables <"$startup/environment"
@@ -96,13 +106,15 @@ serves() {
 
 say() {
     if [ "$said" = "$1 $2 $child" ]; then return; fi
-    said="$1 $2 $child"
-    printf '{"state": "%s", "since": "%s", "pid": %s, "detail": "%s"}\n' \
-        "$1" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "${child:-null}" "$2" >"$workspace/status.json.new"
-    mv -f "$workspace/status.json.new" "$workspace/status.json"
+    if printf '{"state": "%s", "since": "%s", "pid": %s, "detail": "%s"}\n' \
+        "$1" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "${child:-null}" "$2" 2>/dev/null >"$workspace/status.json.new" &&
+        mv -fT "$workspace/status.json.new" "$workspace/status.json" 2>/dev/null; then
+        said="$1 $2 $child"
+    fi
 }
 
 leave() {
+    trap - EXIT
     trap '' TERM INT HUP
     if [ -n "$child" ]; then
         end "$child"
@@ -110,33 +122,37 @@ leave() {
         child=""
     fi
     say stopped "$2"
-    rm -f "$pid_file" "$child_file"
+    rm -f "$pid_file" "$child_file" || true
     exit "$1"
 }
 trap 'leave 0 ""' TERM INT HUP
+trap 'leave "$?" "its supervisor failed"' EXIT # whatever it has not thought of, it leaves nothing behind
 
-# The service goes on writing to the same file, at its end; a line that comes between the two commands is lost.
+# The service goes on writing to the same file, at its end; a line that comes between the two commands is lost. Without
+# the file, since somebody took it away, what it says is lost until its next start.
 rotate() {
-    if [ "$(stat -c %s "$log")" -gt "$max_log_bytes" ]; then
-        cp "$log" "$log.1"
-        : >"$log"
+    if [ "$(stat -c %s "$log" 2>/dev/null || echo 0)" -gt "$max_log_bytes" ]; then
+        cp "$log" "$log.1" || true
+        : >"$log" || true
     fi
 }
 
 # Five starts within 300 s are a sign that another start will not help.
 start_child() {
-    local now recent=() at
+    local now recent=() at out
     now="$(date +%s)"
     for at in "${starts[@]}"; do
         if [ $((now - at)) -lt 300 ]; then recent+=("$at"); fi
     done
     starts=("${recent[@]}")
     if [ "${#starts[@]}" -ge 5 ]; then
-        echo "The service was started five times within 300 s and is given up"
+        tell "The service was started five times within 300 s and is given up"
         leave 1 "it was started five times within 300 s, and $why"
     fi
     starts+=("$now")
     socket=""
+    out="$log"
+    if ! (: >>"$log") 2>/dev/null; then out=/dev/null; fi
     # Nothing here is looked at by a shell again: env takes what has a name before =, then the words as they are.
     (
         cd "$folder"
@@ -144,9 +160,9 @@ start_child() {
         PYTHONUNBUFFERED=1 # what it says is in the log when it says it
         export PATH PYTHONUNBUFFERED
         exec setsid env -- "${variables[@]}" "${words[@]}" 9>&-
-    ) </dev/null >>"$log" 2>&1 &
+    ) </dev/null >>"$out" 2>&1 &
     child="$!"
-    echo "$child $(born "$child")" >"$child_file"
+    note "$child_file" "$child $(born "$child")"
     say starting "$why"
 }
 
@@ -158,7 +174,7 @@ while true; do
         if kill -0 -- "-$child" 2>/dev/null; then end "$child"; fi # what it has left behind may have the port
         child=""
         why="it ended with status $status"
-        echo "The service ended with status $status; starting it again"
+        tell "The service ended with status $status; starting it again"
         sleep "$tick"
         start_child
     elif serves; then

@@ -100,6 +100,8 @@ if [ "$workspace" = / ]; then
     exit 4
 fi
 export CLOUDDEPLOY_WORKSPACE="$workspace"
+own="${CLOUDDEPLOY_SUPERVISOR:-$workspace}"
+mkdir -p "$own"
 
 case "$mode" in
     foreground) exec "$startup/sub_start.sh" ;;
@@ -109,15 +111,15 @@ case "$mode" in
         ;;
 esac
 # Said here too: the supervisor, which would leave, says it into its log. For the moment after a kill we wait.
-daemon_pid="$workspace/daemon_pid.fl"
+daemon_pid="$own/daemon_pid.fl"
 if [ -e "$daemon_pid" ] && ! flock --shared --wait 1 "$daemon_pid" true; then
     echo "There seems to be one instance, pid=$(cat "$daemon_pid"), running."
     exit 1
 fi
 # It has what the supervisor says and what crashes print; the rest is in log.txt, which is rotated.
-if [ "$(stat -c %s "$workspace/start.log" 2>/dev/null || echo 0)" -gt 1048576 ]; then
-    mv -f "$workspace/start.log" "$workspace/start.log.1"
+if [ "$(stat -c %s "$own/start.log" 2>/dev/null || echo 0)" -gt 1048576 ]; then
+    mv -f "$own/start.log" "$own/start.log.1"
 fi
 # A session of its own and no inherited stream: an SSH channel that started us can close.
-setsid "$startup/sub_start.sh" </dev/null >>"$workspace/start.log" 2>&1 &
-echo "Starting @kind@ from $kit; messages go to $workspace/start.log"
+setsid "$startup/sub_start.sh" </dev/null >>"$own/start.log" 2>&1 &
+echo "Starting @kind@ from $kit; messages go to $own/start.log"

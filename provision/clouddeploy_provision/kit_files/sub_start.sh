@@ -5,6 +5,7 @@
 #   sub_start.sh --once      run one process in front, as start.sh --once does
 # Files in the workspace:
 #   shutdown.fl: stop.  restart.fl: stop and start again.  daemon_pid.fl, pid.fl: the numbers of this and its process.
+# Where the process is not trusted with its supervisor's files, they are in the folder CLOUDDEPLOY_SUPERVISOR instead.
 # Its own exit status: 0 after it was asked to stop, 1 when another one runs or too many starts failed, and what its
 # process said of itself when another start would not help (4: a file or a value is wrong).
 set -eu
@@ -36,8 +37,10 @@ if [ "$workspace" = / ]; then
     echo "sub_start.sh: the workspace must not be /; name a folder in NVFL_WORKSPACE" >&2
     exit 4
 fi
-pid_file="$workspace/daemon_pid.fl"
-child_file="$workspace/pid.fl"
+own="${CLOUDDEPLOY_SUPERVISOR:-$workspace}"
+mkdir -p "$own"
+pid_file="$own/daemon_pid.fl"
+child_file="$own/pid.fl"
 
 # On a disk that is full a word is lost, and nothing else.
 say() {
@@ -89,7 +92,7 @@ forget_child() {
 leave() {
     trap '' TERM INT HUP
     stop_child
-    rm -f "$pid_file" "$workspace/shutdown.fl" "$workspace/restart.fl"
+    rm -rf "$pid_file" "$workspace/shutdown.fl" "$workspace/restart.fl"
     exit "$1"
 }
 
@@ -142,14 +145,18 @@ child_ended() {
     esac
 }
 
-# The lock ends with this process, however it ends, so a stale pid file never keeps a participant from starting.
-exec 9>>"$pid_file"
-if ! flock --wait 1 9; then refuse "$pid_file"; fi
+# The lock ends with this process, however it ends, so a stale pid file never keeps a participant from starting. Who had
+# it before may have taken the file away after we opened it: then the lock is one of nothing.
+while true; do
+    exec 9>>"$pid_file"
+    if ! flock --wait 1 9; then refuse "$pid_file"; fi
+    if [ "$pid_file" -ef /proc/self/fd/9 ]; then break; fi
+done
 if is_locked "$child_file"; then
     # One that a supervisor started which was killed is taken over, one that somebody started by hand is not.
     child="$(cat "$child_file")"
     case "$child" in
-        "" | *"by hand"*)
+        "" | [01] | -* | *[!0-9]*) # by hand, or nothing that could be ended
             rm -f "$pid_file"
             refuse "$child_file"
             ;;
@@ -158,7 +165,7 @@ if is_locked "$child_file"; then
     stop_child
 fi
 note "$pid_file" "$$"
-rm -f "$workspace/shutdown.fl" "$workspace/restart.fl"
+rm -rf "$workspace/shutdown.fl" "$workspace/restart.fl"
 trap 'leave 0' TERM INT HUP
 export CLOUDDEPLOY_SUPERVISED=1
 export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-4}"
@@ -175,7 +182,7 @@ while true; do
     fi
     if [ -e "$workspace/restart.fl" ]; then
         say "About to restart."
-        rm -f "$workspace/restart.fl"
+        rm -rf "$workspace/restart.fl"
         stop_child
         starts=()
         pause=0

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
 import tempfile
+import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 import msgspec
 
-from clouddeploy_runtime import jobs, revocation, server_proof, tls
-from clouddeploy_runtime.admin.introduction import introduce
+from clouddeploy_runtime import jobs, tls
+from clouddeploy_runtime.admin import results
+from clouddeploy_runtime.admin.connecting import introduced, wait_until_ready
+from clouddeploy_runtime.admin.replies import translated
+from clouddeploy_runtime.admin.signatures import Signatures
 from clouddeploy_runtime.errors import (
-    AuthorizationRefused,
     BlobCorrupt,
     ConnectionFailed,
     InvalidCommand,
-    InvalidJob,
-    InvalidTarget,
-    JobNotFinished,
-    JobNotFound,
-    RuntimeFault,
-    ServerBusy,
-    SubmitTokenConflict,
-    SubmitTokenJobDeleted,
+    NoSession,
     Timeout,
 )
 from clouddeploy_runtime.jobs import JobInfo
 from clouddeploy_runtime.jobs.info import check_submit_token
-from clouddeploy_runtime.jobs.known import ComponentRefused
 from clouddeploy_runtime.jobs.normal import normalised
-from clouddeploy_runtime.kit.kit import authorities, certificate
+from clouddeploy_runtime.jobs.rounds import MAX_ROUNDS, Round
+from clouddeploy_runtime.signing import NonceUnknown
 from clouddeploy_runtime.wire import blobs, rpc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from clouddeploy_runtime.kit import Kit
@@ -53,24 +50,7 @@ _TRANSFER_S = 600.0
 """A job archive is at most half a GiB; slower than 1 MiB/s is a broken line."""
 _DOWNLOAD_S = 86_400.0
 """A result may be many models; keepalive ends the call when the server is gone."""
-_MAX_RESULT_BYTES = 1 << 42
-"""A result is the admin's own; the bound only keeps a defect from going on for ever."""
-_ERRORS: Mapping[str, type[RuntimeFault]] = {
-    error.error_code: error
-    for error in (
-        AuthorizationRefused,
-        ComponentRefused,
-        InvalidCommand,
-        InvalidJob,
-        InvalidTarget,
-        JobNotFinished,
-        JobNotFound,
-        ServerBusy,
-        SubmitTokenConflict,
-        SubmitTokenJobDeleted,
-        revocation.RevocationFault,
-    )
-}
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -109,7 +89,11 @@ class AdminSession:
     def __init__(self, kit: Kit, *, timeout_s: float = 10) -> None:
         self._kit = kit
         self._timeout_s = timeout_s
+        self._line: Any = None
         self._channel: Any = None
+        """The line, on which each call says who calls."""
+        self._signatures = Signatures(kit, self._challenge)
+        self._signing = threading.Lock()  # the server wants signed commands in their order
 
     def __enter__(self) -> Self:
         """Connect.
@@ -117,56 +101,35 @@ class AdminSession:
         Raises:
             ConnectionFailed: nobody answers within the timeout, or one side does not accept the other's certificate.
         """
-        address = tls.target(self._kit)
-        self._channel = tls.channel(self._kit)
+        self._channel = self._line = tls.channel(self._kit)
         try:
-            grpc.channel_ready_future(self._channel).result(timeout=self._timeout_s)
-        except grpc.FutureTimeoutError as exc:
-            self._channel.close()
-            raise ConnectionFailed(
-                f"Cannot connect to the server at {address}",
-                why=f"no secure connection within {self._timeout_s:g} s",
-                hint="Check that the server runs, that its port is reachable and that the kit is of its project.",
-            ) from exc
-        try:
+            wait_until_ready(self._line, self._kit, timeout_s=self._timeout_s)
             self._know()
         except BaseException:
-            self._channel.close()
+            self._line.close()
             raise
         return self
 
+    def _known(self, call: Callable[[], _T]) -> _T:
+        """Do what a call does; once more, introduced anew, when the server does not know us: it was restarted."""
+        try:
+            return call()
+        except NoSession:
+            self._know()
+            return call()
+
     def _know(self) -> None:
-        """Make sure that the server's certificate was not revoked."""
-        roots, number = authorities(self._kit.root_cert_file), server_proof.nonce()
-        security = self._kit.connection_security
+        """Make sure that the server's certificate was not revoked, and that it knows who calls."""
         try:
-            reply = self._channel.unary_unary(rpc.PROVE_TO_ADMIN)(
-                server_proof.request(number, security=security, certificate=self._kit.cert_file.read_bytes()),
-                timeout=self._timeout_s,
-                metadata=((rpc.SECURITY_KEY, security),),
-            )
+            self._channel = introduced(self._line, self._kit, timeout_s=self._timeout_s)
         except grpc.RpcError as exc:
-            raise self._translated(exc) from exc
-        proof, server = server_proof.check(
-            reply,
-            nonce=number,
-            own=certificate(self._kit.cert_file),
-            server_name=self._kit.server_name,
-            trusted=roots,
-        )
-        known = revocation.read(self._kit.root / revocation.LIST_PATH, roots)
-        sent = revocation.parse(proof.crl, roots) if proof.crl else revocation.Revoked()
-        server_proof.refuse_revoked(server, known.serials | sent.serials, self._kit.server_name)
-        try:
-            self._channel = introduce(self._channel, self._kit, number=proof.number, timeout_s=self._timeout_s)
-        except grpc.RpcError as exc:
-            raise self._translated(exc) from exc
+            raise translated(exc) from exc
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the connection."""
-        self._channel.close()
+        self._line.close()
 
     def submit(self, folder: Path, *, token: str = "") -> str:
         """Submit a job folder.
@@ -182,20 +145,24 @@ class AdminSession:
         Raises:
             InvalidJob: the folder is incomplete; found before anything is sent.
             AuthorizationRefused: this user may not submit jobs.
+            UnsignedJob, SignatureRefused: the server does not believe that this user submits it as it is.
             SubmitTokenConflict: the token stands for a job of other content.
             SubmitTokenJobDeleted: the job that it stands for was deleted.
         """
         if token:
             check_submit_token(token)
         with normalised(folder) as ready:
-            jobs.load(ready)
-            archive = jobs.pack(ready)
-        metadata = ((rpc.SUBMIT_TOKEN_KEY, token),) if token else ()
+            return self._known(partial(self._submit, ready, token))
+
+    def _submit(self, folder: Path, token: str) -> str:
+        study = jobs.load(folder).study
+        signed, archive = self._signatures.job(folder, study=study), jobs.pack(folder)
+        metadata = ((rpc.SIGNED_KEY, "1"), *(((rpc.SUBMIT_TOKEN_KEY, token),) if token else ()))
         call = self._channel.stream_unary(rpc.SUBMIT)
         try:
-            reply: bytes = call(blobs.chunks(archive), timeout=_TRANSFER_S, metadata=metadata)
+            reply: bytes = call(chain((signed,), blobs.chunks(archive)), timeout=_TRANSFER_S, metadata=metadata)
         except grpc.RpcError as exc:
-            raise self._translated(exc) from exc
+            raise translated(exc) from exc
         return reply.decode()
 
     def list_jobs(self, *, name: str = "", state: str = "", submitter: str = "", limit: int = 0) -> list[JobInfo]:
@@ -220,11 +187,16 @@ class AdminSession:
 
     def abort(self, job_id: str) -> None:
         """End a job; a finished one stays as it is. Returns when it is under way, see `wait`."""
-        self._command("abort_job", job_id=job_id)
+        self._give("abort_job", job_id=job_id)
 
     def clone(self, job_id: str) -> str:
-        """Submit what an earlier job was once more, as one's own; returns the new job's id."""
-        return str(self._command("clone_job", job_id=job_id)["job_id"])
+        """Submit what an earlier job was once more, as one's own; returns the new job's id.
+
+        Raises:
+            AuthorizationRefused: this user may not clone it, or not look at it: what is signed names what it was.
+        """
+        statement = self.job_meta(job_id).statement
+        return str(self._give("clone_job", job_id=job_id, statement=statement)["job_id"])
 
     def delete(self, job_id: str) -> None:
         """Take away a job, with its result.
@@ -232,7 +204,7 @@ class AdminSession:
         Raises:
             JobNotFinished: it runs; abort it first.
         """
-        self._command("delete_job", job_id=job_id)
+        self._give("delete_job", job_id=job_id)
 
     def job_log(self, job_id: str, *, site: str = jobs.SERVER) -> str:
         """Return the end of the controller's log, or of what a site said about its failure.
@@ -269,7 +241,7 @@ class AdminSession:
 
     def disable_client(self, name: str) -> None:
         """End a client's session and keep it out until it is enabled, over restarts of the server too."""
-        self._command("disable_client", client=name)
+        self._give("disable_client", client=name)
 
     def enable_client(self, name: str) -> None:
         """Let a disabled client in again; it comes by itself.
@@ -277,7 +249,7 @@ class AdminSession:
         Raises:
             InvalidTarget: it is not disabled.
         """
-        self._command("enable_client", client=name)
+        self._give("enable_client", client=name)
 
     def remove_client(self, name: str) -> None:
         """End a client's session; it registers again by itself.
@@ -285,7 +257,7 @@ class AdminSession:
         Raises:
             InvalidTarget: it is not connected.
         """
-        self._command("remove_client", client=name)
+        self._give("remove_client", client=name)
 
     def update_crl(self, pem: bytes) -> bool:
         """Bring the server a list of revoked certificates; returns whether it was newer than the one it had.
@@ -303,7 +275,7 @@ class AdminSession:
         Raises:
             InvalidTarget: the client is not connected.
         """
-        self._command("shutdown", target=target)
+        self._give("shutdown", target=target)
 
     def restart(self, target: str = jobs.SERVER) -> None:
         """Let its supervisor start the server or a client again, see `shutdown`; the jobs that run go on.
@@ -311,7 +283,15 @@ class AdminSession:
         Raises:
             InvalidTarget: the client is not connected.
         """
-        self._command("restart", target=target)
+        self._give("restart", target=target)
+
+    def job_rounds(self, job_id: str, *, after: int = 0) -> tuple[Round, ...]:
+        """Return a job's finished rounds with a number above `after`, the last thousand at most; running or ended.
+
+        Raises:
+            JobNotFound: there is none of this id.
+        """
+        return msgspec.convert(self._command("job_rounds", job_id=job_id, after=after), tuple[Round, ...])
 
     def wait(self, job_id: str, timeout_s: float) -> JobInfo:
         """Return a job once it has ended; a server that is restarted meanwhile is waited for.
@@ -320,13 +300,18 @@ class AdminSession:
             Timeout: it still waits or runs after `timeout_s`.
             ConnectionFailed: the server has been away for a minute.
         """
-        for info in self.watch(job_id, timeout_s=timeout_s):
+        for info in self.watch(job_id, timeout_s=timeout_s, has_history=False):
             if info.status.is_final:
                 return info
         raise AssertionError  # `watch` ends with the job's end or raises
 
-    def watch(self, job_id: str, *, timeout_s: float) -> Iterator[JobInfo]:
+    def watch(self, job_id: str, *, timeout_s: float, has_history: bool = True) -> Iterator[JobInfo]:
         """Yield a job's state whenever it changed, the last time when it has ended.
+
+        Args:
+            job_id: the job.
+            timeout_s: how long to wait for its end.
+            has_history: whether each state holds the finished rounds, which takes the server a second answer.
 
         Raises:
             Timeout: it has not ended within `timeout_s`.
@@ -335,6 +320,7 @@ class AdminSession:
         deadline = time.monotonic() + timeout_s
         info: JobInfo | None = None
         away_since: float | None = None
+        history: tuple[Round, ...] = ()
         while info is None or not info.status.is_final:
             left = deadline - time.monotonic()
             if left <= 0 and info is not None:
@@ -345,6 +331,10 @@ class AdminSession:
                 )
             try:
                 new = self._changed(job_id, since=-1 if info is None else info.revision, wait_s=min(_HELD_S, left))
+                if has_history:
+                    went_back = info is not None and new.rounds < info.rounds  # to a checkpoint, after a restart
+                    kept = tuple(one for one in history if one.round <= new.rounds) if went_back else history
+                    history = self._continued(kept, new)
             except (ConnectionFailed, Timeout):
                 now = time.monotonic()
                 away_since = away_since or now
@@ -354,8 +344,19 @@ class AdminSession:
                 continue
             away_since = None
             if info is None or new.revision != info.revision:
-                yield new
+                yield replace(new, history=history)
             info = new
+
+    def _continued(self, history: tuple[Round, ...], info: JobInfo) -> tuple[Round, ...]:
+        """Return the rounds with those that came since; they may be more than the record has yet."""
+        last = history[-1].round if history else 0
+        if info.rounds <= last:
+            return history
+        try:
+            new = self.job_rounds(info.job_id, after=last)
+        except InvalidCommand:  # the server is of an older version
+            return history
+        return (*history, *new)[-MAX_ROUNDS:]
 
     def _changed(self, job_id: str, *, since: int, wait_s: float) -> JobInfo:
         """Return a job once it is another than `since`; -1: at once."""
@@ -366,7 +367,8 @@ class AdminSession:
         """Fetch a finished job into `<destination>/<job id>`, replacing an earlier download.
 
         Returns:
-            The new folder: `job/` as submitted, `workspace/` as the job left it, `meta.json`.
+            The new folder: `job/` as submitted, `workspace/` as the job left it, `meta.json`. Files whose names cannot
+            be used everywhere have others, see `results`.
 
         Raises:
             JobNotFound: there is none of this id.
@@ -376,8 +378,8 @@ class AdminSession:
         target = destination / Path(job_id).name
         with tempfile.TemporaryDirectory(dir=destination, prefix=".download-") as temporary:
             archive, fresh = Path(temporary) / "archive.zip", Path(temporary) / "result"
-            self._fetch(job_id, archive)
-            jobs.unpack(archive, fresh, limit_bytes=_MAX_RESULT_BYTES)
+            self._known(partial(self._fetch, job_id, archive))
+            results.unpack(archive, fresh)
             if target.exists():
                 shutil.rmtree(target)
             fresh.rename(target)
@@ -393,12 +395,35 @@ class AdminSession:
                     file.write(chunk)
             trailing = dict(call.trailing_metadata())
         except grpc.RpcError as exc:
-            raise self._translated(exc) from exc
+            raise translated(exc) from exc
         if whole.hexdigest() != trailing.get(rpc.SHA256_KEY):
             raise BlobCorrupt("The result changed on its way", why="its SHA-256 is not the announced one")
 
+    def _challenge(self) -> str:
+        return self._known(self._ask)
+
+    def _ask(self) -> str:
+        try:
+            reply: bytes = self._channel.unary_unary(rpc.CHALLENGE)(b"", timeout=self._timeout_s)
+        except grpc.RpcError as exc:
+            raise translated(exc) from exc
+        return reply.decode()
+
+    def _give(self, command: str, **arguments: str) -> Any:
+        """Send a command that changes something, signed; anew when the server was restarted, or an hour has passed."""
+        request: dict[str, Any] = {**arguments}
+        with self._signing:
+            try:
+                return self._command(command, **request, signed=self._signatures.command(command, arguments))
+            except NonceUnknown:
+                self._signatures.renew()
+            return self._command(command, **request, signed=self._signatures.command(command, arguments))
+
     def _command(self, command: str, *, held_s: float | None = None, **arguments: Any) -> Any:
         """Send a command; `held_s` is how long the server may hold back its answer, which a restart may interrupt."""
+        return self._known(partial(self._send, command, held_s, arguments))
+
+    def _send(self, command: str, held_s: float | None, arguments: Mapping[str, Any]) -> Any:
         request = msgspec.json.encode({"command": command, **arguments})
         timeout_s = self._timeout_s + max(0.0, held_s or 0.0)
         try:
@@ -406,21 +431,5 @@ class AdminSession:
                 request, timeout=timeout_s, wait_for_ready=held_s is not None
             )
         except grpc.RpcError as exc:
-            raise self._translated(exc) from exc
+            raise translated(exc) from exc
         return msgspec.json.decode(reply)
-
-    def _translated(self, exc: Any) -> RuntimeFault:
-        details = exc.details() or ""
-        code = str(dict(exc.trailing_metadata() or ()).get(rpc.ERROR_KEY, ""))
-        if code:
-            parts = {"what": "The server refused", "why": details, "hint": ""}
-            with contextlib.suppress(msgspec.MsgspecError):
-                parts |= msgspec.json.decode(details, type=dict[str, str])
-            fault = _ERRORS.get(code, RuntimeFault)(parts["what"], why=parts["why"], hint=parts["hint"])
-            fault.error_code = code  # of a newer server there may be some that are not in the table
-            return fault
-        if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return Timeout("The server did not answer in time", why=details, hint="Try again with a longer timeout.")
-        if exc.code() is grpc.StatusCode.UNAVAILABLE:
-            return ConnectionFailed("The connection to the server is lost", why=details, hint="Check that it runs.")
-        return RuntimeFault("The server failed", why=f"{exc.code().name}: {details}", hint="See the server's log.txt.")

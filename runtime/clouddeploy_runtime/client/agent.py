@@ -10,16 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy_runtime import authorization, launchers, lifecycle, settings, tls
 from clouddeploy_runtime import kit as kits
+from clouddeploy_runtime import launchers, lifecycle, settings
 from clouddeploy_runtime.audit import AuditLog
+from clouddeploy_runtime.client.admission import Admission, Admitted
 from clouddeploy_runtime.client.connection import Connection
 from clouddeploy_runtime.client.jobs import Ending, Place, SiteJob, sweep
 from clouddeploy_runtime.client.resources import ResourceManager
 from clouddeploy_runtime.client.transfer import Transfer
-from clouddeploy_runtime.errors import NoResources
+from clouddeploy_runtime.errors import AuthorizationRefused, NoResources, RuntimeFault, printable
 from clouddeploy_runtime.job.buffers import BufferPool
 from clouddeploy_runtime.jobs import components
+from clouddeploy_runtime.jobs.archive import is_plain
 from clouddeploy_runtime.kit import memory
 from clouddeploy_runtime.lifecycle import StopSignal
 from clouddeploy_runtime.wire import federation_pb2 as pb
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 DATA_VARIABLE = "CLOUDDEPLOY_DATA_DIR"
 """Where the site's own data is; default `<workspace>/data` when that exists."""
 BUDGET_BYTES = 8 << 30
+_MAX_SHOWN = 100
 
 
 class ClientAgent:
@@ -47,13 +50,13 @@ class ClientAgent:
         self._kit = kit
         self._stop = stop
         self._workspace = workspace
-        self._audit = AuditLog(workspace / "audit.jsonl")
         self._settings = settings.load(kit.local)
         self._resources = ResourceManager(self._settings)
         self._launcher = launchers.of(self._settings)
         self._jobs_folder = workspace / "jobs"
         self._transfer = Transfer()
         self._jobs: dict[str, tuple[SiteJob, asyncio.Task[None]]] = {}
+        self._admitted: dict[str, Admitted] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._connection = Connection(
             kit,
@@ -63,6 +66,8 @@ class ClientAgent:
             handle=self._handle,
             ended=self._ended_at_server,
         )
+        audit = AuditLog(workspace / "audit.jsonl")
+        self._admission = Admission(kit, workspace, audit, revoked=self._connection.revoked)
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -70,6 +75,23 @@ class ClientAgent:
         await self._connection.run()
 
     def _handle(self, event: pb.ServerEvent) -> None:
+        """Do what the server says; what cannot be done, whatever it is, ends neither this site nor another job."""
+        try:
+            self._obey(event)
+        except Exception as exc:  # the edge to the server
+            if isinstance(event, pb.ServerEvent) and event.HasField("start_job"):
+                log.exception("Job %s cannot be started", printable(event.start_job.job_id)[:_MAX_SHOWN])
+                self._give_up(event.start_job, f"{self._kit.name}: {type(exc).__name__}: {exc}")
+            else:
+                log.exception("What the server said cannot be handled")
+
+    def _give_up(self, start: pb.StartJob, reason: str) -> None:
+        if start.job_id not in self._jobs:
+            self._resources.release(start.reservation)
+            self._resources.free(start.job_id)
+            self._refuse(start.job_id, reason)
+
+    def _obey(self, event: pb.ServerEvent) -> None:
         kind = event.WhichOneof("event")
         if kind == "start_job":
             self._start(event.start_job)
@@ -78,32 +100,52 @@ class ClientAgent:
             if entry is not None:
                 entry[0].add(event.run_task)
         elif kind == "abort_job":
-            entry = self._jobs.get(event.abort_job.job_id)
-            if entry is not None:
-                self._spawn(entry[0].stop(event.abort_job.reason))
-            else:
-                log.info("Job %s was to be stopped, and does not run here", event.abort_job.job_id)
+            self._abort(event.abort_job)
         elif kind == "revocations":
             self._connection.adopt(event.revocations.crl)
         elif kind == "check_resources":
-            self._connection.send(pb.ClientEvent(resources=self._resources.answer(event.check_resources)))
+            self._connection.send(pb.ClientEvent(resources=self._answer(event.check_resources)))
         elif kind == "release_resources":
             self._resources.release(event.release_resources.reservation)
         elif kind == "stop_site":
             self._stop_site(event.stop_site)
 
     def _stop_site(self, wish: pb.StopSite) -> None:
-        """Stop, or start again, for an admin whom this site's policy gives the right."""
-        user = tls.Peer(name=wish.user, org=wish.user_org, role=wish.user_role)
+        """Stop, or start again, for an admin who signed that and whom this site's policy gives the right."""
         right = "restart" if wish.restart else "shutdown"
-        if not self._may(user, right, action=right):
-            log.warning("%s wants a %s, which this site's policy does not allow", user.name, right)
+        try:
+            user = self._admission.stop(wish)
+        except RuntimeFault as exc:
+            log.warning("%s wants a %s, which is refused here: %s (%s)", wish.user, right, exc, exc.error_code)
             return
         log.info("%s wants a %s", user.name, right)
         if wish.restart:
             self._stop.restart()
         else:
             self._stop.set()
+
+    def _abort(self, wish: pb.AbortJob) -> None:
+        """End a job here: it has ended at the server, or a person who may wants it."""
+        entry = self._jobs.get(wish.job_id)
+        if entry is None:
+            log.info("Job %s was to be stopped, and does not run here", wish.job_id)
+            return
+        try:
+            self._admission.abort(wish, self._admitted.get(wish.job_id))
+        except RuntimeFault as exc:
+            extra = {"job": wish.job_id, "site": self._kit.name}
+            log.warning("Job %s is not stopped: %s (%s)", wish.job_id, exc, exc.error_code, extra=extra)
+            return
+        self._spawn(entry[0].stop(wish.reason))
+
+    def _answer(self, question: pb.CheckResources) -> pb.Resources:
+        if question.job_id:
+            try:
+                self._admission.question(question)
+            except RuntimeFault as exc:
+                log.warning("Job %s gets nothing here: %s (%s)", question.job_id, exc, exc.error_code)
+                return pb.Resources(job_id=question.job_id, reason=str(exc), offer=self._resources.offer())
+        return self._resources.answer(question)
 
     def _ended_at_server(self, job_id: str) -> None:
         entry = self._jobs.get(job_id)
@@ -114,9 +156,16 @@ class ClientAgent:
         if start.job_id in self._jobs:
             return
         site = self._kit.name
-        if not self._permits(start, "submit_job"):
+        if not (is_plain(start.job_id) and is_plain(start.app or "none")):  # they become names of folders here
+            shown = f"{start.job_id[:_MAX_SHOWN]!r} or {start.app[:_MAX_SHOWN]!r}"
+            self._give_up(start, f"{site}: {shown} is no name of a job, or of an app")
+            return
+        try:
+            admitted = self._admission.job(start)
+        except RuntimeFault as exc:
             self._resources.release(start.reservation)
-            self._refuse(start.job_id, f"{site}: this site's policy refuses jobs of {start.submitter}")
+            code = "" if isinstance(exc, AuthorizationRefused) else f" ({exc.error_code})"
+            self._refuse(start.job_id, f"{site}: {exc}{code}")
             return
         try:
             environment = self._resources.claim(start.job_id, start.reservation)
@@ -125,7 +174,7 @@ class ClientAgent:
             return
         place = Place(
             site=site,
-            folder=self._jobs_folder / Path(start.job_id).name,
+            folder=self._folder(start.job_id),
             data_dir=self._data_dir(),
             hidden=(self._kit.root, self._workspace),
             environment=environment,
@@ -136,47 +185,35 @@ class ClientAgent:
             launcher=self._launcher,
             transfer=self._transfer,
             pool=BufferPool(BUDGET_BYTES),
-            check=partial(self._check, start),
+            check=partial(self._check, admitted, start.app),
             report=self._connection.send,
         )
+        self._admitted[start.job_id] = admitted
         self._jobs[start.job_id] = (job, asyncio.create_task(self._run_job(job)))
 
-    def _check(self, start: pb.StartJob, app: Path) -> None:
-        """Refuse a job that names or brings what this site does not allow.
+    def _check(self, admitted: Admitted, name: str, app: Path) -> None:
+        """Refuse a job that is not what was signed, or names or brings what this site does not allow; in a thread.
 
         Raises:
             RuntimeFault: names it.
         """
+        self._admission.folder(admitted, self._folder(admitted.job_id) / "job", name)
         own = app / "custom"
         brings_code = own.is_dir() and any(own.iterdir())
-        may_bring_code = brings_code and self._permits(start, "byoc")
+        may_bring_code = brings_code and self._admission.may_bring_code(admitted)
         components.check(app, "client", self._settings, may_bring_code=may_bring_code)
 
     def _refuse(self, job_id: str, reason: str) -> None:
-        log.warning("Job %s does not start: %s", job_id, reason, extra={"job": job_id, "site": self._kit.name})
+        log.warning(
+            "Job %s does not start: %s",
+            printable(job_id)[:_MAX_SHOWN],
+            reason,
+            extra={"job": job_id, "site": self._kit.name},
+        )
         self._connection.send(pb.ClientEvent(job_deployed=pb.JobDeployed(job_id=job_id, reason=reason)))
 
-    def _permits(self, start: pb.StartJob, right: str) -> bool:
-        """A site decides for itself, whatever the server decided."""
-        submitter = tls.Peer(name=start.submitter, org=start.submitter_org, role=start.submitter_role)
-        return self._may(submitter, right, action=f"{right} {start.job_id}")
-
-    def _may(self, user: tls.Peer, right: str, *, action: str) -> bool:
-        policy = authorization.load(self._kit.local)
-        allowed = policy.permits(
-            authorization.Request(
-                user=user, right=right, site_org=self._kit.org, submitter_name=user.name, submitter_org=user.org
-            )
-        )
-        self._audit.record(
-            user=user.name,
-            role=user.role,
-            action=action,
-            address=self._kit.host,
-            allowed=allowed,
-            detail=policy.problem,
-        )
-        return allowed
+    def _folder(self, job_id: str) -> Path:
+        return self._jobs_folder / Path(job_id).name
 
     def _data_dir(self) -> Path | None:
         folder = Path(os.environ.get(DATA_VARIABLE) or self._workspace / "data")
@@ -192,6 +229,7 @@ class ClientAgent:
             ending = Ending(f"{self._kit.name}: {type(exc).__name__}: {exc}")
         finally:
             self._jobs.pop(job.job_id, None)
+            self._admitted.pop(job.job_id, None)
             self._resources.free(job.job_id)
             event = pb.JobEnded(job_id=job.job_id, reason=ending.reason, crashed=ending.is_crash)
             self._connection.send(pb.ClientEvent(job_ended=event))

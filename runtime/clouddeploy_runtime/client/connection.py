@@ -16,7 +16,7 @@ import grpc
 from clouddeploy_runtime import _version, expiry, identity_proof, revocation, server_proof, tls
 from clouddeploy_runtime.client.diagnosis import Diagnosis
 from clouddeploy_runtime.errors import ConnectionFailed
-from clouddeploy_runtime.kit import memory
+from clouddeploy_runtime.kit import KitError, memory
 from clouddeploy_runtime.kit.kit import authorities, certificate
 from clouddeploy_runtime.lifecycle import StatusFile
 from clouddeploy_runtime.revocation import RevocationFault, RevocationList
@@ -137,6 +137,11 @@ class Connection:
         self._reminder = expiry.Reminder("this site's certificate", self._certificate.not_valid_after_utc)
         self._outbox: asyncio.Queue[pb.ClientEvent] = asyncio.Queue()
 
+    @property
+    def revoked(self) -> RevocationList:
+        """The revoked certificates that this site knows of."""
+        return self._revocations
+
     def send(self, event: pb.ClientEvent) -> None:
         """Tell the server, over this connection or the next."""
         self._outbox.put_nowait(event)
@@ -154,14 +159,28 @@ class Connection:
         self._status.write("stopped", port=self._kit.port)
 
     async def run(self) -> None:
-        """Stay connected until cancelled."""
+        """Stay connected until cancelled.
+
+        Raises:
+            KitError: a file of the kit or of `local` is wrong at the start. One that somebody is just saving later on
+                only keeps the site from connecting: its jobs run.
+        """
         if self._kit.connection_security == "clear":
             log.warning("connection_security is clear: everybody on the way to the server can read and change it all")
         pace = Pace()
+        is_first = True
         while True:
             self._status.write("connecting", port=self._kit.port, detail=self._detail)
             self._reminder.remind(log)  # an expired certificate keeps it from ever getting further
-            wait_s = pace.after(await self._connect_once())
+            try:
+                ending = await self._connect_once()
+            except (KitError, OSError) as exc:
+                if is_first:
+                    raise
+                log.error("This site cannot connect: %s", exc)  # noqa: TRY400 - the message says it all
+                self._detail, ending = str(exc)[:500], Ending.REFUSED
+            is_first = False
+            wait_s = pace.after(ending)
             self._transfer.disconnected()
             self._status.write("connecting", port=self._kit.port, detail=self._detail)
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing

@@ -7,6 +7,7 @@ out all others: this side's and that side's certificates, both clocks, the name,
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import socket
@@ -14,7 +15,7 @@ import ssl
 import threading
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from cryptography import x509
@@ -22,6 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from clouddeploy_runtime import tls
 from clouddeploy_runtime.errors import printable
+from clouddeploy_runtime.kit import Kind
 from clouddeploy_runtime.kit.kit import attribute, authorities, certificate, join
 from clouddeploy_runtime.kit.verify import issuer_of
 
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _CONNECT_S = 5.0
 _ANSWER_S = 3.0
+WHOLE_S = 15.0
+"""All steps of one look together, however slowly somebody answers; only the resolver has a time of its own."""
 _AGAIN_S = 30.0
 """While nothing changes, a cause is looked for again after this time, not at each attempt: a look is a connection."""
 _PROXY_PORT = 80
@@ -93,21 +97,40 @@ class Diagnosis:
         return self._cause, self._cause != before
 
 
-def cause(kit: Kit, *, now: datetime | None = None) -> str:
+class _Left:
+    """What is left of the time for one look."""
+
+    def __init__(self, whole_s: float) -> None:
+        self._end = time.monotonic() + whole_s
+
+    def at_most(self, seconds: float) -> float:
+        """Return how long a step may take.
+
+        Raises:
+            TimeoutError: not at all any more.
+        """
+        left_s = self._end - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        return min(seconds, left_s)
+
+
+def cause(kit: Kit, *, now: datetime | None = None, whole_s: float = WHOLE_S) -> str:
     """Say why the server of a kit cannot be reached; empty when it can.
 
     Args:
-        kit: a client's or relay's.
+        kit: a client's, relay's or admin's.
         now: the time; the clock's when not given.
+        whole_s: how long looking may take.
     """
-    moment = now or datetime.now(UTC)
+    moment, left = now or datetime.now(UTC), _Left(whole_s)
     if kit.connection_security == "mtls":
         own = certificate(kit.cert_file)
         if problem := _outside_its_time(own, moment):
-            return f"The server refuses this site's certificate: {problem}"
+            return f"The server refuses {_whose(kit)} certificate: {problem}"
     try:
-        with _dial(kit) as raw:
-            return _asked(kit, raw, moment)
+        with _dial(kit, left) as raw:
+            return _asked(kit, raw, moment, left)
     except _Unreachable as exc:
         return str(exc)
     except OSError as exc:
@@ -120,19 +143,26 @@ class _Unreachable(Exception):
     """Says why no connection could be made."""
 
 
-def _dial(kit: Kit) -> socket.socket:
+def _whose(kit: Kit) -> str:
+    return "this kit's" if kit.kind is Kind.ADMIN else "this site's"
+
+
+def _dial(kit: Kit, left: _Left) -> socket.socket:
     """Connect as gRPC does, through the proxy where there is one."""
     proxy = tls.proxy_of(kit)
     if not proxy:
-        return _connect(kit.host, kit.port, "the server")
+        return _connect(kit.host, kit.port, "the server", left)
     parts = urlsplit(proxy)
     where = f"the HTTP proxy {parts.hostname}:{parts.port or _PROXY_PORT}"
-    raw = _connect(unquote(parts.hostname or ""), parts.port or _PROXY_PORT, "the HTTP proxy")
+    raw = _connect(unquote(parts.hostname or ""), parts.port or _PROXY_PORT, "the HTTP proxy", left)
+    host = join(kit.host, kit.port)
     try:
-        host = join(kit.host, kit.port)
-        raw.sendall(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        raw.sendall(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n{_credentials(proxy)}\r\n".encode())
         answer = b""
-        while b"\r\n\r\n" not in answer and len(answer) < _MAX_ANSWER_BYTES and (part := raw.recv(4096)):
+        while b"\r\n\r\n" not in answer and len(answer) < _MAX_ANSWER_BYTES:
+            raw.settimeout(left.at_most(_CONNECT_S))
+            if not (part := raw.recv(4096)):
+                break
             answer += part
     except OSError as exc:
         raw.close()
@@ -144,9 +174,18 @@ def _dial(kit: Kit) -> socket.socket:
     return raw
 
 
-def _connect(host: str, port: int, what: str) -> socket.socket:
+def _credentials(proxy: str) -> str:
+    """Return the header that tells a proxy the name and password in its URL, as gRPC does (RFC 7617 §2)."""
+    parts = urlsplit(proxy)
+    if parts.username is None:
+        return ""
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return f"Proxy-Authorization: Basic {base64.b64encode(pair.encode()).decode()}\r\n"
+
+
+def _connect(host: str, port: int, what: str, left: _Left) -> socket.socket:
     try:
-        return socket.create_connection((host, port), timeout=_CONNECT_S)
+        return _connected(host, port, left)
     except socket.gaierror as exc:
         raise _Unreachable(f"The name {host} of {what} cannot be resolved: {exc.strerror}") from exc
     except TimeoutError as exc:
@@ -159,7 +198,28 @@ def _connect(host: str, port: int, what: str) -> socket.socket:
         raise _Unreachable(f"There is no way to {what} at {join(host, port)}: {_words(exc)}") from exc
 
 
-def _asked(kit: Kit, raw: socket.socket, now: datetime) -> str:
+def _connected(host: str, port: int, left: _Left) -> socket.socket:
+    """Do what `socket.create_connection` does, with one time for all addresses of a name."""
+    *others, last = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for address in others:
+        with contextlib.suppress(OSError):
+            return _connected_to(address, left)
+    return _connected_to(last, left)
+
+
+def _connected_to(address: Any, left: _Left) -> socket.socket:
+    family, kind, protocol, _, where = address
+    raw = socket.socket(family, kind, protocol)
+    try:
+        raw.settimeout(left.at_most(_CONNECT_S))
+        raw.connect(where)
+    except OSError:
+        raw.close()
+        raise
+    return raw
+
+
+def _asked(kit: Kit, raw: socket.socket, now: datetime, left: _Left) -> str:
     """Shake hands without checking anything, then check what was seen."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -168,7 +228,7 @@ def _asked(kit: Kit, raw: socket.socket, now: datetime) -> str:
     if kit.connection_security == "mtls":
         context.load_cert_chain(kit.cert_file, kit.key_file)
     name = kit.host if tls.proxy_root(kit) else kit.server_name
-    raw.settimeout(_ANSWER_S)
+    raw.settimeout(left.at_most(_ANSWER_S))
     try:
         link = context.wrap_socket(raw, server_hostname=name)
     except (ssl.SSLError, ConnectionError, TimeoutError) as exc:
@@ -182,7 +242,28 @@ def _asked(kit: Kit, raw: socket.socket, now: datetime) -> str:
         if kit.connection_security == "clear":
             return "The server speaks TLS, and this site's kit has connection_security clear; provision both alike"
         shown = x509.load_der_x509_certificate(link.getpeercert(binary_form=True) or b"")
-        return _server_problem(kit, shown, name, now) or _refusal(kit, link, now)
+        problem = _server_problem(kit, shown, name, now)
+        if not problem:
+            link.settimeout(left.at_most(_ANSWER_S))
+            return _refusal(kit, link, now)
+    _object(kit, name, left)
+    return problem
+
+
+def _object(kit: Kit, name: str, left: _Left) -> None:
+    """Tell the server what is wrong with its certificate, by a TLS alert (RFC 8446 §6.2), so that its log has it too.
+
+    gRPC hangs up without one, and the server hears nothing.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    # In TLS 1.3 OpenSSL sends it before its keys, and gRPC's BoringSSL reads no such alert.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(kit.root_cert_file)
+    with contextlib.suppress(OSError, _Unreachable), _dial(kit, left) as raw:
+        raw.settimeout(left.at_most(_ANSWER_S))
+        context.wrap_socket(raw, server_hostname=name).close()
 
 
 def _server_problem(kit: Kit, shown: x509.Certificate, name: str, now: datetime) -> str:
@@ -213,9 +294,9 @@ def _refusal(kit: Kit, link: ssl.SSLSocket, now: datetime) -> str:
         return "The server demands a certificate in TLS (mtls), and this site's kit has connection_security tls"
     end = certificate(kit.cert_file).not_valid_after_utc
     if issuer_of(certificate(kit.cert_file), authorities(kit.root_cert_file)) is None:
-        return "The server refused this site's certificate: it was issued by another authority than rootCA.pem"
+        return f"The server refused {_whose(kit)} certificate: it was issued by another authority than rootCA.pem"
     return (
-        f"The server refused this site's certificate, which is valid here until {end:%Y-%m-%d}: the clock of one of "
+        f"The server refused {_whose(kit)} certificate, which is valid here until {end:%Y-%m-%d}: the clock of one of "
         f"the two machines is wrong (here it is {now:%Y-%m-%d %H:%M} UTC), or the server has another rootCA.pem"
     )
 

@@ -6,18 +6,17 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 import msgspec
 
-from clouddeploy_runtime import jobs
+from clouddeploy_runtime import job_folders, jobs
 from clouddeploy_runtime.client.site_tasks import SiteTasks
 from clouddeploy_runtime.errors import RuntimeFault
 from clouddeploy_runtime.job.messages import Done, Result
-from clouddeploy_runtime.launchers import JobLaunch
+from clouddeploy_runtime.launchers import JobLaunch, orphans
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STOP_S = 5.0
-_LOG_TAIL_BYTES = 2048
-"""Of a failed trainer's log, for the server: enough for a traceback's end, too little for a site's data."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class SiteJob:
         launcher: starts the trainer.
         transfer: to the server and back.
         pool: shared memory for this job; closed at its end.
-        check: called with the app's folder before anything of it runs; raises what speaks against it.
+        check: called in a thread with the app's folder before anything of it runs; raises what speaks against it.
         report: sends an event to the server.
     """
 
@@ -121,7 +118,7 @@ class SiteJob:
             if await self._launch():
                 self._report(pb.ClientEvent(job_deployed=pb.JobDeployed(job_id=self.job_id)))
                 ending = await self._receive()
-        except (RuntimeFault, OSError, msgspec.MsgspecError, grpc.RpcError) as exc:
+        except (RuntimeFault, OSError, msgspec.MsgspecError, RecursionError, grpc.RpcError) as exc:
             log.exception("Job %s failed at %s", self.job_id, self._place.site, extra={"job": self.job_id})
             ending = Ending(f"{self._place.site}: {exc}")
             if self._process is None:
@@ -141,7 +138,7 @@ class SiteJob:
             return False
         await asyncio.to_thread(self._unpack, self._fetching.result())
         app = folder / "job" / start.app
-        self._check(app)
+        await asyncio.to_thread(self._check, app)  # reads every file
         if self._is_stopping:
             return False
         job = JobLaunch(
@@ -164,8 +161,11 @@ class SiteJob:
         return True
 
     def _unpack(self, archive: bytes) -> None:
-        shutil.rmtree(self._place.folder / "job", ignore_errors=True)  # of a trainer before this one
-        jobs.unpack(archive, self._place.folder / "job")
+        folder = self._place.folder / "job"
+        job_folders.remove(folder)  # of a trainer before this one
+        if os.path.lexists(folder):  # a link in it could lead what is unpacked elsewhere
+            raise OSError(f"what an earlier start has left in {folder} cannot be removed")
+        jobs.unpack(archive, folder)
 
     async def _receive(self) -> Ending:
         if self._process is None:
@@ -175,10 +175,12 @@ class SiteJob:
             message, buffer = received
             if isinstance(message, Result):
                 self._tasks.answered(message, buffer)
-            elif isinstance(message, Done):
+            elif isinstance(message, Done) and done is None:
                 done = message
                 # A thread of the script's own might keep the process from ending.
                 self._spawn(self._process.stop("", grace_s=_STOP_S))
+            else:
+                self._process.complain("it said that it was done over and over")
         code = await self._process.wait()
         await self._tasks.delivered()
         if done is not None and done.reason:
@@ -192,7 +194,7 @@ class SiteJob:
 
     def _failed(self, reason: str, *, is_crash: bool = False) -> Ending:
         first = reason.replace("\n", " ")
-        tail = _tail(self._place.folder / "run" / "log.txt")
+        tail = "" if self._process is None else self._process.printed()
         return Ending(f"{first}\n{tail}" if tail else first, is_crash=is_crash)
 
     def _is_gone(self) -> None:
@@ -211,16 +213,17 @@ class SiteJob:
             await self._process.stop(reason, grace_s=_STOP_S)
 
     async def _close(self) -> None:
-        if self._fetching is not None:
-            self._fetching.cancel()
-        self._tasks.cancel()
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
-        await self._tasks.closed()
-        self._pool.close()
-        # The job comes with each start; what the trainer wrote, and its log, is the site's.
-        await asyncio.to_thread(shutil.rmtree, self._place.folder / "job", ignore_errors=True)
+        async with contextlib.AsyncExitStack() as steps:  # each is done whatever became of those before: the last first
+            # The job comes with each start; what the trainer wrote, and its log, is the site's.
+            steps.push_async_callback(asyncio.to_thread, job_folders.remove, self._place.folder / "job")
+            steps.callback(self._pool.close)
+            steps.push_async_callback(self._tasks.closed)
+            if self._process is not None:
+                steps.push_async_callback(self._process.wait)
+                self._process.kill()
+            self._tasks.cancel()
+            if self._fetching is not None:
+                self._fetching.cancel()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -228,17 +231,8 @@ class SiteJob:
         task.add_done_callback(self._background.discard)
 
 
-def _tail(path: Path) -> str:
-    """Return the last lines of a trainer's log, whole ones."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _LOG_TAIL_BYTES))
-        text = file.read().decode(errors="replace")
-        return text if size <= _LOG_TAIL_BYTES else text.partition("\n")[2]
-    return ""
-
-
 def sweep(folder: Path) -> None:
-    """Remove the job folders that a client left when it was killed; logs and results stay."""
+    """End what a client that was killed has left running, and remove its job folders; logs and results stay."""
+    orphans.end_below(folder.resolve())
     for left in folder.glob("*/job"):
-        shutil.rmtree(left, ignore_errors=True)
+        job_folders.remove(left)

@@ -200,7 +200,7 @@ class ResourceManager:
 def _wanted(need: bytes) -> Wanted:
     try:
         wanted = msgspec.json.decode(need, type=Wanted)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise NoResources("The site cannot read what the job needs", why=str(exc)) from exc
     if min(wanted.num_of_gpus, wanted.mem_per_gpu_in_GiB, wanted.num_of_cpus, wanted.memory_in_GiB) < 0:
         raise NoResources("The site cannot read what the job needs", why="a number is negative")

@@ -87,9 +87,14 @@ class SiteTasks:
         self._taken: tuple[str, str, int] | None = None
         """The last task that counted, its parameters, and over which connection the server said so."""
         self._running: set[asyncio.Task[None]] = set()
+        self._is_over = False
+        """The trainer has ended, or was told to: nobody is there for another task."""
 
     def add(self, event: pb.RunTask) -> None:
-        """Take a task. The same one again asks for its result; another one means that the others are over."""
+        """Take a task. The same one again asks for its result; another one means that the others are over.
+
+        Once the trainer has ended no other one is taken: the server learns of the end.
+        """
         task = msgspec.msgpack.decode(event.task, type=Task)
         known = self._works.get(task.task_id)
         if known is not None and known.event.sha256 == event.sha256:
@@ -99,6 +104,8 @@ class SiteTasks:
             return  # the wish was on its way when the result was taken; a server that lost it has a new connection
         for work in list(self._works.values()):
             self._drop(work)
+        if self._is_over:
+            return
         work = self._works[task.task_id] = _Work(task, event)
         work.running = asyncio.get_running_loop().create_task(self._do(work))
         self._running.add(work.running)
@@ -113,9 +120,10 @@ class SiteTasks:
         """Take the trainer's result."""
         work = self._training
         if work is None or work.task.task_id != result.task_id:
-            log.warning("The trainer of job %s answers task %s, which it does not have", self._job_id, result.task_id)
             if buffer is not None:
                 buffer.release()
+            if self._process is not None:
+                self._process.complain("it answered what it was not asked over and over")
             return
         self._training = None
         work.result, work.update = result, buffer
@@ -125,14 +133,18 @@ class SiteTasks:
 
     async def delivered(self) -> None:
         """Return once every result that there is has been taken or is not wanted; the trainer has ended."""
-        works = [work for work in self._works.values() if not work.answered.is_set()]
-        for work in works:
-            self._drop(work, is_idle=True)
+        self._is_over = True
+        training, self._training = self._training, None
+        if training is not None:  # which the server may have taken back meanwhile
+            self._drop(training)
+        for work in [one for one in self._works.values() if not one.answered.is_set()]:
+            self._drop(work)
         while self._running:
             await asyncio.wait(self._running)
 
     def cancel(self) -> None:
         """Give up everything."""
+        self._is_over = True
         for task in self._running:
             task.cancel()
 
@@ -140,12 +152,12 @@ class SiteTasks:
         """Return once everything that was given up has ended."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _drop(self, work: _Work, *, is_idle: bool = False) -> None:
+    def _drop(self, work: _Work) -> None:
         """Forget a task; one that is being trained for is let finish, since the trainer cannot be interrupted."""
         work.is_wanted = False
         if self._works.get(work.task.task_id) is work:
             del self._works[work.task.task_id]
-        if work.running is not None and (work is not self._training or is_idle):
+        if work.running is not None and work is not self._training:
             work.running.cancel()
 
     async def _do(self, work: _Work) -> None:
@@ -158,8 +170,13 @@ class SiteTasks:
             self._gone()
         except (RuntimeFault, OSError, grpc.RpcError) as exc:
             log.warning("Task %s of job %s failed: %s", task_id, self._job_id, exc, extra={"job": self._job_id})
-            event = pb.TaskFailed(job_id=self._job_id, task_id=task_id, reason=f"{self._site}: {exc}")
-            self._report(pb.ClientEvent(task_failed=event))
+            failed = pb.TaskFailed(
+                job_id=self._job_id,
+                task_id=task_id,
+                reason=f"{self._site}: {exc}",
+                task_sha256=work.event.sha256,
+            )
+            self._report(pb.ClientEvent(task_failed=failed))
         finally:
             for buffer in (work.model, work.update):
                 if buffer is not None:
@@ -172,7 +189,7 @@ class SiteTasks:
         event = work.event
         if not event.blob:
             return True
-        work.model = self._pool.acquire(event.size)
+        work.model = await self._pool.obtain(event.size)
         while True:
             work.asked.clear()
             try:

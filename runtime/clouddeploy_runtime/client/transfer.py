@@ -80,8 +80,10 @@ class Transfer:
             BlobCorrupt: it came complete, but is not what the server announced.
         """
         position = failures = 0
+        is_pieced = False
         while True:
             await self._ready.wait()
+            is_pieced = is_pieced or position > 0
             request = msgspec.json.encode({"blob": blob, "offset": position})
             call = self._channel.unary_stream(rpc.DOWNLOAD)(request, metadata=self._metadata(job_id))
             try:
@@ -91,11 +93,16 @@ class Transfer:
                         raise BlobCorrupt("A blob is longer than announced", why=f"{len(into)} bytes were announced")
                     into[position:end] = chunk
                     position = end
+                await asyncio.to_thread(blobs.check, into, received=position, sha256=sha256)
+            except BlobCorrupt as exc:
+                if not is_pieced:
+                    raise
+                log.info("%s is fetched from its beginning: its parts do not fit together (%s)", blob, exc)
+                position, is_pieced = 0, False
             except _BROKEN as exc:
                 failures = await self._pause(exc, failures, f"download {blob}")
-                continue
-            await asyncio.to_thread(blobs.check, into, received=position, sha256=sha256)
-            return
+            else:
+                return
 
     async def send(self, job_id: str, result: Result, view: memoryview, *, task_sha256: str) -> Receipt:
         """Upload a result; the server takes it once, however often it is sent.

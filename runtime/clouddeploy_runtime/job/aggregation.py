@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,9 +51,9 @@ class WeightedMean:
             fits = old is not None and old.dtype == dtype and old.shape == array.shape and old.flags.carray
             self._means[name] = old if fits else np.empty(array.shape, dtype)  # type: ignore[assignment]
         self._scratch: dict[np.dtype[np.floating], NDArray[np.floating]] = {}
-        self.samples = 0
+        self.samples: float = 0
 
-    def add(self, site: str, params: Mapping[str, NDArray[np.generic]], *, samples: int) -> None:
+    def add(self, site: str, params: Mapping[str, NDArray[np.generic]], *, samples: float) -> None:
         """Folds one site's update in: mean += (params − mean) · samples / total.
 
         Raises:
@@ -66,7 +67,7 @@ class WeightedMean:
                     why=f"wanted {mean.shape}, got {shown}",
                     hint="check its code",
                 )
-        if samples <= 0:
+        if not 0 < samples < math.inf:
             raise ShapeMismatch(f"{site} reports {samples} training samples", why="a weight is a positive number")
         self.samples += samples
         for name, mean in self._means.items():

@@ -8,6 +8,7 @@ sealed against it, a parent takes no other from a job, and files are allocated b
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import mmap
 import os
@@ -29,8 +30,8 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 """Its size stays as it is, for everybody and for ever."""
 MAX_MAPPINGS = 256
 """Buffers that a parent takes from one job. A job needs one or two; the kernel allows a process 65,530 mappings."""
-MAX_MAPPED_BYTES = os.sysconf("SC_PHYS_PAGES") * PAGE
-"""What these may hold together: more than the machine's memory cannot be meant."""
+_BLOCK = 512
+"""Unit of `st_blocks`: stat(2)."""
 
 
 class NoBuffer(RuntimeFault):
@@ -109,6 +110,8 @@ class BufferPool:
         self._free: set[int] = set()
         self._lock = threading.Lock()
         self._next = 1
+        self._making_bytes = 0
+        """Of memory that is being made."""
         self._is_closed = False
         self.on_free: Callable[[], None] | None = None
         """Called when a buffer has come back."""
@@ -130,17 +133,37 @@ class BufferPool:
         with self._lock:
             if self._is_closed:
                 raise NoBuffer(f"a buffer of {size} bytes cannot be made", why="the job has ended")
-            fitting = [
-                self._buffers[key]
-                for key in self._free
-                if size <= self._buffers[key].capacity <= max(PAGE, size * WASTE)
-            ]
-            if fitting:
-                buffer = min(fitting, key=lambda one: one.capacity)
+            buffer = self._fitting(size)
+            if buffer is not None:
                 self._free.discard(buffer.key)
                 buffer.take(size)
                 return buffer
-            return self._make(size)
+            capacity, is_file = _pages(size), self._is_beyond(size)
+            own_bytes = 0 if is_file else capacity
+            self._making_bytes += own_bytes
+        try:  # without the lock: a file takes as long as the disk does, and others ask for `in_use` meanwhile
+            descriptor, memory = _file(capacity) if is_file else _memory(capacity)
+        finally:
+            with self._lock:
+                self._making_bytes -= own_bytes
+        return self._add(size, descriptor, memory, is_file=is_file)
+
+    async def obtain(self, size: int) -> Buffer:
+        """Does what `acquire` does, and in a thread what takes long, so that an event loop does not wait for the disk.
+
+        Raises:
+            NoBuffer: as `acquire`.
+        """
+        with self._lock:
+            is_quick = self._fitting(size) is not None or not self._is_beyond(size)
+        if is_quick:
+            return self.acquire(size)
+        making = asyncio.get_running_loop().run_in_executor(None, self.acquire, size)
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(_give_back)
+            raise
 
     def held(self, key: int) -> Buffer | None:
         """Returns the buffer of that key; None when there is none."""
@@ -161,15 +184,26 @@ class BufferPool:
             self._buffers.clear()
             self._free.clear()
 
-    def _make(self, size: int) -> Buffer:
-        capacity = max(PAGE, -(-size // PAGE) * PAGE)
+    def _fitting(self, size: int) -> Buffer | None:
+        free = (self._buffers[key] for key in self._free)
+        fitting = (one for one in free if size <= one.capacity <= max(PAGE, size * WASTE))
+        return min(fitting, key=lambda one: one.capacity, default=None)
+
+    def _is_beyond(self, size: int) -> bool:
+        """Tell whether a new buffer of this size would have to be a file."""
         in_memory = sum(one.capacity for one in self._buffers.values() if not one.is_file)
-        is_file = in_memory + capacity > self._budget
-        descriptor, memory = _file(capacity) if is_file else _memory(capacity)
-        buffer = Buffer(self._next, descriptor, memory, size=size, on_release=self._take_back, is_file=is_file)
-        self._buffers[self._next] = buffer
-        self._next += 1
-        return buffer
+        return in_memory + self._making_bytes + _pages(size) > self._budget
+
+    def _add(self, size: int, descriptor: int, memory: mmap.mmap, *, is_file: bool) -> Buffer:
+        with self._lock:
+            if self._is_closed:
+                memory.close()
+                os.close(descriptor)
+                raise NoBuffer(f"a buffer of {size} bytes cannot be made", why="the job has ended")
+            buffer = Buffer(self._next, descriptor, memory, size=size, on_release=self._take_back, is_file=is_file)
+            self._buffers[self._next] = buffer
+            self._next += 1
+            return buffer
 
     def _take_back(self, buffer: Buffer) -> None:
         with self._lock:
@@ -177,6 +211,16 @@ class BufferPool:
                 self._free.add(buffer.key)
         if self.on_free is not None:
             self.on_free()
+
+
+def _pages(size: int) -> int:
+    return max(PAGE, -(-size // PAGE) * PAGE)
+
+
+def _give_back(making: asyncio.Future[Buffer]) -> None:
+    """Release a buffer that nobody waits for any more."""
+    if not making.cancelled() and making.exception() is None:
+        making.result().release()
 
 
 def _memory(capacity: int) -> tuple[int, mmap.mmap]:
@@ -223,12 +267,17 @@ class Mappings:
     Args:
         on_release: told the key of each buffer that is done with.
         is_strict: the sender is not trusted: only memory is taken that it can neither take away nor make up.
+        limit_bytes: what a sender that is not trusted may have mapped: whoever reads memory that it has not filled is
+            given the pages, so a job that uses little of its own could use up its parent's.
     """
 
-    def __init__(self, on_release: Callable[[int], None], *, is_strict: bool = False) -> None:
+    def __init__(
+        self, on_release: Callable[[int], None], *, is_strict: bool = False, limit_bytes: int = 1 << 62
+    ) -> None:
         self._memory: dict[int, mmap.mmap] = {}
         self._on_release = on_release
         self._is_strict = is_strict
+        self._limit_bytes = limit_bytes
 
     def buffer_of(self, frame: Frame, descriptors: list[int]) -> Buffer | None:
         """Returns the buffer that belongs to a frame's message, if any; a descriptor comes with its first use.
@@ -244,7 +293,7 @@ class Mappings:
             if frame.key is None:
                 return None
             if descriptors:
-                self._map(frame.key, descriptors[0], frame.capacity)
+                self._map(frame.key, descriptors[0], frame.capacity, size=getattr(frame.message, "size", 0))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -256,9 +305,13 @@ class Mappings:
             raise _refused(f"{size} bytes in one of {len(memory)}")
         return Buffer(frame.key, -1, memory, size=size, on_release=lambda one: self._on_release(one.key))
 
-    def _map(self, key: int, descriptor: int, capacity: int) -> None:
+    def close(self) -> None:
+        """Lets go of the memory: it is gone once nobody holds a buffer in it."""
+        self._memory.clear()
+
+    def _map(self, key: int, descriptor: int, capacity: int, *, size: int) -> None:
         if self._is_strict:
-            self._check(key, descriptor, capacity)
+            self._check(key, descriptor, capacity, size=size)
         try:
             self._memory[key] = mmap.mmap(descriptor, capacity, access=self._access(descriptor))
         except (OSError, OverflowError, ValueError) as exc:
@@ -269,7 +322,7 @@ class Mappings:
         is_writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
         return mmap.ACCESS_WRITE if is_writable and not self._is_strict else mmap.ACCESS_READ
 
-    def _check(self, key: int, descriptor: int, capacity: int) -> None:
+    def _check(self, key: int, descriptor: int, capacity: int, *, size: int) -> None:
         if key in self._memory:
             raise _refused(f"number {key} came twice")
         if len(self._memory) >= MAX_MAPPINGS:
@@ -283,10 +336,13 @@ class Mappings:
             raise _refused("its size is not sealed, so the job could take it away while it is read")
         if page != PAGE:
             raise _refused("it is of huge pages, of which a read may find none")
-        if capacity <= 0 or capacity % PAGE or capacity != os.fstat(descriptor).st_size:
+        status = os.fstat(descriptor)
+        if capacity <= 0 or capacity % PAGE or capacity != status.st_size:
             raise _refused(f"{capacity} bytes are not its size")
-        if capacity + sum(len(one) for one in self._memory.values()) > MAX_MAPPED_BYTES:
-            raise _refused("more than the machine has memory")
+        if capacity + sum(len(one) for one in self._memory.values()) > self._limit_bytes:
+            raise _refused(f"a job's may hold {self._limit_bytes} bytes here, and these are more")
+        if status.st_blocks * _BLOCK < min(size, capacity):
+            raise _refused(f"{size} bytes are in it, it says, and not so many were written")
 
 
 def _refused(why: str) -> BufferRefused:

@@ -3,8 +3,6 @@
 flare.init()
 while flare.is_running():
     model = flare.receive()
-    if model is None:
-        break
     flare.send(flare.FLModel(params=train(model.params), metrics={"loss": 0.1}, samples=100))
 
 Scripts that say `import nvflare.client as flare` get this module, see `nvflare_alias`.
@@ -63,7 +61,8 @@ class FLModel:
     Attributes:
         params: by name. Received ones look into shared memory: read-only, and valid until the answer was sent.
         metrics: floats by name, averaged over the sites by samples.
-        samples: how many training samples stand behind the parameters; None: what `meta` says, else 1.
+        samples: what the parameters weigh, as a rule how many training samples stand behind them; any number above 0.
+            None: what `meta` says, else 1.
         current_round: from 0.
         total_rounds: of the job.
         params_type: of `params`; None is FULL.
@@ -73,7 +72,7 @@ class FLModel:
 
     params: Mapping[str, Any] | None = field(default_factory=dict)
     metrics: Mapping[str, float] | None = field(default_factory=dict)
-    samples: int | None = None
+    samples: float | None = None
     current_round: int | None = 0
     total_rounds: int | None = 0
     params_type: ParamsType | str | None = None
@@ -113,6 +112,10 @@ class _Context:
     received: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     buffer: Buffer | None = None
     """What `received` looks into."""
+    model: FLModel | None = None
+    """What the script gets for `task`, until it has answered."""
+    waiting: tuple[Task, Buffer | None] | None = None
+    """The next task, when the server went on before the script."""
     has_ended: bool = False
     abort: str | None = None
 
@@ -138,33 +141,59 @@ def init(rank: str | None = None, config_file: str | None = None) -> None:
 
 
 def is_running() -> bool:
-    """Whether the job goes on."""
-    return not _current().has_ended
+    """Whether there is something to do: waits for the next task, which `receive` returns then; False at the end.
 
-
-def receive(timeout: float | None = None) -> FLModel | None:
-    """Waits for the next task and returns its model; None when the job is over, or nothing came within the timeout.
+    With a task that is not answered it does not wait: a script may ask in its loops whether it can stop.
 
     Raises:
         ClientApiMisuse: the task is none that the configuration gives to this script.
     """
     context = _current()
-    context.task = None
+    if context.model is not None and not context.has_ended:
+        context.waiting = context.waiting or _next(context, time.monotonic())  # or the end
+    return receive() is not None
+
+
+def receive(timeout: float | None = None) -> FLModel | None:
+    """Waits for the next task and returns its model; until that is answered, the same one again.
+
+    Returns:
+        None when the job is over, or nothing came within the timeout.
+
+    Raises:
+        ClientApiMisuse: the task is none that the configuration gives to this script.
+    """
+    context = _current()
     if context.has_ended:
         return None
-    until = math.inf if timeout is None else time.monotonic() + timeout
-    try:
-        received = context.channel.receive(until=until)
-    except TimeoutError:
-        return None
-    if received is None:
-        context.has_ended = True
-        return None
-    task, buffer = received
-    if not isinstance(task, Task):
-        context.has_ended = isinstance(task, Abort)
-        context.abort = task.reason or None if isinstance(task, Abort) else None
-        return None
+    if context.model is None:
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        received, context.waiting = context.waiting or _next(context, until), None
+        if received is not None:
+            context.model = _model(context, *received)
+    return None if context.has_ended else context.model
+
+
+def _next(context: _Context, until: float) -> tuple[Task, Buffer | None] | None:
+    """Returns the next task; None at the end, which is noted, or when it is too late."""
+    while True:
+        try:
+            received = context.channel.receive(until=until)
+        except TimeoutError:
+            return None
+        if received is None:
+            context.has_ended = True
+            return None
+        message, buffer = received
+        if isinstance(message, Abort):
+            context.has_ended, context.abort = True, message.reason or None
+            return None
+        if isinstance(message, Task):
+            return message, buffer
+
+
+def _model(context: _Context, task: Task, buffer: Buffer | None) -> FLModel:
+    """Returns what the script gets for a task, which is the current one from now on."""
     context.task = task
     if not any(fnmatchcase(task.name, pattern) for pattern in _patterns(context.wishes)):
         raise ClientApiMisuse(
@@ -184,23 +213,37 @@ def send(model: FLModel, clear_cache: bool = True) -> None:
     """Answers the task that was received last.
 
     Raises:
-        ClientApiMisuse: there is none, or it was answered; or a difference names what was not received.
+        ClientApiMisuse: there is none, or it was answered; a difference names what was not received; or the answer
+            weighs nothing.
     """
-    del clear_cache
+    del clear_cache  # the memory that it would keep is the server's again
     context = _current()
     if context.task is None:
         raise ClientApiMisuse("send() without a task", why="it answers the last receive()", hint="call receive() first")
-    task, context.task = context.task, None
+    weight = _weight(model)
+    task, context.task, context.model = context.task, None, None
     params = _outgoing(context, task.name, model)
     size = tensors.size_of(params)
     buffer = _place(context, params, size)
     tensors.write(params, buffer.view)
-    weight = model.samples if model.samples is not None else (model.meta or {}).get(SAMPLES, 1)
     meta: dict[str, Any] = {
-        "samples": int(weight),
+        "samples": weight,
         "metrics": {name: float(value) for name, value in (model.metrics or {}).items()},
     }
     context.channel.send(Result(task.task_id, context.site, task.name, task.round, meta, size), buffer)
+
+
+def _weight(model: FLModel) -> float:
+    given = model.samples if model.samples is not None else (model.meta or {}).get(SAMPLES, 1)
+    try:
+        weight = given if isinstance(given, int) and not isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise ClientApiMisuse(
+            f"an answer cannot weigh {given!r}", why="a weight is a number above 0", hint=f"set samples, or {SAMPLES}"
+        )
+    return weight
 
 
 def _place(context: _Context, params: Mapping[str, NDArray[np.generic]], size: int) -> Buffer:
@@ -297,7 +340,8 @@ def shutdown() -> None:
 
 def clear() -> None:
     """Drops the task received last."""
-    _current().task = None
+    context = _current()
+    context.task = context.model = None
 
 
 def data_dir() -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clouddeploy_runtime.job import initial_model
+from clouddeploy_runtime.job.arguments import check
 from clouddeploy_runtime.job.client_api import Wishes
 from clouddeploy_runtime.job.controller import Controller
 from clouddeploy_runtime.job.fedavg import BadWorkflow, FedAvg
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OURS = "clouddeploy_runtime."
-_NO_EFFECT = frozenset(
-    {
-        *("aggregator_id", "allow_empty_global_weights", "enable_tensor_disk_offload", "ignore_result_error"),
-        *("memory_gc_rounds", "persist_every_n_rounds", "persistor_id", "save_filename", "shareable_generator_id"),
-        *("snapshot_every_n_rounds", "stream_to_disk", "task_check_period", "model", "train_timeout"),
-    }
-)
-"""Arguments of the reference's workflows that say how it works inside, or that are read elsewhere here."""
 _WORKFLOW: Mapping[str, str] = {
     "num_rounds": "num_rounds",
     "num_clients": "num_clients",
@@ -47,15 +40,10 @@ _WORKFLOW: Mapping[str, str] = {
 """Arguments of the reference's workflows → of our FedAvg."""
 _GATHER: Mapping[str, Any] = {"num_clients": 1, "wait_s": 10}
 """What ScatterAndGather takes where the configuration says nothing, and our FedAvg does not."""
-_CHANGES_NOTHING: Mapping[str, tuple[Any, ...]] = {
-    "start_round": (0,),
-    "stop_cond": (None, ""),
-    "patience": (None, 0),
-    "aggregator": (None,),
-    "exclude_vars": (None, ""),
-    "aggregation_weights": (None, {}),
-}
-"""Arguments that would change the result, and the values of which they do not."""
+_SAMPLED = {"num_clients": "sampled_sites"}
+"""What it means in the reference's FedAvg: so many sites, drawn anew in each round."""
+_PARTS: Mapping[str, str] = {"aggregator_id": "aggregator", "shareable_generator_id": "shareable_generator"}
+"""Components that ScatterAndGather takes where the configuration names none."""
 _SCRIPT_ARGUMENTS = frozenset({"task_script_path", "task_script_args", "launcher_id"})
 _PYTHONS = frozenset({"python", "python3"})
 
@@ -95,7 +83,8 @@ def controller(
     made = kind(channel, sites=sites, run_dir=run_dir, job_id=job_id)
     arguments = workflow.args
     if not workflow.path.startswith(OURS) and kind is FedAvg:
-        arguments = {**(_GATHER if is_gathering else {}), **_translated(workflow), **_aggregation(config, workflow)}
+        arguments = {**(_GATHER if is_gathering else {}), **_translated(workflow)}
+        _look_at_parts(config, workflow)
         if "initial_model" not in arguments:
             # A resumed job has its model; making the first one again could take long for nothing.
             arguments["initial_model"] = {} if made.resumed else _model(config, workflow, app)
@@ -107,36 +96,29 @@ def controller(
 
 
 def _translated(workflow: Component) -> dict[str, Any]:
-    found: dict[str, Any] = {"evaluate": False}
-    for key, value in workflow.args.items():
-        if key in _WORKFLOW:
-            found[_WORKFLOW[key]] = value
-        elif key in _CHANGES_NOTHING:
-            if value not in _CHANGES_NOTHING[key]:
-                raise BadWorkflow(
-                    f'{workflow.where}: "{key}" is not supported',
-                    why=f"{value!r} would change the result",
-                    hint="leave it out; an interrupted job goes on by itself"
-                    if key == "start_round"
-                    else "leave it out",
-                )
-        elif key not in _NO_EFFECT:
-            raise BadWorkflow(f'{workflow.where}: the argument "{key}" is not known', why=f"of {workflow.path}")
-    return found
+    names = _WORKFLOW if workflow.path in known.SCATTER_AND_GATHER else {**_WORKFLOW, **_SAMPLED}
+    check(workflow, taken=names)
+    return {"evaluate": False, **{names[key]: value for key, value in workflow.args.items() if key in names}}
 
 
-def _aggregation(config: AppConfig, workflow: Component) -> dict[str, Any]:
-    """Looks at the aggregator, whose work is FedAvg's own here; it adds no argument."""
-    name = workflow.args.get("aggregator_id")
-    aggregator = config.components.get(name) if isinstance(name, str) else None
-    if aggregator is None:
-        return {}
-    if aggregator.path not in known.AGGREGATORS:
-        raise _refused(aggregator, "components")
-    for key in ("aggregation_weights", "exclude_vars", "weights"):
-        if aggregator.args.get(key):
-            raise BadWorkflow(f'{aggregator.where}: "{key}" is not supported', why="it would change the result")
-    return {}
+def _look_at_parts(config: AppConfig, workflow: Component) -> None:
+    """Looks at what the workflow works with, which is FedAvg's own here; also at what the reference takes unnamed.
+
+    Raises:
+        ComponentRefused: it does something else than FedAvg.
+        BadWorkflow: there is none of the id, or its arguments would change the result.
+    """
+    usual = _PARTS if workflow.path in known.SCATTER_AND_GATHER else {}
+    for key, ours in (("aggregator_id", known.AGGREGATORS), ("shareable_generator_id", known.GENERATORS)):
+        name = workflow.args.get(key, usual.get(key))
+        part = config.components.get(name) if isinstance(name, str) else None
+        if part is None:
+            if workflow.args.get(key):
+                raise BadWorkflow(f"{workflow.where}: there is no component {name!r}", why=f'it is named as "{key}"')
+            continue
+        if part.path not in ours:
+            raise _refused(part, "components")
+        check(part)
 
 
 def _model(config: AppConfig, workflow: Component, app: Path) -> Mapping[str, Any]:
@@ -153,6 +135,7 @@ def _model(config: AppConfig, workflow: Component, app: Path) -> Mapping[str, An
         )
     if persistor.path not in known.PERSISTORS:
         raise _refused(persistor, "components")
+    check(persistor)
     file = persistor.args.get("source_ckpt_file_full_name")
     if isinstance(file, str) and file:
         places = [app / folder / file for folder in ("custom", "config", "")]

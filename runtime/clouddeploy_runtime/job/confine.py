@@ -48,6 +48,7 @@ DEVICES = (
 INSTALLATIONS = "/opt/clouddeploy"
 """Where deployed sites are; others of this machine are as much hidden as the job's own."""
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the tree itself, not a file in it
+"""Of all processes of the machine: a job could read and change there what other jobs, and others of its user, share."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -61,6 +62,7 @@ class Bounds(msgspec.Struct, frozen=True):
         readable: trees.
         writable: trees; also readable.
         hidden: trees.
+        shares_memory: whether `SHARED_MEMORY` is open, which multiprocessing and PyTorch's data loaders need.
         is_confined: whether all this counts.
     """
 
@@ -68,6 +70,7 @@ class Bounds(msgspec.Struct, frozen=True):
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
+    shares_memory: bool = True
     is_confined: bool = True
 
 
@@ -133,9 +136,10 @@ def _drop_capabilities() -> None:
 def _rules(bounds: Bounds) -> Iterator[tuple[Path, int]]:
     hidden = tuple(Path(one).resolve() for one in (INSTALLATIONS, *bounds.hidden))
     python = {sys.prefix, sys.base_prefix, sys.exec_prefix, *(one for one in sys.path if Path(one).is_absolute())}
+    shared = (SHARED_MEMORY,) if bounds.shares_memory else ()
     for roots, access in (
         ((*SYSTEM, *sorted(python), *bounds.code, *bounds.readable), landlock.READ),
-        ((SHARED_MEMORY, *bounds.writable), landlock.WRITE),
+        ((*shared, *bounds.writable), landlock.WRITE),
     ):
         for root in roots:
             for tree in without(Path(root).resolve(), hidden):

@@ -49,7 +49,8 @@ class Answer:
 
     site: str
     params: Mapping[str, NDArray[np.generic]]
-    samples: int
+    samples: float
+    """What it weighs."""
     metrics: Mapping[str, float]
 
 
@@ -97,8 +98,9 @@ class Controller:
         min_sites: int,
         enough: int | None = None,
         wait_s: float = 0.0,
+        targets: tuple[str, ...] = (),
     ) -> Iterator[Answer]:
-        """Sends one task to every site and yields their answers as they come, each site's once.
+        """Sends one task to every site, or to some, and yields their answers as they come, each site's once.
 
         A site that fails is asked again with the next task: what kept it from this one may be over.
 
@@ -110,15 +112,17 @@ class Controller:
             min_sites: fewer answers than this end the job.
             enough: after so many answers the others are waited for no longer; None: all are. Later ones are ignored.
             wait_s: how long the others are waited for nevertheless.
+            targets: the sites that are asked; none: all.
 
         Raises:
             TooFewSites: names the sites and their causes.
             JobAborted: the job was stopped.
         """
-        task_id = self._send_task(name, params, round=round, total_rounds=total_rounds)
-        pending, failed, answers = set(self.sites), dict[str, str](), 0
+        asked = targets or self.sites
+        task_id = self._send_task(name, params, round=round, total_rounds=total_rounds, targets=asked)
+        pending, failed, answers = set(asked), dict[str, str](), 0
         until = math.inf
-        while pending and len(self.sites) - len(failed) >= min_sites:
+        while pending and len(asked) - len(failed) >= min_sites:
             if enough is not None and answers >= enough:
                 until = min(until, time.monotonic() + wait_s)
             try:
@@ -171,7 +175,15 @@ class Controller:
         aside.replace(self.run_dir / MODEL)
         write_atomically(self.run_dir / METRICS, json.dumps(metrics).encode())
 
-    def _send_task(self, name: str, params: Mapping[str, NDArray[np.generic]], *, round: int, total_rounds: int) -> str:
+    def _send_task(
+        self,
+        name: str,
+        params: Mapping[str, NDArray[np.generic]],
+        *,
+        round: int,
+        total_rounds: int,
+        targets: tuple[str, ...],
+    ) -> str:
         """Returns the task's id: the same in each process that runs this job, so that a site's answer fits it."""
         task_id = f"{self.job_id}/{round}/{name}"
         count = self._asked[task_id] = self._asked.get(task_id, 0) + 1
@@ -180,7 +192,7 @@ class Controller:
         size = tensors.size_of(params)
         buffer = self._channel.pool.acquire(size)
         tensors.write(params, buffer.view)
-        self._channel.send(Task(task_id, name, round, total_rounds, list(self.sites), {}, size), buffer)
+        self._channel.send(Task(task_id, name, round, total_rounds, list(targets), {}, size), buffer)
         return task_id
 
     def _receive(self, until: float) -> tuple[Message, Buffer | None]:
@@ -196,7 +208,9 @@ class Controller:
         """Returns a site's answer, or why it is none."""
         try:
             params = {} if given is None else tensors.read(given.view[: message.size])
-            samples, metrics = int(message.meta.get("samples", 1)), dict(message.meta.get("metrics", {}))
+            samples, metrics = message.meta.get("samples", 1), dict(message.meta.get("metrics", {}))
+            if isinstance(samples, bool) or not isinstance(samples, int | float) or not 0 < samples < math.inf:
+                raise ValueError(f"it weighs {samples!r}, and a weight is a number above 0")
         except (RuntimeFault, ValueError, TypeError) as error:
             return f"{message.site}: its answer cannot be read: {error}"
         return Answer(site=message.site, params=params, samples=samples, metrics=metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import ExitCode, RuntimeFault
@@ -47,6 +48,7 @@ class FedAvg(Controller):
         evaluate: bool = True,
         train_task: str = "train",
         wait_s: float = 0.0,
+        sampled_sites: int = 0,
     ) -> None:
         """Takes the arguments of the job's configuration.
 
@@ -58,12 +60,18 @@ class FedAvg(Controller):
             evaluate: whether the sites evaluate the final model on their test data.
             train_task: what the task of training is called.
             wait_s: how long the other sites are waited for once enough have answered.
+            sampled_sites: how many sites are asked to train each round, drawn anew, all of which must answer; 0: all
+                are asked, also where the reference would take 3 of them.
 
         Raises:
             BadWorkflow: names the argument and what it should be.
             BadModel: the first parameters cannot be made.
         """
-        for name, value, least in (("num_rounds", num_rounds, 1), ("num_clients", num_clients, 0)):
+        for name, value, least in (
+            ("num_rounds", num_rounds, 1),
+            ("num_clients", num_clients, 0),
+            ("num_clients", sampled_sites, 0),
+        ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise BadWorkflow(f'"{name}" must be a whole number from {least}', why=f"it is {value!r}")
         if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not wait_s >= 0:
@@ -75,6 +83,7 @@ class FedAvg(Controller):
         self._evaluate = evaluate
         self._train_task = train_task
         self._wait_s = float(wait_s)
+        self._sampled = min(sampled_sites, len(self.sites))
         if self.resumed is None:
             self._model: dict[str, NDArray[np.generic]] = (
                 first_model.from_function(initial_model)
@@ -121,19 +130,32 @@ class FedAvg(Controller):
             log.warning("round %d is not kept: %s", number, error)
 
     def _all(self, task: str, number: int) -> Iterator[Answer]:
+        is_drawn = bool(self._sampled) and task == self._train_task
+        targets = self._drawn(number) if is_drawn else self.sites
+        least = len(targets) if is_drawn else self._min_sites
         return self.ask(
             task,
             self._model,
             round=number,
             total_rounds=self._rounds,
-            min_sites=self._min_sites,
-            enough=self._min_sites,
+            min_sites=least,
+            enough=least,
             wait_s=self._wait_s,
+            targets=targets,
         )
+
+    def _drawn(self, number: int) -> tuple[str, ...]:
+        """Returns the sites of a round: the same in a process that goes on with it.
+
+        Those that have failed before are taken when there are not enough others.
+        """
+        order = sorted(self.sites)
+        random.Random(f"{self.job_id}/{number}").shuffle(order)  # noqa: S311 - no secret
+        return tuple(sorted(order, key=lambda site: site in self.failures)[: self._sampled])
 
     def _test(self) -> dict[str, float]:
         totals: dict[str, float] = {}
-        samples = 0
+        samples = 0.0
         for answer in self._all("evaluate", self._rounds):
             samples += answer.samples
             for name, value in answer.metrics.items():

@@ -44,7 +44,7 @@ class Result(msgspec.Struct, tag=True):
     name: str
     round: int
     meta: dict[str, Any]
-    """`samples`: int, `metrics`: dict of floats."""
+    """`samples`: a number above 0, what it weighs; `metrics`: dict of floats."""
     size: Size
     """Bytes used in the buffer; 0: there is none."""
 

@@ -107,6 +107,6 @@ def read(view: memoryview) -> dict[str, NDArray[np.generic]]:
             array = np.frombuffer(data[first:last], dtype=dtype).reshape(shape)
             array.setflags(write=False)
             tensors[name] = array
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise BadTensors("the parameters are not in safetensors layout", why=str(error)) from error
     return tensors

@@ -12,6 +12,7 @@ from clouddeploy_runtime.errors import InvalidCommand
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from clouddeploy_runtime.jobs.rounds import Round
 
 _SUBMIT_TOKEN = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
@@ -112,6 +113,10 @@ class JobInfo:
     """What the submitter named this submission, so that a repeated one makes no second job."""
     reservations: Mapping[str, str] = field(default_factory=dict)
     """Site → what it holds for the job; stands in StartJob."""
+    statement: str = ""
+    """Fingerprint of what the submitter signed, see `signing`; of a clone, the original's. Empty: nothing."""
+    history: tuple[Round, ...] = ()
+    """Its finished rounds, the last thousand at most. No part of a record or a reply; `AdminSession.watch` adds it."""
 
     @classmethod
     def parse(cls, document: Any) -> Self:
@@ -122,7 +127,7 @@ class JobInfo:
         """
         if not isinstance(document, dict) or not isinstance(document.get("job_id"), str):
             raise ValueError("it does not say which job it is of")  # noqa: TRY004 - one error for the caller
-        known = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
+        known = {name: document[name] for name in cls.__dataclass_fields__ if name in document and name != "history"}
         for name in ("sites", "schedule_history"):
             known[name] = tuple(str(one) for one in known.get(name) or ())
         for name, value in known.items():

@@ -77,6 +77,16 @@ class Running(Protocol):
     def ending(self) -> str:
         """Returns how the process ended, with its site, as one clause; empty while it runs."""
 
+    def printed(self) -> str:
+        """Returns the last lines of what the process has printed; from its parent's memory, not from its folder."""
+
+    def complain(self, what: str) -> None:
+        """Notes that it said what makes no sense just now; one that does so over and over is ended.
+
+        Args:
+            what: is named as the cause then.
+        """
+
     def terminate(self) -> None:
         """Asks the process to end; harmless when it has."""
 

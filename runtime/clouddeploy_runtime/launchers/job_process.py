@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,25 @@ import msgspec
 
 from clouddeploy_runtime.errors import RuntimeFault
 from clouddeploy_runtime.job.buffers import BufferRefused, Mappings
-from clouddeploy_runtime.job.messages import MAX_FRAME, Abort, Frame, Message, Release, decode, encode
+from clouddeploy_runtime.job.messages import (
+    MAX_FRAME,
+    Abort,
+    Done,
+    Frame,
+    Message,
+    Progress,
+    Release,
+    Result,
+    Task,
+    decode,
+    encode,
+)
 from clouddeploy_runtime.launchers import ending as endings
+from clouddeploy_runtime.launchers import memory
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from clouddeploy_runtime.job.buffers import Buffer, BufferPool
     from clouddeploy_runtime.launchers import orphans
     from clouddeploy_runtime.launchers.base import JobLaunch
@@ -33,6 +49,37 @@ _KILL_S = 5.0
 """A killed process that the kernel has not ended by then waits for a device; nobody waits for it here."""
 _OUTPUT_S = 5.0
 """For what it has printed to reach the disk, once it has ended."""
+_SHARE = 2
+"""A job's own buffers may hold one part in so many of the memory that its parent may use."""
+_MAX_COMPLAINTS = 100
+"""Messages that make no sense: a few come with a race, so many are meant."""
+_BUSY_S, _BUSY_PACKETS = 0.005, 64
+_SAYS: Mapping[str, tuple[type[Message], ...]] = {
+    "controller": (Task, Progress, Done, Release),
+    "trainer": (Result, Done, Release),
+}
+
+
+class _Pace:
+    """Keeps one job that talks without end from having its parent's loop to itself."""
+
+    def __init__(self) -> None:
+        self._packets = 0
+        self._since = 0.0
+
+    def rest(self) -> None:
+        """Note that it has nothing to say just now."""
+        self._packets = 0
+
+    async def keep(self) -> None:
+        """Called before each packet: leave the others as much time as this job has had."""
+        now = time.monotonic()
+        if not self._packets:
+            self._since = now
+        self._packets += 1
+        if self._packets > _BUSY_PACKETS or now - self._since > _BUSY_S:
+            self._packets = 0
+            await asyncio.sleep(_BUSY_S)
 
 
 class JobProcess:
@@ -77,7 +124,9 @@ class JobProcess:
         self._sent: set[int] = set()
         self._lent: set[int] = set()
         """What the process has now: it gives back nothing else, or it could have memory taken from under a transfer."""
-        self._mappings = Mappings(self._give_back, is_strict=True)
+        self._complaints = 0
+        self._pace = _Pace()
+        self._mappings = Mappings(self._give_back, is_strict=True, limit_bytes=memory.limit_bytes() // _SHARE)
         self._lock = asyncio.Lock()
         self._returns: deque[bytes] = deque()
         self._returning: asyncio.Task[None] | None = None
@@ -127,11 +176,13 @@ class JobProcess:
 
     async def _receive(self) -> tuple[Message, Buffer | None] | None:
         while not self._fault:
+            await self._pace.keep()
             try:
                 data, descriptors, flags, _address = socket.recv_fds(
                     self._socket, MAX_FRAME, 1, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
+                self._pace.rest()
                 await self._ready(writing=False)
                 continue
             except ConnectionResetError:
@@ -139,20 +190,31 @@ class JobProcess:
             except OSError:
                 break
             if not data and not descriptors:
-                if not await self._has_ended(_LEFT_S):
+                if not await self._has_ended(_LEFT_S) and self._process.returncode is None:
                     self._refuse("it closed its connection and went on")
                 break
             received = self._read(data, descriptors, is_cut_off=bool(flags & socket.MSG_TRUNC))
-            if received is None:
-                continue
-            if not isinstance(received[0], Release):
+            if received is not None and self._makes_sense(*received):
                 return received
-            if received[0].key in self._lent:
-                self._lent.discard(received[0].key)
-                self._pool.release(received[0].key)
         await asyncio.shield(self._ending)
         self._socket.close()
+        self._mappings.close()
         return None
+
+    def _makes_sense(self, message: Message, buffer: Buffer | None) -> bool:
+        """Tell whether a message is for the parent; what it gives back is taken, the rest held against the job."""
+        if not isinstance(message, _SAYS[self._job.role]):
+            self.complain(f"it sent {type(message).__name__} over and over")
+            if buffer is not None:
+                buffer.release()
+        elif not isinstance(message, Release):
+            return True
+        elif message.key in self._lent:
+            self._lent.discard(message.key)
+            self._pool.release(message.key)
+        else:
+            self.complain("it gave back what it did not have over and over")
+        return False
 
     def _read(self, data: bytes, descriptors: list[int], *, is_cut_off: bool) -> tuple[Message, Buffer | None] | None:
         """Return what a packet says; None when that is nothing, and the process is ended for it."""
@@ -211,6 +273,20 @@ class JobProcess:
             was_killed=self._is_killed,
         )
         return endings.describe(known, site=self._job.site, role=self._job.role)
+
+    def printed(self) -> str:
+        """Returns the last lines of what the process has printed."""
+        return self._output.tail()
+
+    def complain(self, what: str) -> None:
+        """Notes that it said what makes no sense just now; one that does so over and over is ended.
+
+        Args:
+            what: is named as the cause then.
+        """
+        self._complaints += 1
+        if self._complaints == _MAX_COMPLAINTS:
+            self._refuse(what)
 
     def terminate(self) -> None:
         """Asks the process to end; harmless when it has."""
@@ -273,17 +349,20 @@ class JobProcess:
     async def _end(self) -> None:
         await self._process.wait()
         self._was_memory_short = endings.oom_kills() > self._oom_kills
-        await asyncio.to_thread(self._clear_up)
-        # Somebody may still hold the other end; what has arrived can be read all the same.
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        try:
+            await asyncio.to_thread(self._clear_up)
+        finally:
+            # Somebody may still hold the other end; what has arrived can be read all the same.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def _clear_up(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._children.ended(self.pid)
-        self._output.finish(_OUTPUT_S)
-        self._temporary.remove()
+        with contextlib.ExitStack() as steps:  # each is done whatever became of those before: the last one first
+            steps.callback(self._temporary.remove)
+            steps.callback(self._output.finish, _OUTPUT_S)
+            steps.callback(self._children.ended, self.pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     async def _ready(self, *, writing: bool) -> None:
         ready: asyncio.Future[None] = self._loop.create_future()

@@ -94,6 +94,19 @@ def end_earlier(folder: Path) -> None:
                 _signal(pid, signal.SIGKILL)
 
 
+def end_below(folder: Path) -> None:
+    """Kill what the jobs below a folder have left: their parent was killed, and this is its next start.
+
+    What runs there now is no use to anybody, since the way to its parent is gone, and it may use a GPU.
+    """
+    mark = f"\0{MARK}={folder}/".encode()
+    for pid in _processes():
+        with contextlib.suppress(OSError):
+            if pid != os.getpid() and mark in b"\0" + (_PROC / str(pid) / "environ").read_bytes():
+                log.warning("A process that a job has left below %s is ended: %s", folder, pid)
+                _signal(pid, signal.SIGKILL)
+
+
 def _end(found: dict[int, str]) -> None:
     for pid, state in found.items():
         if state == "Z":

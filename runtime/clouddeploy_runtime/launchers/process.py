@@ -54,11 +54,15 @@ class ProcessLauncher:
         is_confined: whether the kernel keeps a job to its own files.
         readable: trees that every job reads, such as data in a place of their own.
         writable: trees that every job writes.
+        shares_memory: whether jobs get /dev/shm, which is one for all jobs of the machine: what one puts there under
+            a name another can read and change. Without it Python's multiprocessing has no locks and queues, and
+            PyTorch's data loaders no workers. True: most scripts need it.
     """
 
     is_confined: bool = True
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
+    shares_memory: bool = True
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> ProcessLauncher:
@@ -71,6 +75,7 @@ class ProcessLauncher:
             is_confined=_truth(arguments, "confine"),
             readable=_paths(arguments, "readable"),
             writable=_paths(arguments, "writable"),
+            shares_memory=_truth(arguments, "share_memory"),
         )
         if not made.is_confined or landlock.version() == 0:
             cause = "the kernel has no Landlock" if made.is_confined else "local/resources.json says so"
@@ -147,6 +152,7 @@ class ProcessLauncher:
             readable=_texts(job.app_dir, *data, *job.readable, *self.readable),
             writable=_texts(job.run_dir, temporary, *job.writable, *self.writable),
             hidden=_texts(*job.hidden),
+            shares_memory=self.shares_memory,
             is_confined=self.is_confined,
         )
         return {

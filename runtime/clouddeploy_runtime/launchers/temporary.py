@@ -6,10 +6,11 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
+
+from clouddeploy_runtime import job_folders
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +32,11 @@ class Temporary:
         fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        """Remove the folder with all that is in it; what is left is removed at the parent's next start."""
+        try:
+            job_folders.remove(self.path)
+        finally:
+            os.close(self._lock)
 
 
 def clear() -> None:
@@ -46,7 +49,7 @@ def clear() -> None:
                 if status.st_uid != os.getuid() or time.time() - status.st_mtime < _YOUNG_S:
                     continue
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-                log.info("%s was left by a process that was killed, and is removed", path)
+                if job_folders.remove(path):
+                    log.info("%s was left by a process that was killed, and is removed", path)
             finally:
                 os.close(descriptor)

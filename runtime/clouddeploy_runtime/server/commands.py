@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
+from clouddeploy_runtime import job_folders
 from clouddeploy_runtime.errors import InvalidCommand, InvalidTarget, JobNotFound
 from clouddeploy_runtime.jobs import ALL_SITES, SERVER, JobInfo, JobStatus
+from clouddeploy_runtime.launchers import output
 from clouddeploy_runtime.server.store import ERROR_LOG
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
@@ -32,6 +35,8 @@ MAX_WAIT_S = 20.0
 """How long an answer may be held back: shorter than the balancers and proxies that cut idle calls (60 s and more)."""
 MAX_LISTED = 2000
 """Jobs in one answer, the newest: a message is at most 8 MiB."""
+MAX_LISTED_BYTES = 4 << 20
+"""Of these jobs: the newest that fit."""
 MAX_LOG_BYTES = 5 << 20
 """The reference's bound."""
 
@@ -44,6 +49,8 @@ class Call:
     job_id: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     may_bring_code: bool = False
+    signed: bytes = b""
+    """What the asker signed of a command that changes something; checked."""
 
     def text(self, name: str, usual: str = "") -> str:
         """Return an argument that is text.
@@ -78,6 +85,8 @@ class Command(NamedTuple):
     """The right is then a question of whose job it is."""
     is_watching: bool = False
     """Changes nothing and is asked over and over."""
+    is_signed: bool = False
+    """It changes something, so it carries the asker's signature."""
     needs_code_right: bool = False
     """The answer depends on the right `byoc` too."""
 
@@ -106,19 +115,19 @@ class Commands:
         self.table: Mapping[str, Command] = {
             "list_jobs": Command("list_jobs", self._list_jobs, is_watching=True),
             "job_meta": Command("get_job_meta", self._job_meta, is_for_job=True, is_watching=True),
-            "abort_job": Command("abort_job", self._abort_job, is_for_job=True),
-            "delete_job": Command("delete_job", self._delete_job, is_for_job=True),
-            "clone_job": Command("clone_job", self._clone_job, is_for_job=True, needs_code_right=True),
+            "abort_job": Command("abort_job", self._abort_job, is_for_job=True, is_signed=True),
+            "delete_job": Command("delete_job", self._delete_job, is_for_job=True, is_signed=True),
+            "clone_job": Command("clone_job", self._clone_job, is_for_job=True, needs_code_right=True, is_signed=True),
             # A log may quote what the job computed, so it is part of the result.
             "job_log": Command("download_job", self._job_log, is_for_job=True),
             "list_components": Command("download_job", self._list_components, is_for_job=True),
             "system_status": Command("check_status", self._system_status, is_watching=True),
             "report_resources": Command("report_resources", self._report_resources),
-            "shutdown": Command("shutdown", self._shutdown),
-            "restart": Command("restart", self._restart),
-            "disable_client": Command("disable_client", self._disable_client),
-            "enable_client": Command("enable_client", self._enable_client),
-            "remove_client": Command("remove_client", self._remove_client),
+            "shutdown": Command("shutdown", self._shutdown, is_signed=True),
+            "restart": Command("restart", self._restart, is_signed=True),
+            "disable_client": Command("disable_client", self._disable_client, is_signed=True),
+            "enable_client": Command("enable_client", self._enable_client, is_signed=True),
+            "remove_client": Command("remove_client", self._remove_client, is_signed=True),
         }
 
     async def _list_jobs(self, call: Call) -> Any:
@@ -133,10 +142,16 @@ class Commands:
             and (not submitter or info.submitter == submitter)
             and info.job_id.startswith(call.text("id"))
         ]
-        shown = [_shown(info, call.peer) for info in found[-min(limit, MAX_LISTED) :]]
-        for document in shown:
+        shown: list[dict[str, Any]] = []
+        left = MAX_LISTED_BYTES
+        for info in reversed(found[-min(limit, MAX_LISTED) :]):
+            document = _shown(info, call.peer)
             document["schedule_history"] = document["schedule_history"][-1:]
-        return shown
+            size = len(msgspec.json.encode(document))
+            if size <= left:
+                left -= size
+                shown.append(document)
+        return shown[::-1]
 
     async def _job_meta(self, call: Call) -> Any:
         """Return a job; with `since`, once its revision is another one, at the latest after `wait_s`."""
@@ -148,7 +163,7 @@ class Commands:
         return _shown(info, call.peer)
 
     async def _abort_job(self, call: Call) -> Any:
-        await self._scheduler.abort(call.job_id, reason=f"aborted by {call.peer.name}")
+        await self._scheduler.abort(call.job_id, reason=f"aborted by {call.peer.name}", command=call.signed)
         return {}
 
     async def _delete_job(self, call: Call) -> Any:
@@ -158,11 +173,18 @@ class Commands:
         self._store.finished(call.job_id)
         doomed = self._store.forget(call.job_id)
         log.info("Job %s was deleted by %s", call.job_id, call.peer.name, extra={"job": call.job_id})
-        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+        await asyncio.to_thread(job_folders.remove, doomed)
         return {}
 
     async def _clone_job(self, call: Call) -> Any:
-        info = await self._submissions.clone(call.job_id, call.peer, may_bring_code=call.may_bring_code)
+        """Submit a job once more; the sites want to see which statement the asker made his own."""
+        if call.text("statement") != self._store.get(call.job_id).statement:
+            raise InvalidCommand(
+                "The command cannot be used", why="what it clones is not what was signed of the job", hint="Try again."
+            )
+        info = await self._submissions.clone(
+            call.job_id, call.peer, may_bring_code=call.may_bring_code, command=call.signed
+        )
         self._scheduler.wake()
         return {"job_id": info.job_id}
 
@@ -170,7 +192,7 @@ class Commands:
         """Return the end of the controller's log, or of what a site said about its failure."""
         site = call.text("site", SERVER)
         sites = {path.name.removeprefix(ERROR_LOG): path for path in self._store.error_logs(call.job_id)}
-        path = self._store.run_folder(call.job_id) / "log.txt" if site == SERVER else sites.get(site)
+        path = self._store.run_folder(call.job_id) / output.NAME if site == SERVER else sites.get(site)
         if path is None:
             raise InvalidTarget(
                 f"There is no log of {site!r}",
@@ -178,12 +200,12 @@ class Commands:
                 hint=f"There are logs of {', '.join([SERVER, *sites])}.",
             )
         size = min(int(call.number("max_bytes", MAX_LOG_BYTES)), MAX_LOG_BYTES)
-        return {"text": await asyncio.to_thread(_end_of, path, size)}
+        return {"text": await asyncio.to_thread(_end_of, self._store.root / call.job_id, path, size)}
 
     async def _list_components(self, call: Call) -> Any:
         """Return the names of what a download of the job brings, with their sizes."""
         files = await asyncio.to_thread(lambda: list(self._store.files(call.job_id))[:MAX_LISTED])
-        return [{"name": name, "size": path.stat().st_size} for path, name in files]
+        return [{"name": name, "size": path.lstat().st_size} for path, name in files]
 
     async def _system_status(self, _call: Call) -> Any:
         clients = [
@@ -232,6 +254,7 @@ class Commands:
                     f"The client {target} is not connected", hint="`system_status` names those that are."
                 )
             wish = pb.StopSite(restart=is_restart, user=peer.name, user_org=peer.org, user_role=peer.role)
+            wish.command = call.signed
             session.outbox.put_nowait(pb.ServerEvent(stop_site=wish))
         return True
 
@@ -270,10 +293,8 @@ def _shown(info: JobInfo, peer: Peer) -> dict[str, Any]:
     return asdict(info.seen_by(peer.name))
 
 
-def _end_of(path: Path, size: int) -> str:
+def _end_of(root: Path, path: Path, size: int) -> str:
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - size))
-            return file.read(size).decode("utf-8", "replace")
-    except FileNotFoundError as exc:
+        return job_folders.end_of(root, str(path.relative_to(root)), size)
+    except OSError as exc:  # a link in its place, too: it could lead to the server's own files
         raise JobNotFound("The job has no log", why="it has not started", hint="Look at its meta.") from exc

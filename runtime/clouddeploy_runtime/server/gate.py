@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from clouddeploy_runtime import expiry, identity_proof, keys, revocation, server_proof, tls
-from clouddeploy_runtime.errors import printable
+from clouddeploy_runtime.errors import NoSession, printable
+from clouddeploy_runtime.handshakes import Refusals
 from clouddeploy_runtime.identity_proof import IdentityRefused
 from clouddeploy_runtime.kit.kit import authorities, certificate
 from clouddeploy_runtime.server import tokens
@@ -20,6 +21,7 @@ from clouddeploy_runtime.wire import rpc
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from clouddeploy_runtime.audit import AuditLog
     from clouddeploy_runtime.kit import Kit
     from clouddeploy_runtime.server.sessions import Registry, Session
     from clouddeploy_runtime.tls import Peer
@@ -30,6 +32,9 @@ MEMORY = "crl.pem"
 _POLL_S = 1.0
 _MAX_CERTIFICATE_BYTES = 16 << 10
 _MAX_VISITORS = 1000
+_MAX_OF_ONE = 20
+"""Sessions of one person; a further one ends the one that was not used for longest. Guessed."""
+_MAX_PROBLEM = 200
 _VISIT_S = 3600.0
 """A person's token ends when it was not used for so long."""
 
@@ -41,10 +46,13 @@ class Gate:
         kit: the server's.
         registry: the sessions to end when their certificate is revoked.
         workspace: where the newest list is kept.
+        audit: gets the certificates that are refused a person's session.
     """
 
-    def __init__(self, kit: Kit, registry: Registry, workspace: Path) -> None:
+    def __init__(self, kit: Kit, registry: Registry, workspace: Path, audit: AuditLog) -> None:
         self._registry = registry
+        self._audit = audit
+        self._strangers = Refusals(what="refused a person's call")
         self._kit = kit
         self._challenges = tokens.Challenges()
         self._visitors: dict[str, tuple[Peer, float]] = {}
@@ -92,6 +100,22 @@ class Gate:
         self._visitors[token] = (peer, now)
         return peer
 
+    def person(self, context: Any) -> Peer:
+        """Return who calls, as `identity_of`; a stranger costs neither the disk nor more than a count in the log.
+
+        Raises:
+            NoSession: nobody that is known.
+        """
+        peer = self.identity_of(context)
+        if peer is None:
+            self._strangers.add("it has no session here")
+            raise NoSession(
+                "The server does not know who calls",
+                why="there is no session of this token, or the certificate has no name",
+                hint="Connect again.",
+            )
+        return peer
+
     def newcomer(self, context: Any, proof: bytes) -> Peer | None:
         """Return who asks to be registered: from TLS, or from its proof.
 
@@ -135,20 +159,46 @@ class Gate:
 
     async def identify(self, request: bytes, context: Any) -> bytes:
         """Give a person a token for the calls of a session, where TLS does not show who they are."""
+        peer: Peer | None = None
         try:
             peer = self.newcomer(context, request)
             problem = self.problem(peer)
         except IdentityRefused as exc:
-            peer, problem = None, str(exc)
+            problem = str(exc)
+        if peer is not None and not problem and not peer.role:
+            problem = f"{peer.name} is no person"
         if peer is None or problem:
-            log.warning("Refused a session from %s: %s", context.peer(), problem)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, problem)
+            await self._turn_away(peer, problem, context)
             raise AssertionError  # abort always raises
-        if len(self._visitors) >= _MAX_VISITORS:
-            del self._visitors[min(self._visitors, key=lambda token: self._visitors[token][1])]
+        return self._admit(peer).encode()
+
+    async def _turn_away(self, peer: Peer | None, problem: str, context: Any) -> None:
+        """Refuse a session: whose certificate is the project's is recorded, a stranger is counted."""
+        if peer is None:
+            self._strangers.add(printable(problem)[:_MAX_PROBLEM])
+        else:
+            log.warning("Refused a session from %s: %s", context.peer(), problem)
+            address = tls.address_of(context.peer())
+            await asyncio.to_thread(
+                self._audit.record,
+                user=peer.name,
+                role=peer.role,
+                action="identify",
+                address=address,
+                allowed=False,
+                detail=problem,
+            )
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, problem)
+
+    def _admit(self, peer: Peer) -> str:
+        """Return a token; the person's own sessions give way to it before anybody else's."""
+        own = [token for token, (holder, _) in self._visitors.items() if holder.name == peer.name]
+        rivals = own if len(own) >= _MAX_OF_ONE else list(self._visitors)
+        if len(own) >= _MAX_OF_ONE or len(self._visitors) >= _MAX_VISITORS:
+            del self._visitors[min(rivals, key=lambda token: self._visitors[token][1])]
         token = tokens.new()
         self._visitors[token] = (peer, time.monotonic())
-        return token.encode()
+        return token
 
     def handlers(self) -> dict[str, Any]:
         """Return the methods that both services have."""
@@ -177,6 +227,7 @@ class Gate:
         """Look for new lists, and at the clock, until cancelled."""
         while True:
             self.refresh()
+            self._strangers.flush()
             self._reminder.remind(log)
             await asyncio.sleep(_POLL_S)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from clouddeploy_runtime.errors import RuntimeFault
 from clouddeploy_runtime.lifecycle import write_atomically
 from clouddeploy_runtime.settings import BadSettings, Settings
 
@@ -72,14 +73,37 @@ class Membership:
         return _SILENT_BEATS * self.heartbeat_s
 
     def disable(self, name: str) -> None:
-        """Keep a site out, over restarts too, until it is enabled; whether it is registered or not."""
-        self._keep(self._disabled | {name})
+        """Keep a site out, over restarts too, until it is enabled; whether it is registered or not.
+
+        Raises:
+            RuntimeFault: it is out, but the disk does not take that, so it lasts until the server's restart.
+        """
+        self._disabled |= {name}
         log.info("Client %s is disabled", name, extra={"site": name})
         self.remove(name)
+        try:
+            self._keep(self._disabled)
+        except OSError as exc:
+            raise RuntimeFault(
+                f"The client {name} is disabled only until the server's restart",
+                why=f"{FILE} cannot be written: {exc.strerror or exc}",
+                hint="Look at the server's disk, and disable it again.",
+            ) from exc
 
     def enable(self, name: str) -> None:
-        """Let a disabled site in again; it comes by itself within half a minute."""
-        self._keep(self._disabled - {name})
+        """Let a disabled site in again; it comes by itself within half a minute.
+
+        Raises:
+            RuntimeFault: the disk does not take that; the site stays out.
+        """
+        try:
+            self._keep(self._disabled - {name})
+        except OSError as exc:
+            raise RuntimeFault(
+                f"The client {name} stays disabled",
+                why=f"{FILE} cannot be written: {exc.strerror or exc}",
+                hint="Look at the server's disk, and enable it again.",
+            ) from exc
         log.info("Client %s is enabled", name, extra={"site": name})
 
     def remove(self, name: str) -> bool:
@@ -121,11 +145,16 @@ class Membership:
             await asyncio.sleep(_POLL_S)
 
     def sweep(self) -> None:
-        """End sessions that nobody opened a stream for, and forget the sites that have been away for long."""
+        """End sessions that nobody listens to, and forget the sites that have been away for long."""
         now = self._clock()
         for session in self._registry.all():
             if not session.is_streaming and now - session.heard > self.silence_s:
                 log.warning("Client %s registered, but does not listen; its session ends", session.name)
+                self._registry.end(session)
+            elif session.is_overfull or (
+                session.stuck_since is not None and now - session.stuck_since > self.silence_s
+            ):
+                log.warning("Client %s does not take what it is sent; its session ends", session.name)
                 self._registry.end(session)
         for name in self._registry.forget(now - self._settings.silence_s):
             log.info("Client %s was away for %d s and is forgotten", name, self._settings.silence_s)

@@ -12,6 +12,7 @@ import msgspec
 
 from clouddeploy_runtime.errors import RuntimeFault
 from clouddeploy_runtime.job.messages import MessageTooLarge, Receipt, Result, SiteFailed, Task
+from clouddeploy_runtime.server.tally import Cause
 from clouddeploy_runtime.wire import blobs
 from clouddeploy_runtime.wire.federation_pb2 import RunTask, ServerEvent
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from clouddeploy_runtime.job.buffers import Buffer, BufferPool
     from clouddeploy_runtime.job.messages import Delivery, Message
+    from clouddeploy_runtime.server.rounds import Rounds
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class OpenTasks:
         push: sends an event to a site, when it is connected.
         tell: sends a message to the controller; it has a buffer of its own accord until it releases it.
         overdue: called with site and reason when a task took too long; the task has not failed yet.
+        rounds: is told who answered and who failed.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class OpenTasks:
         push: Callable[[str, ServerEvent], None],
         tell: Callable[[Message, Buffer | None], Awaitable[None]],
         overdue: Callable[[str, str], None],
+        rounds: Rounds | None = None,
     ) -> None:
         self._job_id = job_id
         self._pool = pool
@@ -80,6 +84,7 @@ class OpenTasks:
         self._push = push
         self._tell = tell
         self._overdue = overdue
+        self._rounds = rounds
         self._open: dict[str, _OpenTask] = {}
         self._closed: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
@@ -127,6 +132,17 @@ class OpenTasks:
             if timer is not None:
                 timer.cancel()
 
+    @property
+    def owed(self) -> int:
+        """How many answers are to come."""
+        return sum(len(open_task.pending) for open_task in self._open.values())
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the parameters that sites can download, which is the controller's, and of the updates."""
+        asked = sum(one.buffer.capacity for one in self._open.values() if one.buffer is not None)
+        return asked + self._pool.in_use
+
     def is_owed_by(self, site: str) -> bool:
         """Tell whether a site has yet to answer something."""
         return any(site in open_task.pending for open_task in self._open.values())
@@ -138,11 +154,22 @@ class OpenTasks:
             return None
         return open_task.buffer.view[: open_task.task.size]
 
-    async def fail(self, site: str, reason: str, *, task_id: str | None = None) -> None:
-        """Tell the controller that a site will not answer one task, or none of those that are open."""
+    async def fail(
+        self, site: str, reason: str, *, task_id: str | None = None, task_sha256: str = "", cause: Cause = Cause.SAID
+    ) -> None:
+        """Tell the controller that a site will not answer one task, or none of those that are open.
+
+        Args:
+            site: where.
+            reason: why.
+            task_id: the task's; None: all.
+            task_sha256: of the parameters that the site had; a task with others has not failed. Empty: any.
+            cause: what kind of reason it is.
+        """
         for open_task in [one for key, one in self._open.items() if task_id is None or key == task_id]:
-            if site in open_task.pending:
+            if site in open_task.pending and task_sha256 in {"", open_task.sha256}:
                 self._settle(open_task, site)
+                self._failed(site, reason, cause)
                 upload = open_task.uploads.pop(site, None)
                 if upload is not None:
                     upload.cancel()
@@ -166,7 +193,7 @@ class OpenTasks:
         most = max(LEAST_BYTES, FACTOR * open_task.task.size)
         if not 0 <= result.size <= most:
             reason = f"{site}: its answer is of {result.size} bytes, and may be of {most}"
-            await self.fail(site, reason, task_id=result.task_id)
+            await self.fail(site, reason, task_id=result.task_id, cause=Cause.ANSWER)
             return Receipt.TAKEN
         buffer = await self._receive(open_task, site, delivery, stream)
         if site not in open_task.pending or self._open.get(result.task_id) is not open_task:
@@ -206,7 +233,7 @@ class OpenTasks:
             await blobs.receive(stream, memoryview(b""))
             return None
         await self._turn(size)
-        buffer = self._pool.acquire(size)
+        buffer = await self._pool.obtain(size)
         try:
             view = buffer.view[:size]
             received = await blobs.receive(stream, view)
@@ -233,12 +260,19 @@ class OpenTasks:
             meta=result.meta,
             size=result.size,
         )
+        if self._rounds is not None:
+            self._rounds.answered(site)
         try:
             await self._tell(message, buffer)
         except MessageTooLarge as exc:
             if buffer is not None:
                 buffer.release()
+            self._failed(site, f"{site}: {exc}", Cause.ANSWER)
             await self._tell(SiteFailed(task_id=result.task_id, site=site, reason=f"{site}: {exc}"), None)
+
+    def _failed(self, site: str, reason: str, cause: Cause) -> None:
+        if self._rounds is not None:
+            self._rounds.failed(site, reason, cause)
 
     def _settle(self, open_task: _OpenTask, site: str) -> None:
         open_task.pending.discard(site)

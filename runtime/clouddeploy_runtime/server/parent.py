@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -18,17 +18,21 @@ from clouddeploy_runtime.errors import AlreadyRunning, JobNotFound
 from clouddeploy_runtime.jobs import JobStatus
 from clouddeploy_runtime.kit import memory
 from clouddeploy_runtime.kit.kit import ANY_ADDRESS, join
+from clouddeploy_runtime.launchers import orphans
 from clouddeploy_runtime.lifecycle import StatusFile, StopSignal
+from clouddeploy_runtime.server import rounds
 from clouddeploy_runtime.server.commands import Commands
 from clouddeploy_runtime.server.federation import FederationCalls
 from clouddeploy_runtime.server.gate import Gate
+from clouddeploy_runtime.server.health import Health
 from clouddeploy_runtime.server.membership import HEARTBEAT_S, Membership
+from clouddeploy_runtime.server.monitoring import Monitoring, asked_for
 from clouddeploy_runtime.server.people import PeopleCalls
 from clouddeploy_runtime.server.registration import Registration
 from clouddeploy_runtime.server.running import RunningJob
 from clouddeploy_runtime.server.scheduler import Scheduler
 from clouddeploy_runtime.server.sessions import Registry
-from clouddeploy_runtime.server.store import JobStore, root_of
+from clouddeploy_runtime.server.store import JobStore, held, root_of
 from clouddeploy_runtime.server.submissions import Submissions
 from clouddeploy_runtime.wire import rpc
 
@@ -81,6 +85,11 @@ def _is_running(job_id: str, *, scheduler: Scheduler, store: JobStore) -> bool:
         return False
 
 
+async def _listening(server: Any) -> None:
+    """Return once the port is closed."""
+    await server.wait_for_termination()
+
+
 async def serve(kit: Kit, workspace: Path) -> None:
     """Run the server until it is told to stop.
 
@@ -91,21 +100,29 @@ async def serve(kit: Kit, workspace: Path) -> None:
     Raises:
         KitTampered: the kit is not as it was signed.
         KitRevoked: its certificate was revoked or replaced.
-        AlreadyRunning: the port is taken.
+        AlreadyRunning: the port is taken, or the folder of the jobs is.
         BadSettings: a file in `local`, or the list of disabled clients, cannot be read.
     """
     kits.verify(kit.root)
     memory.check(kit, workspace)
+    root = root_of(workspace)
+    with held(root):
+        await _serve(kit, workspace, JobStore(root))
+
+
+async def _serve(kit: Kit, workspace: Path, store: JobStore) -> None:
     status = StatusFile(workspace, name=kit.name)
     stop = StopSignal(workspace)
     registry = Registry()
+    health = Health(stop)
     own = settings.load(kit.local)
     membership = Membership(registry, workspace, own, heartbeat_s=_heartbeat_s())
-    store = JobStore(root_of(workspace))
+    await asyncio.to_thread(orphans.end_below, store.root.resolve())
     start = partial(RunningJob, launcher=launchers.of(own), hidden=(kit.root, workspace))
     scheduler = Scheduler(store, registry, settings=own, start=start)
     submissions = Submissions(store, own)
-    gate = Gate(kit, registry, workspace)
+    audit = AuditLog(workspace / "audit.jsonl")
+    gate = Gate(kit, registry, workspace, audit)
     server = grpc.aio.server(options=list(rpc.SERVER_OPTIONS))
     commands = Commands(
         kit,
@@ -122,9 +139,12 @@ async def serve(kit: Kit, workspace: Path) -> None:
         scheduler=scheduler,
         submissions=submissions,
         commands=commands,
-        audit=AuditLog(workspace / "audit.jsonl"),
+        audit=audit,
         gate=gate,
     )
+    commands.table = {**commands.table, **rounds.command(store, scheduler)}
+    monitoring = Monitoring(kit, registry=registry, scheduler=scheduler, store=store, health=health)
+    watched_at = asked_for(own)
     is_running = partial(_is_running, scheduler=scheduler, store=store)
     registration = Registration(kit, registry, gate, membership, is_running=is_running)
     federation = FederationCalls(registration, registry, scheduler)
@@ -139,8 +159,11 @@ async def serve(kit: Kit, workspace: Path) -> None:
             why=str(exc),
             hint="Stop the process that holds the port, or set another one.",
         ) from exc
+    await monitoring.open(watched_at)
     await server.start()
     work = tuple(asyncio.create_task(one) for one in (scheduler.run(), gate.watch(), membership.watch()))
+    port_open: asyncio.Task[None] = asyncio.create_task(_listening(server))
+    health.watch(scheduler=work[0], gate=work[1], membership=work[2], port=port_open)
     if kit.connection_security == "clear":
         log.warning("connection_security is clear: everybody on the way to this server can read and change it all")
     memory.remember(kit, workspace)
@@ -155,4 +178,6 @@ async def serve(kit: Kit, workspace: Path) -> None:
             one.cancel()
         registry.end_all()
         await server.stop(_GRACE_S)
+        port_open.cancel()  # not before: it waits for what ends the server, and would take that with it
+        await monitoring.close()
         status.write("stopped", port=port)

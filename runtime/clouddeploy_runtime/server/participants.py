@@ -25,6 +25,8 @@ class _Site:
     crashes: int = 0
     stop_reason: str = ""
     """Why its trainer was told to end, although the job goes on."""
+    is_stopping: bool = False
+    """It was told, and may not have heard it."""
     refusal: str = ""
     """Why it has not started the job."""
 
@@ -48,7 +50,7 @@ class Participants:
         self._sites = {site: _Site() for site in sites}
         self._min_clients = min(min_clients, len(sites))
         self._mandatory = mandatory
-        self._is_deploying = is_deploying
+        self._is_new = self._is_deploying = is_deploying
         self.problem = ""
 
     @staticmethod
@@ -60,6 +62,19 @@ class Participants:
     def detail(self) -> Mapping[str, str]:
         """What each site said to the job's start; empty text: it takes part."""
         return {name: site.refusal for name, site in self._sites.items() if site.is_deployed or site.refusal}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether enough sites have started the job."""
+        return not self._is_deploying
+
+    def is_out(self, name: str) -> bool:
+        """Tell whether a site takes no part for the rest of the job."""
+        return self._sites[name].is_out
+
+    def is_stopping(self, name: str) -> bool:
+        """Tell whether a site's trainer was told to end, and has not yet."""
+        return self._sites[name].is_stopping
 
     def failure_of(self, name: str) -> str:
         """Return why a site does not do what is asked now; empty when it does."""
@@ -76,12 +91,15 @@ class Participants:
         return True
 
     def silent(self) -> Mapping[str, str]:
-        """Return the sites that have said nothing to the job's start, each with a reason against it."""
+        """Return the sites that have said nothing to a new job's start, each with a reason against it.
+
+        Also when enough others have started it: a site that hangs would be waited for in each round.
+        """
         why = f"no answer to the job's start within {_DEPLOY_S:g} s"
         return {
             name: f"{name}: {why}"
             for name, site in self._sites.items()
-            if self._is_deploying and not site.is_deployed and not site.failed
+            if self._is_new and not site.is_deployed and not site.failed
         }
 
     def ended(self, name: str, reason: str, *, is_crash: bool) -> bool:
@@ -89,6 +107,7 @@ class Participants:
         site = self._sites[name]
         if site.is_out:
             return False
+        site.is_stopping = False
         is_crash = is_crash or bool(site.stop_reason)
         reason, site.stop_reason = site.stop_reason or reason, ""
         if is_crash and site.crashes < RESTARTS:
@@ -104,10 +123,12 @@ class Participants:
         site = self._sites[name]
         site.failed = site.failed or reason
 
-    def returned(self, name: str) -> bool:
-        """Note that a site is connected; returns whether it still takes part."""
+    def returned(self, name: str, *, has_trainer: bool = False) -> bool:
+        """Note that a site is connected, with the trainer or without; returns whether it still takes part."""
         site = self._sites[name]
-        if not site.is_out:
+        # Without one nothing has to be stopped any more. Its end may still be told, and counts as one of a crash.
+        site.is_stopping = site.is_stopping and has_trainer
+        if not site.is_out and not site.is_stopping:
             site.failed = ""
         return not site.is_out
 
@@ -115,6 +136,7 @@ class Participants:
         """Note that a site's trainer was told to end: until it has, it does nothing."""
         site = self._sites[name]
         site.failed = site.stop_reason = reason
+        site.is_stopping = True
 
     def review(self) -> bool:
         """Return whether the job has just come to run; sets `problem` when it cannot any more."""

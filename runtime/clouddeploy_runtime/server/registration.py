@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from clouddeploy_runtime import tls
 from clouddeploy_runtime.errors import printable
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MAX_SHOWN = 500
+_MAX_INSTANCE = 200
 _DENIED = grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -59,18 +62,25 @@ class Registration:
             **self._gate.handlers(),
             "Register": grpc.unary_unary_rpc_method_handler(
                 self.register,
-                request_deserializer=pb.RegisterRequest.FromString,
                 response_serializer=pb.RegisterReply.SerializeToString,
             ),
         }
 
-    async def register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterReply:
-        """Give a site its token; only the certificate says who it is."""
+    async def register(self, message: bytes, context: Any) -> pb.RegisterReply:
+        """Give a site its token; only the certificate says who it is.
+
+        Reads the request itself: what gRPC cannot read it takes for a defect of this program.
+        """
+        try:
+            request = pb.RegisterRequest.FromString(message)
+        except DecodeError as exc:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this is no registration")
+            raise AssertionError from exc  # abort always raises
         peer, problem = self._recognise(request, context)
         refusal = (_DENIED, problem) if problem else self._membership.problem(request.name, request.instance)
         if peer is None or refusal is not None:
             code, problem = refusal or (_DENIED, "there is no certificate with a name")
-            name = printable(request.name)[:80]
+            name = printable(request.name[:80])[:80]
             log.warning("Refused the registration of %r from %s: %s", name, context.peer(), problem)
             await context.abort(code, problem)
             raise AssertionError  # abort always raises
@@ -87,7 +97,8 @@ class Registration:
             connection=context.peer() if self._gate.sees_certificates else "",
         )
         if ended:
-            log.info("%s still runs what has ended here: %s", peer.name, ", ".join(ended), extra={"site": peer.name})
+            names = printable(", ".join(ended)[:_MAX_SHOWN]).replace("\n", " ")
+            log.info("%s still runs what has ended here: %s", peer.name, names, extra={"site": peer.name})
         return pb.RegisterReply(
             token=session.token,
             heartbeat_s=self._membership.heartbeat_s,
@@ -101,7 +112,8 @@ class Registration:
             peer = self._gate.newcomer(context, request.proof)
         except IdentityRefused as exc:
             return None, str(exc)
-        problem = self._gate.problem(peer)
+        too_long = "it names its process with too many signs" if len(request.instance) > _MAX_INSTANCE else ""
+        problem = self._gate.problem(peer) or too_long
         if problem or peer is None:
             return None, problem
         if peer.name != request.name:

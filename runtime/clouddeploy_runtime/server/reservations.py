@@ -55,13 +55,14 @@ class Reservations:
         self.offers: dict[str, Any] = {}
         """Connected site → what it has and what of it was free when it last said so."""
 
-    async def reserve(self, job_id: str, needs: Mapping[str, Need | None]) -> Reserved:
+    async def reserve(self, job_id: str, needs: Mapping[str, Need | None], *, manifest: bytes = b"") -> Reserved:
         """Ask each site that is to hold something; a site without a need is not asked.
 
+        With it comes the job's `manifest`, as in StartJob: a site holds nothing for those whom its policy refuses.
         Whoever calls has to `release` what he does not use; a cancelled call has released it.
         """
         asked = {site: need for site, need in needs.items() if need is not None}
-        answers = await self._ask(job_id, {site: _encoded(need) for site, need in asked.items()})
+        answers = await self._ask(job_id, {site: _encoded(need) for site, need in asked.items()}, manifest)
         reservations = dict.fromkeys((site for site in needs if site not in asked), "")
         refused: dict[str, str] = {}
         for site in asked:
@@ -80,7 +81,7 @@ class Reservations:
         answers = await self._ask("", dict.fromkeys(sites, b"")) if sites else {}
         return {site: _offer(answer) for site, answer in sorted(answers.items())}
 
-    async def _ask(self, job_id: str, needs: Mapping[str, bytes]) -> dict[str, pb.Resources]:
+    async def _ask(self, job_id: str, needs: Mapping[str, bytes], manifest: bytes = b"") -> dict[str, pb.Resources]:
         if not needs:
             return {}
         question = self._questions.get(job_id) if not job_id else None  # two may ask for a report at a time
@@ -93,8 +94,8 @@ class Reservations:
             if session is None:
                 question.open.discard(site)
             else:
-                event = pb.ServerEvent(check_resources=pb.CheckResources(job_id=job_id, need=need))
-                session.outbox.put_nowait(event)
+                wish = pb.CheckResources(job_id=job_id, need=need, manifest=manifest)
+                session.outbox.put_nowait(pb.ServerEvent(check_resources=wish))
         try:
             if question.open:
                 await asyncio.wait_for(question.is_answered.wait(), self._answer_s)
@@ -157,5 +158,5 @@ def _encoded(need: Need) -> bytes:
 def _offer(answer: pb.Resources) -> Any:
     try:
         return msgspec.json.decode(answer.offer, type=dict[str, Any])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return {}

@@ -13,11 +13,14 @@ from clouddeploy_runtime.job import checkpoint
 from clouddeploy_runtime.job.messages import Done, Progress, Task
 from clouddeploy_runtime.jobs import JobStatus
 from clouddeploy_runtime.launchers import JobLaunch
+from clouddeploy_runtime.server.handout import Handout
 from clouddeploy_runtime.server.open_tasks import OpenTasks
 from clouddeploy_runtime.server.participants import Participants
+from clouddeploy_runtime.server.progress import ProgressRecord
+from clouddeploy_runtime.server.rounds import Rounds
+from clouddeploy_runtime.server.tally import Cause
 from clouddeploy_runtime.settings import Settings
-from clouddeploy_runtime.wire import blobs
-from clouddeploy_runtime.wire.federation_pb2 import AbortJob, ServerEvent, StartJob
+from clouddeploy_runtime.wire.federation_pb2 import AbortJob, ServerEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Coroutine, Mapping
@@ -77,6 +80,7 @@ class RunningJob:
         self._hidden = hidden
         self._spec = store.spec(job_id)
         self._process: Running | None = None
+        self.rounds = Rounds(store.root / job_id, registry.tally)
         self._tasks = OpenTasks(
             job_id,
             pool=pool,
@@ -84,6 +88,7 @@ class RunningJob:
             push=self._push,
             tell=self._tell,
             overdue=lambda site, reason: self._spawn(self._stop_at(site, reason)),
+            rounds=self.rounds,
         )
         self._participants = Participants(
             sites,
@@ -91,10 +96,14 @@ class RunningJob:
             mandatory=self._spec.mandatory_clients,
             is_deploying=not (is_resumed and store.get(job_id).status is JobStatus.RUNNING),
         )
-        self._archives: dict[str, tuple[bytes, str]] = {}
-        """By app: the zip that its sites get, and its digest."""
-        self._is_packed = False
+        self._handout = Handout(job_id, sites=sites, spec=self._spec, store=store)
+        self.is_packed = False
+        """Whether its sites can have what they run; no more once it ends."""
+        self._progress = ProgressRecord(self._note, store.get(job_id).metrics)
         self._abort_reason: str | None = None
+        self._abort_command = b""
+        self._end_reason: str | None = None
+        """Set when it has ended and the sites were told."""
         self._done: Done | None = None
         self._absent: dict[str, asyncio.TimerHandle] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -116,24 +125,22 @@ class RunningJob:
             raise
         self._end_at_sites(reason)
         await self._close()
+        self.rounds.publish(self._store.run_folder(self.job_id))
         await self._record(status, reason)
         log.info("Job %s ended: %s %s", self.job_id, status, reason, extra={"job": self.job_id})
 
     async def _run(self) -> None:
-        for app in {self._spec.app_for(site) or "" for site in self.sites}:
-            folder = self._store.job_folder(self.job_id)
-            archive = await asyncio.to_thread(jobs.pack, folder, apps={app})
-            self._archives[app] = archive, await asyncio.to_thread(blobs.digest, archive)
+        await self._handout.pack()
         if self._abort_reason is not None:
             return
-        self._is_packed = True
+        self.is_packed = True
         for site in self.sites:
             session = self._registry.find(site)
             if session is None:
                 self.left(site)
             else:
                 self.joined(session)
-        deadline = asyncio.get_running_loop().call_later(self._deploy_s(), self._deploy_is_over)
+        self._deadline = asyncio.get_running_loop().call_later(self._deploy_s(), self._deploy_is_over)
         try:
             run_dir = self._store.run_folder(self.job_id)
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -152,7 +159,7 @@ class RunningJob:
                 await self._process.stop(self._abort_reason or "", grace_s=_STOP_S)
             await self._relay(self._process)
         finally:
-            deadline.cancel()
+            self._deadline.cancel()
 
     async def _relay(self, process: Running) -> None:
         while (received := await process.receive()) is not None:
@@ -160,21 +167,34 @@ class RunningJob:
             if isinstance(message, Task):
                 await self._distribute(message, buffer)
             elif isinstance(message, Progress):
-                metrics = {**self._store.get(self.job_id).metrics, **message.metrics}
-                self._note(rounds=message.round, total_rounds=message.total_rounds, metrics=metrics)
-            elif isinstance(message, Done):
+                self.rounds.end(message)
+                self._progress.take(message)
+            elif isinstance(message, Done) and self._done is None:
                 self._done = message
                 # A thread of the workflow's own might keep the process from ending.
                 self._spawn(process.stop("", grace_s=_STOP_S))
+            else:
+                process.complain("it said that it was done over and over")
 
     async def _distribute(self, task: Task, buffer: Buffer | None) -> None:
+        self.rounds.begin()
         await self._tasks.open(task, buffer, sites=self.sites)
         for site in self.sites:
             failed = self._participants.failure_of(site)
             if failed:
-                await self._tasks.fail(site, failed)
+                await self._tasks.fail(site, failed, cause=Cause.OUT)
             else:
                 self._tasks.send(site)
+
+    @property
+    def open_tasks(self) -> int:
+        """How many answers the sites owe."""
+        return self._tasks.owed
+
+    @property
+    def shared_bytes(self) -> int:
+        """Memory of the buffers that are held."""
+        return self._tasks.held_bytes
 
     @property
     def _must_end(self) -> bool:
@@ -203,7 +223,8 @@ class RunningJob:
             try:
                 changes = {"deploy_detail": self._participants.detail}
                 if self._done is not None:
-                    changes["metrics"] = {**self._store.get(self.job_id).metrics, **self._done.metrics}
+                    self._progress.add(self._done.metrics)
+                    changes["metrics"] = self._progress.metrics
                 self._store.update(self.job_id, **changes)
                 self._store.move(self.job_id, status, reason=reason)
             except OSError as exc:
@@ -230,8 +251,7 @@ class RunningJob:
         """Return what a site of this job may download under a name: its own app, and the tasks that it got."""
         kind, _, rest = name.partition(":")
         if kind == "job":
-            archive, _ = self._archives.get(rest, (None, ""))
-            return archive if rest == (self._spec.app_for(site) or "") else None
+            return self._handout.blob(site, rest)
         return self._tasks.blob(site, rest) if kind == "task" else None
 
     async def accept(self, site: str, delivery: Delivery, stream: AsyncIterable[bytes]) -> Receipt:
@@ -244,17 +264,26 @@ class RunningJob:
         self.deployed(site, "")  # two streams: what the site said before may come after it
         return await self._tasks.accept(site, delivery, stream)
 
-    def task_failed(self, site: str, task_id: str, reason: str) -> None:
-        """Note that a site could not do one task; it gets the next one."""
-        self._spawn(self._tasks.fail(site, reason, task_id=task_id))
+    def task_failed(self, site: str, task_id: str, reason: str, *, task_sha256: str = "") -> None:
+        """Note that a site could not do one task; it gets the next one.
+
+        Args:
+            site: where.
+            task_id: the task's.
+            reason: why.
+            task_sha256: of the parameters that it had; of others than those that it was asked with last it is no news.
+        """
+        self._spawn(self._tasks.fail(site, reason, task_id=task_id, task_sha256=task_sha256))
 
     def deployed(self, site: str, reason: str) -> None:
         """Note that a site has started the job, or why not."""
         if self._participants.deployed(site, reason):
             if reason:
                 log.warning("Job %s: %s", self.job_id, reason, extra={"job": self.job_id, "site": site})
-                self._spawn(self._tasks.fail(site, reason))
+                self._spawn(self._tasks.fail(site, reason, cause=Cause.NOT_STARTED))
             self._review()
+        elif not reason and self._participants.is_out(site):  # too late: the others have begun without it
+            self._push_abort(site, self._participants.failure_of(site))
 
     def site_ended(self, site: str, reason: str, *, is_crash: bool = False) -> None:
         """Note that a site's trainer ended.
@@ -272,12 +301,12 @@ class RunningJob:
             log.warning("Job %s: %s", self.job_id, reason, extra={"job": self.job_id, "site": site})
         if self._participants.ended(site, reason, is_crash=is_crash):
             session = self._registry.find(site)
-            if session is not None and self._is_packed:  # else `joined` starts it
+            if session is not None and self.is_packed:  # else `joined` starts it
                 self._tasks.restart_clock(site)
                 self._start_at(session)
                 self._tasks.send(site)
             return
-        self._spawn(self._tasks.fail(site, self._participants.failure_of(site)))
+        self._spawn(self._tasks.fail(site, self._participants.failure_of(site), cause=Cause.ENDED))
         self._review()
 
     def joined(self, session: Session) -> None:
@@ -286,9 +315,18 @@ class RunningJob:
         timer = self._absent.pop(site, None)
         if timer is not None:
             timer.cancel()
-        if not self._is_packed or not self._participants.returned(site):
+        if not self.is_packed:
+            if self._end_reason is not None and self.job_id in session.jobs:
+                self._end_at(session, self._end_reason)
             return
-        if self.job_id in session.jobs:
+        has_trainer = self.job_id in session.jobs
+        takes_part = self._participants.returned(site, has_trainer=has_trainer)
+        if has_trainer and (not takes_part or self._participants.is_stopping(site)):
+            self._push_abort(site, self._participants.failure_of(site))
+            return
+        if not takes_part:
+            return
+        if has_trainer:
             self.deployed(site, "")
         else:
             self._tasks.restart_clock(site)
@@ -307,22 +345,26 @@ class RunningJob:
     async def _is_gone(self, site: str, reason: str) -> None:
         log.warning("Job %s: %s", self.job_id, reason, extra={"job": self.job_id, "site": site})
         self._participants.gone(site, reason)
-        await self._tasks.fail(site, reason)
+        await self._tasks.fail(site, reason, cause=Cause.GONE)
         self._review()
 
     async def _stop_at(self, site: str, reason: str) -> None:
         """End a trainer that takes too long; when it has ended, it is started again, a few times."""
         log.warning("Job %s: %s", self.job_id, reason, extra={"job": self.job_id, "site": site})
         self._participants.stopping(site, reason)
-        self._push(site, ServerEvent(abort_job=AbortJob(job_id=self.job_id, reason=reason)))
-        await self._tasks.fail(site, reason)
+        self._push_abort(site, reason)
+        await self._tasks.fail(site, reason, cause=Cause.OVERDUE)
 
     def _deploy_s(self) -> float:
-        return self._participants.deploy_s(max((len(one) for one, _ in self._archives.values()), default=0))
+        return self._participants.deploy_s(self._handout.size_bytes)
 
     def _deploy_is_over(self) -> None:
-        for site, reason in self._participants.silent().items():
-            self.deployed(site, reason)
+        silent = self._participants.silent()
+        away = silent.keys() & self._absent.keys() if self._participants.is_running else set[str]()
+        for site in silent.keys() - away:
+            self.deployed(site, silent[site])
+        if away:  # they have time to come back, and then as much as the others had
+            self._deadline = asyncio.get_running_loop().call_later(self._deploy_s(), self._deploy_is_over)
 
     def _review(self) -> None:
         """Go on from DISPATCHED to RUNNING, or end the job when too few sites have started it."""
@@ -335,23 +377,13 @@ class RunningJob:
             self._spawn(self._process.stop(self._participants.problem, grace_s=_STOP_S))
 
     def _start_at(self, session: Session) -> None:
-        app = self._spec.app_for(session.name) or ""
-        archive, sha256 = self._archives[app]
-        info = self._store.get(self.job_id)
-        event = StartJob(
-            job_id=self.job_id,
-            app=app,
-            sites=self.sites,
-            blob=f"job:{app}",
-            size=len(archive),
-            sha256=sha256,
-            submitter=info.submitter,
-            submitter_org=info.submitter_org,
-            submitter_role=info.submitter_role,
-            reservation=self._reservations.get(session.name, ""),
-        )
+        start = self._handout.start(session.name, reservation=self._reservations.get(session.name, ""))
         session.jobs.add(self.job_id)
-        session.outbox.put_nowait(ServerEvent(start_job=event))
+        session.outbox.put_nowait(ServerEvent(start_job=start))
+
+    def _push_abort(self, site: str, reason: str) -> None:
+        """End a trainer although the job goes on: the server's own wish."""
+        self._push(site, ServerEvent(abort_job=AbortJob(job_id=self.job_id, reason=reason)))
 
     def _push(self, site: str, event: ServerEvent) -> None:
         session = self._registry.find(site)
@@ -365,32 +397,44 @@ class RunningJob:
 
     # The end.
 
-    async def abort(self, reason: str) -> None:
-        """End the job, whatever it does just now: ask the controller, then insist."""
+    async def abort(self, reason: str, *, command: bytes = b"") -> None:
+        """End the job, whatever it does just now: ask the controller, then insist.
+
+        Args:
+            reason: goes into the record.
+            command: what the person whose wish it is signed, for the sites; empty: it is the server's own.
+        """
         if self._abort_reason is None:
-            self._abort_reason = reason
+            self._abort_reason, self._abort_command = reason, command
         if self._process is not None:
             await self._process.stop(reason, grace_s=_STOP_S)
 
     def _end_at_sites(self, reason: str) -> None:
+        self._end_reason = reason
         for site in self.sites:
             session = self._registry.find(site)
             if session is not None:
-                session.jobs.discard(self.job_id)
-            self._push(site, ServerEvent(abort_job=AbortJob(job_id=self.job_id, reason=reason)))
+                self._end_at(session, reason)
+
+    def _end_at(self, session: Session, reason: str) -> None:
+        session.jobs.discard(self.job_id)
+        wish = AbortJob(job_id=self.job_id, reason=reason, command=self._abort_command)
+        session.outbox.put_nowait(ServerEvent(abort_job=wish))
 
     async def _close(self) -> None:
-        self._is_packed = False  # who joins now is not started
-        for timer in self._absent.values():
-            timer.cancel()
-        self._tasks.close()
-        for task in list(self._background):
-            task.cancel()
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
-        self._archives.clear()
-        self._pool.close()
+        self.is_packed = False  # who joins now is not started
+        async with contextlib.AsyncExitStack() as steps:  # each is done whatever became of those before: the last first
+            steps.callback(self._pool.close)
+            steps.callback(self._handout.clear)
+            if self._process is not None:
+                steps.push_async_callback(self._process.wait)
+                self._process.kill()
+            for task in list(self._background):
+                task.cancel()
+            steps.callback(self._tasks.close)
+            for timer in self._absent.values():
+                timer.cancel()
+            self._progress.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -9,10 +9,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy_runtime.errors import InvalidJob
+from clouddeploy_runtime.errors import InvalidJob, JobNotFound
 from clouddeploy_runtime.job.buffers import BufferPool
 from clouddeploy_runtime.jobs import JobStatus
 from clouddeploy_runtime.lifecycle import write_atomically
+from clouddeploy_runtime.server import statements
 from clouddeploy_runtime.server.reservations import Reservations
 from clouddeploy_runtime.server.running import RunningJob
 from clouddeploy_runtime.server.store import stamp
@@ -38,6 +39,8 @@ _LONGEST_PAUSE_S = 600.0
 RETURN_S = 10.0
 """After a start, sites that were connected before it have so long to come back, or a job would start without them."""
 _HISTORY = 20
+_END_S = 5.0
+"""At a shutdown the ends of the jobs have so long to be recorded; a disk that stays full must not hold it up."""
 _KNOWN_SITES = "sites.json"
 
 
@@ -81,6 +84,10 @@ class Scheduler:
         self._tried_at: dict[str, int] = {}
         """Job → the event after which it was tried last: without a new one it is not tried before it is due."""
         self._due: dict[str, float] = {}
+        self._specs: dict[str, JobSpec] = {}
+        """Of the jobs that wait: reading them anew at each look would hold up the server."""
+        self._unresumed: set[str] = set()
+        """Jobs that ran when the server stopped and cannot go on yet: the disk is full."""
         self._is_stopping = False
         self._end_reason = ""
         self._known = self._read_known()
@@ -102,6 +109,13 @@ class Scheduler:
         """The ids of the jobs that run now."""
         return tuple(self._running)
 
+    def took_part(self, site: str, job_id: str) -> bool:
+        """Tell whether a site was one of a job's, which may have ended."""
+        try:
+            return site in self._store.get(job_id).sites
+        except JobNotFound:
+            return False
+
     def resources(self, site: str, answer: pb.Resources) -> None:
         """Take a site's answer to the question whether it holds what a job needs."""
         self.reservations.answered(site, answer)
@@ -117,32 +131,44 @@ class Scheduler:
 
     def resume(self) -> None:
         """Go on with every job that ran, unless somebody had aborted it."""
-        for info in self._store.all():
-            if info.status not in {JobStatus.DISPATCHED, JobStatus.RUNNING} or info.job_id in self._running:
-                continue
-            if info.reason:
-                self._end(info.job_id, JobStatus.ABORTED, info.reason)
-            else:
-                log.info("Job %s goes on", info.job_id, extra={"job": info.job_id})
-                with self._watched(info.job_id):
-                    self._launch(info.job_id, sites=info.sites, reservations=info.reservations, is_resumed=True)
+        ran = (info for info in self._store.all() if info.status in {JobStatus.DISPATCHED, JobStatus.RUNNING})
+        for job_id in [info.job_id for info in ran if info.job_id not in self._running]:
+            self._unresumed.add(job_id)
+            self._resume(job_id)
+
+    def _resume(self, job_id: str) -> None:
+        info = self._store.get(job_id)
+        if info.reason and not info.status.is_final:
+            self._end(job_id, JobStatus.ABORTED, info.reason)
+        elif not info.status.is_final:
+            log.info("Job %s goes on", job_id, extra={"job": job_id})
+            with self._watched(job_id):
+                self._launch(job_id, sites=info.sites, reservations=info.reservations, is_resumed=True)
+        if job_id in self._running or self._store.get(job_id).status.is_final:
+            self._unresumed.discard(job_id)
 
     def look(self) -> float | None:
         """Try each waiting job that something happened for; returns the seconds until the next try, None: no need."""
         if self._is_stopping:
             return None
         now = self._clock()
-        dues: list[float] = []
+        for job_id in [one for one in self._unresumed if self._due.get(one, now) <= now]:
+            self._resume(job_id)
+        dues = [self._due.get(job_id, now) for job_id in self._unresumed]
+        waiting: set[str] = set()
         for info in self._store.all():
             job_id = info.job_id
             if info.status is not JobStatus.SUBMITTED or job_id in self._asking or job_id in self._running:
                 continue
+            waiting.add(job_id)
             due = self._due.setdefault(job_id, now + pause_after(info.schedule_count) if info.schedule_count else now)
             if self._tried_at.get(job_id) != self._events or due <= now:
                 self._tried_at[job_id] = self._events
                 with self._watched(job_id):
                     self._try(info)
             dues.append(self._due.get(job_id, due))
+        for job_id in set(self._specs) - waiting:
+            del self._specs[job_id]
         if self._expected:
             dues.append(self._began + RETURN_S)
         later = [due for due in dues if due > now]
@@ -171,12 +197,14 @@ class Scheduler:
             self._due[job_id] = self._clock() + _FIRST_PAUSE_S
 
     def _try(self, info: JobInfo) -> None:
-        spec = self._store.spec(info.job_id)
         if len(self._running) + len(self._asking) >= self._max_jobs:
             self._put_off(
                 info, f"{self._max_jobs} jobs run, as many as the server's resources.json allows", counts=False
             )
             return
+        spec = self._specs.get(info.job_id)
+        if spec is None:
+            spec = self._specs[info.job_id] = self._store.spec(info.job_id)
         connected = {session.name for session in self._registry.connected()}
         sites = tuple(sorted(site for site in connected if spec.app_for(site) is not None))
         late = sorted(site for site in self._expected - connected if spec.app_for(site) is not None)
@@ -191,8 +219,9 @@ class Scheduler:
             self._dispatch(info, dict.fromkeys(sites, ""))
 
     async def _ask(self, info: JobInfo, spec: JobSpec, needs: Mapping[str, Need | None]) -> None:
-        reserved = await self.reservations.reserve(info.job_id, needs)
         with self._watched(info.job_id):
+            manifest = statements.kept(self._store.root / info.job_id)
+            reserved = await self.reservations.reserve(info.job_id, needs, manifest=manifest)
             problem = _too_few(spec, tuple(reserved.reservations))
             if problem:
                 self.reservations.release(info.job_id, reserved.reservations)
@@ -227,7 +256,9 @@ class Scheduler:
             log.info("Job %s waits: %s", info.job_id, cause, extra={"job": info.job_id})
             history = (*history, f"{stamp()} {cause}")[-_HISTORY:]
         if is_new or tries != info.schedule_count:
-            self._store.update(info.job_id, schedule_count=tries, last_schedule_time=stamp(), schedule_history=history)
+            # With hundreds of jobs that wait, each event would write hundreds of records: causes alone may be lost.
+            keep = self._store.note if tries == info.schedule_count else self._store.update
+            keep(info.job_id, schedule_count=tries, last_schedule_time=stamp(), schedule_history=history)
 
     def _dispatch(self, info: JobInfo, reservations: Mapping[str, str]) -> None:
         sites = tuple(sorted(reservations))
@@ -272,8 +303,13 @@ class Scheduler:
             self.reservations.release(job_id, reservations)  # where the job was never started
         self.wake()
 
-    async def abort(self, job_id: str, *, reason: str) -> None:
+    async def abort(self, job_id: str, *, reason: str, command: bytes = b"") -> None:
         """End a job, whether it runs or waits; a finished one stays as it is. Returns when it is under way.
+
+        Args:
+            job_id: the job.
+            reason: goes into the record.
+            command: what the person whose wish it is signed, for the sites.
 
         The wish is in the record, so that a server that is killed before the job's end does not go on with it.
         """
@@ -290,7 +326,7 @@ class Scheduler:
             self._store.update(job_id, reason=info.reason or reason)
         except OSError as exc:
             log.warning("The wish to end job %s is not recorded: %s", job_id, exc, extra={"job": job_id})
-        self._spawn(job.abort(reason))
+        self._spawn(job.abort(reason, command=command))
 
     def end_all(self, reason: str) -> None:
         """Let the `stop` that follows end the running jobs for good, instead of leaving them for the next start."""
@@ -308,6 +344,10 @@ class Scheduler:
         else:
             for _, task in entries:
                 task.cancel()
+        _, late = await asyncio.wait([task for _, task in entries], timeout=_END_S) if entries else (None, set())
+        for task in late:
+            log.error("The end of a job cannot be recorded, and the server stops; the job goes on at its next start")
+            task.cancel()
         await asyncio.gather(*(task for _, task in entries), *self._background, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from clouddeploy_runtime.server import tokens
+from clouddeploy_runtime.server.tally import Tally
 from clouddeploy_runtime.server.tokens import fingerprint
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ log = logging.getLogger("Client")
 
 CLIENT = "client"
 RELAY = "relay"
+MAX_WAITING = 1000
+"""Events for a site that does not take them: it gets one or two for each round of its jobs. Guessed."""
 
 
 @dataclass(eq=False)
@@ -48,6 +51,21 @@ class Session:
     """The one that it registered over, as gRPC names it; empty: any will do."""
     heard: float = 0.0
     """When it last said something, on the registry's clock."""
+    stuck_since: float | None = None
+    """Since when the connection does not take an event, on the registry's clock; None: it takes them."""
+    is_beating: bool = False
+    """Whether the answer to a heartbeat waits already: one says as much as many."""
+    was_announced: bool = False
+    """Whether the watchers were told that it joined."""
+    has_freed: set[str] = field(default_factory=set)
+    """Jobs that ended at the server and then at this site."""
+    hang_up: Callable[[], None] | None = field(default=None, repr=False)
+    """Ends its stream, whether it reads or not; None: there is none."""
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether more waits for it than for any site that reads."""
+        return self.outbox.qsize() > MAX_WAITING
 
 
 class Registry:
@@ -55,10 +73,14 @@ class Registry:
 
     Args:
         clock: seconds that only grow.
+
+    Attributes:
+        tally: what has passed between the server and these sites.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.tally = Tally(clock)
         self._by_name: dict[str, Session] = {}
         self._by_token: dict[str, Session] = {}
         self._lost: dict[str, Session] = {}
@@ -84,8 +106,7 @@ class Registry:
         old = self._by_name.get(name)
         if old is not None:
             log.info("%s registered again from %s; its session from %s ends", name, address, old.address)
-            self._by_token.pop(old.token, None)
-            old.outbox.put_nowait(None)
+            self._remove(old)
         session = Session(
             name=name,
             address=address,
@@ -102,6 +123,7 @@ class Registry:
         self._lost.pop(name, None)
         self._by_name[name] = session
         self._by_token[session.token] = session
+        self.tally.registrations += 1
         if kind == RELAY:
             log.info("The relay %s@%s joined", name, address)
             return session
@@ -126,30 +148,40 @@ class Registry:
         return session.peer if session is not None else None
 
     def opened(self, session: Session) -> None:
-        """Note that the client listens now."""
+        """Note that the client listens now; one that has been ended meanwhile does not count."""
+        if self._by_name.get(session.name) is not session:
+            return
         session.is_streaming = True
         self.hear(session)
-        if session.kind == CLIENT:
-            for watcher in self._watchers:
-                watcher(session, True)
+        self._announce(session, joined=True)
 
     def hear(self, session: Session) -> None:
         """Note that the client said something."""
         session.heard = self._clock()
 
+    def hand_over(self, session: Session) -> None:
+        """Note that its connection is to take an event, until `handed_over`."""
+        session.stuck_since = self._clock()
+
+    def handed_over(self, session: Session) -> None:
+        """Note that the connection has taken it."""
+        session.stuck_since = None
+
     def closed(self, session: Session) -> None:
-        """Take a client off the list whose stream ended, unless it registered again meanwhile."""
+        """Take a client off the list whose stream ended, unless it registered again or was ended before."""
         session.is_streaming = False
-        if self._by_name.get(session.name) is session:
-            self._drop(session)
-            if session.kind == RELAY:
-                log.warning("The relay %s is gone", session.name)
-                return
-            log.warning(
-                "Client %s is gone. Total clients: %d", session.name, self._total(), extra={"site": session.name}
-            )
-            for watcher in self._watchers:
-                watcher(session, False)
+        if self._by_name.get(session.name) is not session:
+            return
+        self._remove(session)
+        if session.kind == RELAY:
+            log.warning("The relay %s is gone", session.name)
+            return
+        log.warning("Client %s is gone. Total clients: %d", session.name, self._total(), extra={"site": session.name})
+
+    @property
+    def longest_silence_s(self) -> float:
+        """How long ago the connected client that has been silent for longest was heard; 0 without any."""
+        return max((self._clock() - session.heard for session in self.connected()), default=0.0)
 
     def find(self, name: str) -> Session | None:
         """Return the client's session if it listens."""
@@ -181,22 +213,36 @@ class Registry:
         return names
 
     def end(self, session: Session) -> None:
-        """End a client's stream and take its token away at once."""
-        self._by_token.pop(session.token, None)
-        session.outbox.put_nowait(None)
-        if not session.is_streaming and self._by_name.get(session.name) is session:
-            self._drop(session)
+        """End a client's stream and take its token away, both at once: one that does not read would never end."""
+        if self._by_name.get(session.name) is session:
+            was_listening = session.is_streaming
+            self._remove(session)
+            if was_listening and session.kind == CLIENT:
+                log.warning("Client %s is gone. Total clients: %d", session.name, self._total())
 
     def end_all(self) -> None:
         """End every stream; the clients come back when a server answers again."""
         for session in self._by_name.values():
             session.outbox.put_nowait(None)
 
-    def _drop(self, session: Session) -> None:
+    def _remove(self, session: Session) -> None:
+        """Forget a session, however far it came; who was told that its client joined learns that it left."""
         del self._by_name[session.name]
         self._by_token.pop(session.token, None)
+        session.is_streaming = False
         if session.kind == CLIENT:
             self._lost[session.name] = session
+        self._announce(session, joined=False)
+        hang_up, session.hang_up = session.hang_up, None  # else it would keep the call it ends
+        if hang_up is not None:
+            hang_up()
+        session.outbox.put_nowait(None)
+
+    def _announce(self, session: Session, *, joined: bool) -> None:
+        if session.kind == CLIENT and session.was_announced is not joined:
+            session.was_announced = joined
+            for watcher in self._watchers:
+                watcher(session, joined)
 
     def _total(self) -> int:
         return sum(session.kind == CLIENT for session in self._by_name.values())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
+import stat
+import time
 import uuid
 import zipfile
 from dataclasses import asdict, replace
@@ -15,10 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from clouddeploy_runtime import jobs
+from clouddeploy_runtime import job_folders, jobs
 from clouddeploy_runtime.errors import JobNotFinished, JobNotFound
 from clouddeploy_runtime.jobs import TRANSITIONS, JobInfo, JobStatus
-from clouddeploy_runtime.lifecycle import write_atomically
+from clouddeploy_runtime.lifecycle import WorkspaceUnusable, locked, write_atomically
 from clouddeploy_runtime.server.tombstones import Tombstones
 
 if TYPE_CHECKING:
@@ -34,8 +37,15 @@ ROOT_VARIABLE = "NVFL_JOB_STORE_ROOT"
 RECORD = "record.json"
 ERROR_LOG = "ERRORLOG_"
 """Start of the name of what a site said about its failure; the site's name follows."""
-_HIDDEN = "."
-"""Start of the names of folders that are no job yet, or no job any more."""
+INCOMING = ".incoming"
+"""The folder for what is no job yet, or no job any more. The root may be any folder of somebody's: besides this one and
+the jobs, whose names are UUIDs, nothing in it is ours."""
+_LOCK = ".jobs.lock"
+_ZIP_DATES_S = 315_619_200, 4_354_732_800
+"""1980 to 2107, a day less for all time zones: what a job dates otherwise has no place in a zip."""
+_PIECE_BYTES = 1 << 20
+_OTHERS = 1000
+"""Files of a result's archive that are neither the job's nor its controller's: one for each site that failed."""
 
 
 def now() -> datetime:
@@ -54,6 +64,27 @@ def root_of(workspace: Path) -> Path:
     return Path(given) if given else workspace / "jobs"
 
 
+@contextlib.contextmanager
+def held(root: Path) -> Iterator[None]:
+    """Make the folder of the jobs, and keep it for this process: two servers would take each other's jobs.
+
+    Raises:
+        AlreadyRunning: another server has it.
+        WorkspaceUnusable: it cannot be made or written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = locked(root / _LOCK, what=root)
+    except OSError as exc:
+        raise WorkspaceUnusable(
+            f"The folder {root} for jobs cannot be used",
+            why=exc.strerror or str(exc),
+            hint=f"Correct that, or name another folder with {ROOT_VARIABLE}.",
+        ) from exc
+    with lock:
+        yield
+
+
 class JobStore:
     """The record of every job; writes are atomic, a reader after a crash sees the last complete state.
 
@@ -61,7 +92,7 @@ class JobStore:
     run in a thread.
 
     Args:
-        root: created when it is missing; what an interrupted submission left there is removed.
+        root: `held`; created when it is missing. What an interrupted submission left there is removed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -70,19 +101,16 @@ class JobStore:
         self._infos: dict[str, JobInfo] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._is_closing = False
-        for leftover in root.glob(f"{_HIDDEN}*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+        job_folders.remove(root / INCOMING)
         self.tombstones = Tombstones(root / "deleted.json")
         for record in sorted(root.glob(f"*/{RECORD}")):
-            self._infos[record.parent.name] = _read(record)
+            if _is_job_id(record.parent.name):
+                self._infos[record.parent.name] = _read(record)
 
     def fresh(self) -> Path:
         """Return a new folder beside the jobs; it becomes one by `admit`, and vanishes at the next start otherwise."""
-        folder = self.root / f"{_HIDDEN}{uuid.uuid4()}"
-        folder.mkdir(mode=0o700)
+        folder = self.root / INCOMING / str(uuid.uuid4())
+        folder.mkdir(parents=True, mode=0o700)
         return folder
 
     def prepare(self, archive: bytes | Path, folder: Path) -> JobSpec:
@@ -95,7 +123,7 @@ class JobStore:
             jobs.unpack(archive, folder / "job")
             return jobs.load(folder / "job")
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            job_folders.remove(folder)
             raise
 
     def copy(self, job_id: str, folder: Path) -> JobSpec:
@@ -113,7 +141,7 @@ class JobStore:
             more: further fields of its JobInfo.
         """
         info = JobInfo(
-            job_id=folder.name.removeprefix(_HIDDEN),
+            job_id=folder.name,
             name=spec.name,
             status=JobStatus.SUBMITTED,
             submitter=submitter.name,
@@ -164,6 +192,13 @@ class JobStore:
         info = replace(info, revision=info.revision + 1, **changes)
         _write(self.root / job_id / RECORD, info)
         self._infos[job_id] = info
+        self._tell(job_id)
+        return info
+
+    def note(self, job_id: str, **changes: Any) -> JobInfo:
+        """Change fields as `update` does, but on the disk only with the next change: what may be lost by a restart."""
+        info = self._infos[job_id]
+        self._infos[job_id] = info = replace(info, revision=info.revision + 1, **changes)
         self._tell(job_id)
         return info
 
@@ -233,15 +268,28 @@ class JobStore:
         """
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr("meta.json", json.dumps(asdict(info), indent=2))
+            root = self.root / info.job_id
             for path, name in self.files(info.job_id):
-                archive.write(path, name)
+                try:
+                    content = job_folders.opened(root, str(path.relative_to(root)))
+                except OSError as exc:
+                    log.warning("%s is left out of the result of job %s: %s", name, info.job_id, exc)
+                    continue
+                with content:
+                    seconds = min(max(os.fstat(content.fileno()).st_mtime, _ZIP_DATES_S[0]), _ZIP_DATES_S[1])
+                    entry = zipfile.ZipInfo(name, time.localtime(seconds)[:6])
+                    entry.external_attr = (stat.S_IFREG | 0o600) << 16
+                    with archive.open(entry, "w", force_zip64=True) as target:
+                        shutil.copyfileobj(content, target, _PIECE_BYTES)
 
     def files(self, job_id: str) -> Iterator[tuple[Path, str]]:
         """Yield the files of a job, and what they are called in its archive."""
+        left = job_folders.MAX_FILES - _OTHERS
         for folder, name in ((self.job_folder(job_id), "job"), (self.run_folder(job_id), "workspace")):
-            for path in sorted(folder.rglob("*")):
-                if path.is_file() and not path.is_symlink() and "__pycache__" not in path.parts:
-                    yield path, f"{name}/{path.relative_to(folder).as_posix()}"
+            for found in job_folders.files(folder, limit=left):
+                left -= 1
+                if "__pycache__" not in found.split("/"):
+                    yield folder / found, f"{name}/{found}"
         for path in self.error_logs(job_id):
             yield path, path.name
 
@@ -257,7 +305,8 @@ class JobStore:
         info = self._infos[job_id]
         if info.submit_token:
             self.tombstones.add(info)
-        doomed = self.root / f"{_HIDDEN}{job_id}"
+        doomed = self.root / INCOMING / job_id
+        doomed.parent.mkdir(exist_ok=True, mode=0o700)
         (self.root / job_id).rename(doomed)
         del self._infos[job_id]
         self._tell(job_id)
@@ -274,10 +323,17 @@ def content_of(folder: Path) -> str:
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(_HIDDEN) for part in name.parts):
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
             with path.open("rb") as file:
                 whole.update(f"{name.as_posix()}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return whole.hexdigest()
+
+
+def _is_job_id(name: str) -> bool:
+    try:
+        return str(uuid.UUID(name)) == name
+    except ValueError:
+        return False
 
 
 def _since(start: str) -> float:

@@ -8,6 +8,9 @@ import logging
 import shutil
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from clouddeploy_runtime import signing
 from clouddeploy_runtime.errors import (
     InvalidJob,
     RuntimeFault,
@@ -17,15 +20,18 @@ from clouddeploy_runtime.errors import (
 )
 from clouddeploy_runtime.jobs import SERVER, JobInfo, components
 from clouddeploy_runtime.jobs.info import check_submit_token
+from clouddeploy_runtime.server import statements
 from clouddeploy_runtime.server.store import content_of
+from clouddeploy_runtime.signing import Manifest, SignatureRefused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from clouddeploy_runtime.jobs import JobSpec
     from clouddeploy_runtime.server.store import JobStore
     from clouddeploy_runtime.settings import Settings
+    from clouddeploy_runtime.signing import JobStatement
     from clouddeploy_runtime.tls import Peer
 
 log = logging.getLogger(__name__)
@@ -54,7 +60,13 @@ class Submissions:
         self._open = 0
 
     async def take(
-        self, requests: AsyncIterator[bytes], submitter: Peer, *, token: str = "", may_bring_code: bool
+        self,
+        requests: AsyncIterator[bytes],
+        submitter: Peer,
+        *,
+        token: str = "",
+        may_bring_code: bool,
+        verify: Callable[[bytes], JobStatement] | None = None,
     ) -> JobInfo:
         """Keep a job folder that comes as the chunks of a zip.
 
@@ -63,9 +75,11 @@ class Submissions:
             submitter: whose job it is.
             token: what the submitter calls this submission: sent again, it gives the same job. Empty: a new one always.
             may_bring_code: whether he has the right `byoc` here.
+            verify: checks what he signed, which comes before the zip; None: he signed nothing, and need not.
 
         Raises:
             InvalidJob: the job is wrong or too large.
+            SignatureRefused: it is not the job that he signed.
             ComponentRefused: it names or brings what this server does not allow.
             InvalidCommand: the token is none.
             SubmitTokenConflict: the token stands for another job.
@@ -76,15 +90,29 @@ class Submissions:
             check_submit_token(token)
         with self._place():
             folder = self._store.fresh()
+            stream = aiter(requests)
             try:
-                archive = await self._receive(requests, folder / "archive.zip")
+                envelope = await self._envelope(stream) if verify is not None else b""
+                statement = verify(envelope) if verify is not None else None
+                archive = await self._receive(stream, folder / "archive.zip")
                 spec = await asyncio.to_thread(self._store.prepare, archive, folder)
                 archive.unlink()
+                if statement is not None:
+                    await asyncio.to_thread(_compare, folder / "job", spec, statement)
+                    statements.keep(folder, Manifest(envelope))
                 content = await asyncio.to_thread(self._check, folder, spec, may_bring_code)
                 known = self._known(spec, submitter, token=token, content=content)
                 if known is not None:
                     return known
-                info = self._store.admit(folder, spec, submitter, content=content, submit_token=token, study=spec.study)
+                info = self._store.admit(
+                    folder,
+                    spec,
+                    submitter,
+                    content=content,
+                    submit_token=token,
+                    study=spec.study,
+                    statement=signing.fingerprint(envelope) if envelope else "",
+                )
             except OSError as exc:
                 raise _unkept(exc) from exc
             finally:
@@ -92,8 +120,14 @@ class Submissions:
         log.info("Job %s (%s) was submitted by %s", info.job_id, info.name, submitter.name, extra={"job": info.job_id})
         return info
 
-    async def clone(self, job_id: str, submitter: Peer, *, may_bring_code: bool) -> JobInfo:
+    async def clone(self, job_id: str, submitter: Peer, *, may_bring_code: bool, command: bytes = b"") -> JobInfo:
         """Submit what an earlier job was once more, as the asker's own.
+
+        Args:
+            job_id: the earlier job.
+            submitter: who asks.
+            may_bring_code: whether he has the right `byoc` here.
+            command: what he signed, naming what the original's submitter signed; checked before.
 
         Raises:
             JobNotFound: there is no such job.
@@ -107,8 +141,17 @@ class Submissions:
             try:
                 spec = await asyncio.to_thread(self._store.copy, job_id, folder)
                 content = await asyncio.to_thread(self._check, folder, spec, may_bring_code)
+                signed = await asyncio.to_thread(statements.kept, self._store.root / job_id)
+                if signed:
+                    statements.keep(folder, Manifest(_signed_job(signed), command))
                 info = self._store.admit(
-                    folder, spec, submitter, content=content, study=original.study, cloned_from=job_id
+                    folder,
+                    spec,
+                    submitter,
+                    content=content,
+                    study=original.study,
+                    cloned_from=job_id,
+                    statement=original.statement,
                 )
             except OSError as exc:
                 raise _unkept(exc) from exc
@@ -129,18 +172,23 @@ class Submissions:
         finally:
             self._open -= 1
 
-    async def _receive(self, requests: AsyncIterator[bytes], target: Path) -> Path:
+    async def _envelope(self, stream: AsyncIterator[bytes]) -> bytes:
+        envelope = await _next(stream) or b""
+        if len(envelope) > signing.MAX_BYTES:
+            raise InvalidJob(
+                "The job is too large",
+                why=f"what was signed of it exceeds {signing.MAX_BYTES} bytes",
+                hint="Pack its many files into a few.",
+            )
+        return envelope
+
+    async def _receive(self, stream: AsyncIterator[bytes], target: Path) -> Path:
         size = 0
-        stream = aiter(requests)
         with target.open("wb") as file:
             while True:
-                try:
-                    chunk = await asyncio.wait_for(anext(stream), _SILENCE_S)
-                except StopAsyncIteration:
+                chunk = await _next(stream)
+                if chunk is None:
                     return target
-                except TimeoutError as exc:
-                    why = f"nothing came for {_SILENCE_S:g} s"
-                    raise InvalidJob("The job did not arrive", why=why, hint="Submit it again.") from exc
                 size += len(chunk)
                 if size > self._limit_bytes:
                     raise InvalidJob(
@@ -179,6 +227,36 @@ class Submissions:
                 hint="Submit the job with another token to run it again.",
             )
         return None
+
+
+async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
+    """Return the next message of a submission; None at its end."""
+    try:
+        return await asyncio.wait_for(anext(stream), _SILENCE_S)
+    except StopAsyncIteration:
+        return None
+    except TimeoutError as exc:
+        why = f"nothing came for {_SILENCE_S:g} s"
+        raise InvalidJob("The job did not arrive", why=why, hint="Submit it again.") from exc
+
+
+def _signed_job(manifest: bytes) -> bytes:
+    try:
+        return msgspec.msgpack.decode(manifest, type=Manifest).job
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        why = f"what was signed of it cannot be read: {exc}"
+        raise InvalidJob("The job cannot be cloned", why=why, hint="Submit it anew.") from exc
+
+
+def _compare(folder: Path, spec: JobSpec, statement: JobStatement) -> None:
+    """Refuse a job that is not the one that was signed."""
+    signing.check_files(folder, statement.files)
+    if spec.study != statement.study:
+        raise SignatureRefused(
+            "The job does not pass signature verification",
+            why=f"it was signed for the study {statement.study!r}, and its meta.json names {spec.study!r}",
+            hint="Submit it again.",
+        )
 
 
 def _unkept(exc: OSError) -> RuntimeFault:

@@ -52,14 +52,16 @@ class JobEnded(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ..., crashed: _Optional[bool] = ...) -> None: ...
 
 class TaskFailed(_message.Message):
-    __slots__ = ("job_id", "task_id", "reason")
+    __slots__ = ("job_id", "task_id", "reason", "task_sha256")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    TASK_SHA256_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     task_id: str
     reason: str
-    def __init__(self, job_id: _Optional[str] = ..., task_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    task_sha256: str
+    def __init__(self, job_id: _Optional[str] = ..., task_id: _Optional[str] = ..., reason: _Optional[str] = ..., task_sha256: _Optional[str] = ...) -> None: ...
 
 class JobDeployed(_message.Message):
     __slots__ = ("job_id", "reason")

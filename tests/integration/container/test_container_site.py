@@ -132,8 +132,10 @@ def test_a_container_may_do_little(deployed):
     assert not one["EffectiveCaps"]
     root = deployed.root("site-1")
     assert {mount["Destination"]: mount["RW"] for mount in one["Mounts"]} == {
-        str(root): False,
+        str(root / "kits"): False,
+        str((root / "venv").resolve()): False,
         str(root / "workspace"): True,
+        str(root / "container/home"): True,
         "/tmp": True,
     }
     names = {line.partition("=")[0] for line in one["Config"]["Env"]}
@@ -162,9 +164,47 @@ def test_a_stopped_site_has_no_container(deployed, is_killed):
     assert bootstrap.status(machine, release)["state"] == ("registered" if is_killed else "stopped")
 
 
+HOSTILE = """
+import os, shutil, sys
+workspace, victim = sys.argv[1:]
+for name in ("tmp", "home", "start.log", "start.log.1", "daemon_pid.fl", "pid.fl", "status.json.new", "known_kits"):
+    path = os.path.join(workspace, name)
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+    os.symlink(victim, path)
+for name in ("../supervisor", "../container/tmp", "../kits/x", "../current"):
+    try:
+        os.rename(os.path.join(workspace, name), os.path.join(workspace, name + ".moved"))
+    except OSError:
+        continue
+    raise SystemExit(f"{name} could be moved")
+open("/tmp/left", "w").close()
+"""
+
+
+def test_a_job_that_swaps_its_folders_for_links_changes_nothing_outside(deployed, tmp_path):
+    root, before = deployed.root("site-1"), deployed.containers()["site-1"]
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("as it was")
+    engine, name = deployed.engine, deployed.name("site-1")
+    engine("exec", name, "python3", "-c", HOSTILE, str(root / "workspace"), str(outside))
+    machine, release = LocalHost(deployed.folder / "sites"), deployed.release("site-1")
+    bootstrap.stop(machine, release)
+    bootstrap.start(machine, release)
+    deployed.apply()
+    assert deployed.states() == WELL
+    assert deployed.containers()["site-1"] != before
+    engine("exec", name, "python3", "-c", "import os; assert 'left' not in os.listdir('/tmp'); open('/tmp/mine', 'w')")
+    assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("kept", "as it was")]
+    assert (root / "container/tmp/mine").exists()
+
+
 def kill_supervisor(root):
     """Kills what keeps a site alive, and the client of the container engine, as systemd does in the end."""
-    pid = (root / "workspace/daemon_pid.fl").read_text().strip()
+    pid = (root / "supervisor/daemon_pid.fl").read_text().strip()
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     for one in (pid, *children):
         os.kill(int(one), signal.SIGKILL)
@@ -214,6 +254,25 @@ def test_a_job_is_trained_in_containers_on_the_sites_own_data(host, image, tmp_p
         assert info.metrics["test_accuracy"] > 0.93
     finally:
         Deployment(file).destroy()
+
+
+@pytest.mark.nightly
+def test_a_site_makes_its_key_in_a_container(host, image, tmp_path, write_trial):
+    write_trial(tmp_path)
+    project = yaml.safe_load((tmp_path / "project.yml").read_text())
+    project["participants"][0]["fed_learn_port"] = free_port()
+    (tmp_path / "project.yml").write_text(yaml.safe_dump(project))
+    made = Federation(tmp_path, host)
+    made.write(image)
+    made.file.write_text(f"{made.file.read_text()}keys: on-site\n")
+    try:
+        made.apply()
+        assert made.states() == WELL
+        for site in SITES:
+            (key,) = made.root(site).glob("enrolment/**/*.key")
+            assert key.stat().st_mode & 0o777 == 0o600
+    finally:
+        made.deployment().destroy()
 
 
 @pytest.mark.nightly

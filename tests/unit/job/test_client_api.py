@@ -154,9 +154,76 @@ def test_a_task_that_no_executor_does_is_refused_by_name(parent):
         client_api.receive()
 
 
+@pytest.mark.parametrize("weight", [1.9, 0.5, 3, np.float32(2.5), np.int64(7)])
+def test_a_weight_is_any_number_above_zero(parent, weight):
+    ask(parent)
+    client_api.receive()
+    client_api.send(FLModel(params=PARAMS, samples=weight))
+    assert answer(parent)[0].meta["samples"] == float(weight)
+
+
+@pytest.mark.parametrize("weight", [0, -1, 0.0, float("nan"), float("inf"), "many", [1]])
+def test_an_answer_that_weighs_nothing_is_refused_where_it_is_sent(parent, weight):
+    ask(parent)
+    client_api.receive()
+    with pytest.raises(client_api.ClientApiMisuse, match="cannot weigh"):
+        client_api.send(FLModel(params=PARAMS, meta={"NUM_STEPS_CURRENT_ROUND": weight}))
+
+
 def test_nothing_within_the_timeout_is_no_end(parent):
     assert client_api.receive(timeout=0.01) is None
+    ask(parent)
     assert client_api.is_running()
+
+
+def test_a_model_that_was_not_answered_is_received_again(parent):
+    ask(parent)
+    ask(parent, number=1)
+    assert client_api.is_running()
+    first = client_api.receive()
+    assert client_api.receive() is first
+    assert client_api.is_running()
+    client_api.send(FLModel(params=PARAMS))
+    assert client_api.receive().current_round == 1
+
+
+def test_a_script_that_has_not_answered_hears_that_it_can_stop(parent):
+    ask(parent)
+    assert client_api.is_running()
+    assert client_api.is_running()
+    parent.send(Abort("by lead"))
+    assert not client_api.is_running()
+    assert client_api.receive() is None
+    assert client_api.aborted() == "by lead"
+
+
+def test_a_loop_over_is_running_gets_a_model_each_time_and_ends(parent):
+    for number in range(3):
+        ask(parent, number=number)
+    parent.send(Abort(""))
+    rounds = []
+    while client_api.is_running():
+        rounds.append(client_api.receive().current_round)
+        client_api.send(FLModel(params=PARAMS))
+    assert rounds == [0, 1, 2]
+    assert client_api.receive() is None
+    assert client_api.aborted() is None
+
+
+def test_a_task_that_was_dropped_is_not_received_again(parent):
+    ask(parent)
+    client_api.receive()
+    client_api.clear()
+    ask(parent, number=1)
+    assert client_api.receive().current_round == 1
+
+
+def test_a_script_that_has_shut_down_has_nothing_to_do(parent):
+    ask(parent)
+    assert client_api.is_running()
+    client_api.shutdown()
+    assert not client_api.is_running()
+    assert client_api.receive() is None
 
 
 def test_an_abort_ends_the_script_and_is_remembered(parent):

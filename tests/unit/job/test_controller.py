@@ -124,6 +124,24 @@ def test_others_are_waited_for_a_little_once_enough_have_answered(parent):
     assert len(parent.ask(round=1, min_sites=1, enough=1, wait_s=0.02)) == 1
 
 
+def test_sites_that_are_not_asked_are_not_waited_for(parent):
+    parent.answers("site-1")
+    parent.answers("site-3")
+    asked = {"min_sites": 2, "targets": ("site-1", "site-3")}
+    assert parent.ask(**asked) == [("site-1", 1.0), ("site-3", 1.0)]
+    task, _ = parent.channel.receive()
+    assert task.targets == ["site-1", "site-3"]
+
+
+@pytest.mark.parametrize("samples", [0, -1, True, float("nan"), float("inf")])
+def test_an_answer_that_weighs_nothing_is_a_failure_of_its_site(parent, samples):
+    parent.answers("site-1", meta={"samples": samples})
+    parent.answers("site-2", meta={"samples": 0.5})
+    parent.answers("site-3")
+    assert len(parent.ask(min_sites=2)) == 2
+    assert "a weight is a number above 0" in parent.controller.failures["site-1"]
+
+
 def test_an_answer_without_parameters_is_one(parent):
     parent.channel.send(Result("job/0/train", "site-1", "train", 0, {"samples": 3, "metrics": {"auc": 0.5}}, 0))
     (answer,) = parent.controller.ask("train", {}, round=0, total_rounds=1, min_sites=1, enough=1)

@@ -56,7 +56,14 @@ def test_an_update_that_does_not_fit_is_refused_before_anything_is_folded(update
     assert not mean.result()["w"].any()
 
 
-@pytest.mark.parametrize("samples", [0, -1])
+def test_a_weight_may_be_a_fraction():
+    mean = WeightedMean({"b": np.zeros(1)})
+    for weight, value in ((1.9, 1.0), (1.1, 2.0), (0.5, 4.0)):
+        mean.add("site-1", {"b": np.array([value])}, samples=weight)
+    np.testing.assert_allclose(mean.result()["b"], [(1.9 + 2.2 + 2.0) / 3.5])
+
+
+@pytest.mark.parametrize("samples", [0, -1, float("nan"), float("inf")])
 def test_a_weight_is_positive(samples):
     with pytest.raises(ShapeMismatch, match="site-1"):
         WeightedMean(MODEL).add("site-1", MODEL, samples=samples)

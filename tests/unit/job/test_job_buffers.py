@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -140,9 +142,10 @@ def frame(size=100, *, key=1, capacity=PAGE):
     return Frame(Task("t", "train", 0, 1, [], {}, size), key=key, capacity=capacity)
 
 
-def memory(*, seals=SEALS, size=PAGE, flags=0):
+def memory(*, seals=SEALS, size=PAGE, flags=0, written=PAGE):
     fd = os.memfd_create("job", os.MFD_ALLOW_SEALING | flags)
     os.ftruncate(fd, size)
+    os.pwrite(fd, bytes(written), 0)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
 
@@ -188,13 +191,22 @@ def test_a_job_gets_a_bounded_number_and_amount_of_its_parents_mappings(strict, 
         strict.buffer_of(frame(key=key), [memory()])
     with pytest.raises(BufferRefused, match="more than 2"):
         strict.buffer_of(frame(key=3), [memory()])
-    huge = 1 << 46
-    with pytest.raises(BufferRefused, match="than the machine has memory"):
-        Mappings(lambda _key: None, is_strict=True).buffer_of(frame(capacity=huge), [memory(size=huge)])
+    bounded = Mappings(lambda _key: None, is_strict=True, limit_bytes=PAGE)
+    bounded.buffer_of(frame(), [memory()])
+    with pytest.raises(BufferRefused, match=f"may hold {PAGE} bytes"):
+        bounded.buffer_of(frame(key=2), [memory()])
+
+
+def test_memory_that_a_job_did_not_fill_is_not_read_for_it(strict):
+    """A read of a hole takes a page of the reader's: a job could use up memory that it never used itself."""
+    with pytest.raises(BufferRefused, match="not so many were written"):
+        strict.buffer_of(frame(MIB, capacity=MIB), [memory(size=MIB)])
+    assert strict.buffer_of(frame(key=2, capacity=MIB), [memory(size=MIB)]).size == 100
 
 
 def test_a_parent_cannot_write_to_a_jobs_memory_and_a_job_can_to_what_is_lent_to_it(pool, tmp_path, monkeypatch):
     sent = pool.acquire(MIB)
+    sent.view[:] = bytes(MIB)
     received = Mappings(lambda _key: None).buffer_of(frame(capacity=sent.capacity), [os.dup(sent.fd)])
     received.view[0] = 1
     assert sent.view[0] == 1
@@ -206,3 +218,43 @@ def test_a_parent_cannot_write_to_a_jobs_memory_and_a_job_can_to_what_is_lent_to
     lent = Mappings(lambda _key: None).buffer_of(frame(capacity=file.capacity), [os.dup(file.fd)])
     with pytest.raises(TypeError, match="read-only"):
         lent.view[0] = 1
+
+
+def test_a_file_is_made_beside_the_event_loop_and_comes_back_when_nobody_waits_any_more(monkeypatch):
+    pool, making, go_on = BufferPool(0), threading.Event(), threading.Event()
+    real = buffers._file
+
+    def slow(capacity):
+        making.set()
+        go_on.wait(2)
+        return real(capacity)
+
+    monkeypatch.setattr(buffers, "_file", slow)
+
+    async def scenario():
+        waiting = asyncio.create_task(pool.obtain(10))
+        await asyncio.to_thread(making.wait, 2)
+        assert pool.in_use == 0, "the pool answers meanwhile"
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        go_on.set()
+        buffer = await pool.obtain(10)
+        while len(pool._free) != len(pool._buffers) - 1:  # noqa: ASYNC110 - the thread's moment
+            await asyncio.sleep(0)
+        buffer.release()
+        assert pool.in_use == 0
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))
+    pool.close()
+
+
+def test_a_file_that_is_ready_after_the_jobs_end_is_refused(monkeypatch):
+    pool, real = BufferPool(0), buffers._file
+
+    def late(capacity):
+        pool.close()
+        return real(capacity)
+
+    monkeypatch.setattr(buffers, "_file", late)
+    with pytest.raises(NoBuffer, match="the job has ended"):
+        pool.acquire(10)

@@ -183,7 +183,21 @@ def test_a_model_file_that_is_not_read_says_why(controller, name, message):
         (FEDAVG, [NUMPY], {"stop_cond": "accuracy >= 80"}, BadWorkflow, '"stop_cond" is not supported'),
         (FEDAVG, [NUMPY], {"start_round": 2}, BadWorkflow, '"start_round" is not supported'),
         (FEDAVG, [NUMPY], {"aggregation_weights": {"a": 2}}, BadWorkflow, "would change the result"),
-        (FEDAVG, [NUMPY], {"fedprox_mu": 1}, BadWorkflow, 'the argument "fedprox_mu" is not known'),
+        (FEDAVG, [NUMPY], {"fedprox_mu": 1}, BadWorkflow, '"fedprox_mu" is not supported'),
+        (FEDAVG, [NUMPY], {"momentum": 1}, BadWorkflow, 'the argument "momentum" is not known'),
+        (FEDAVG, [NUMPY], {"num_clients": -1}, BadWorkflow, '"num_clients" must be a whole number from 0'),
+        (FEDAVG, [], {"persistor_id": "p"}, BadModel, "there is no component 'p'"),
+        (FEDAVG, [NUMPY], {"aggregator_id": "sum"}, BadWorkflow, "there is no component 'sum'"),
+        (GATHER, [NUMPY], {"shareable_generator_id": "g"}, BadWorkflow, "there is no component 'g'"),
+        *(
+            (FEDAVG, [{**persistor, "args": {"model": {"w": [1.0]}, **args}}], {}, BadWorkflow, message)
+            for persistor, args, message in (
+                (PYTORCH, {"exclude_vars": "head"}, '"exclude_vars" is not supported'),
+                (PYTORCH, {"filter_id": "f"}, '"filter_id" is not supported'),
+                (PYTORCH, {"other": 1}, 'the argument "other" is not known'),
+                (NUMPY, {"other": 1}, 'the argument "other" is not known'),
+            )
+        ),
         (FEDAVG, [NUMPY], {"num_rounds": 0}, BadWorkflow, '"num_rounds" must be a whole number from 1'),
         (FEDAVG, [NUMPY], {"num_rounds": "5"}, BadWorkflow, '"num_rounds" must be'),
         (FEDAVG, [], {"initial_model": "no_such:thing"}, BadModel, "cannot be made"),
@@ -213,6 +227,52 @@ def test_an_aggregator_of_another_kind_or_with_weights_is_refused(controller):
     weighted = {"id": "sum", "path": path, "args": {"aggregation_weights": {"a": 2}}}
     with pytest.raises(BadWorkflow, match="aggregation_weights"):
         controller(GATHER, [NUMPY, weighted], aggregator_id="sum")
+
+
+AGGREGATOR = f"{COMMON}.aggregators.intime_accumulate_model_aggregator.InTimeAccumulateWeightedAggregator"
+
+
+@pytest.mark.parametrize("name", ["aggregator", "shareable_generator"])
+def test_a_part_that_the_reference_takes_without_being_told_is_looked_at(controller, name):
+    with pytest.raises(ComponentRefused, match="Own cannot be run"):
+        controller(GATHER, [NUMPY, {"id": name, "path": "own_code.Own"}])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"weigh_by_local_iter": False}, '"weigh_by_local_iter" is not supported'),
+        ({"weigh_by_local_iter": 1}, '"weigh_by_local_iter" is not supported'),
+        ({"exclude_vars": "head"}, '"exclude_vars" is not supported'),
+        ({"expected_data_kind": {"a": "WEIGHTS"}}, '"expected_data_kind" is not supported'),
+        ({"accumulator": "median"}, 'the argument "accumulator" is not known'),
+    ],
+)
+def test_an_argument_of_the_aggregator_that_changes_the_result_is_refused(controller, args, message):
+    with pytest.raises(BadWorkflow) as refused:
+        controller(GATHER, [NUMPY, {"id": "aggregator", "path": AGGREGATOR, "args": args}])
+    assert message in str(refused.value)
+
+
+def test_arguments_that_change_nothing_are_taken(controller):
+    args = {"weigh_by_local_iter": True, "expected_data_kind": "WEIGHTS", "aggregation_weights": {}}
+    persistor = {**PYTORCH, "args": {"model": {"w": [1.0]}, "global_model_file_name": "x.pt", "exclude_vars": None}}
+    made = controller(GATHER, [persistor, {"id": "aggregator", "path": AGGREGATOR, "args": args}], min_clients=2)
+    assert made._model["w"].tolist() == [1.0]
+
+
+def test_the_references_number_of_clients_draws_them_anew_in_each_round(controller):
+    made = controller(FEDAVG, [NUMPY], num_clients=2)
+    rounds = [made._drawn(number) for number in range(20)]
+    assert {len(set(drawn)) for drawn in rounds} == {2}
+    assert {site for drawn in rounds for site in drawn} == {"a", "b", "c"}
+    assert rounds == [controller(FEDAVG, [NUMPY], num_clients=2)._drawn(number) for number in range(20)]
+    made.failures["b"] = "b: no line"
+    assert {site for number in range(20) for site in made._drawn(number)} == {"a", "c"}
+
+
+def test_more_clients_than_there_are_means_all(controller):
+    assert len(controller(FEDAVG, [NUMPY], num_clients=9)._drawn(0)) == 3
 
 
 def test_a_controller_of_the_job_itself_is_taken(controller):

@@ -14,9 +14,9 @@ from clouddeploy_runtime import launchers
 from clouddeploy_runtime.errors import ExitCode
 from clouddeploy_runtime.job import confine, landlock
 from clouddeploy_runtime.job.buffers import BufferPool
-from clouddeploy_runtime.launchers import BadLauncher, JobLaunch, ending
+from clouddeploy_runtime.launchers import BadLauncher, JobLaunch, ending, memory
 from clouddeploy_runtime.launchers.ending import Ending, describe
-from clouddeploy_runtime.launchers.output import Output
+from clouddeploy_runtime.launchers.output import TAIL_BYTES, Output
 from clouddeploy_runtime.launchers.process import ProcessLauncher
 from clouddeploy_runtime.launchers.temporary import Temporary
 from clouddeploy_runtime.settings import Settings
@@ -35,7 +35,9 @@ def test_another_launcher_is_refused_by_name_with_those_that_are_known(name):
     assert caught.value.exit_code is ExitCode.BAD_INPUT
 
 
-@pytest.mark.parametrize("arguments", [{"confine": "no"}, {"readable": "/data"}, {"writable": ["data"]}])
+@pytest.mark.parametrize(
+    "arguments", [{"confine": "no"}, {"share_memory": 1}, {"readable": "/data"}, {"writable": ["data"]}]
+)
 def test_an_argument_of_the_wrong_kind_is_named(arguments):
     with pytest.raises(BadLauncher, match=next(iter(arguments))):
         launchers.of(Settings(launcher_args=arguments))
@@ -134,6 +136,49 @@ def test_a_link_or_a_pipe_in_the_place_of_the_log_loses_the_output_and_nothing_e
     (tmp_path / "log.txt").unlink()
     os.mkfifo(tmp_path / "log.txt")
     assert printed(tmp_path, b"lost\n") == {"audit": b"kept"}
+
+
+def test_another_name_of_a_file_of_its_parents_is_not_written_to(tmp_path):
+    (tmp_path / "audit").write_bytes(b"kept")
+    (tmp_path / "run").mkdir()
+    os.link(tmp_path / "audit", tmp_path / "run" / "log.txt")
+    printed(tmp_path / "run", b"lost\n")
+    assert (tmp_path / "audit").read_bytes() == b"kept"
+
+
+def test_the_last_lines_that_were_printed_are_known_whole_whatever_lies_in_the_folder(tmp_path):
+    (tmp_path / "log.txt").symlink_to(tmp_path / "key")
+    lines = [f"line {number}\n".encode() for number in range(1000)]
+    output = Output(tmp_path)
+    for line in lines:
+        os.write(output.writer, line)
+    output.started()
+    output.finish(5)
+    assert len(output.tail()) <= TAIL_BYTES
+    assert output.tail().encode() == b"".join(lines[-len(output.tail().splitlines()) :])
+    short = Output(tmp_path)
+    os.write(short.writer, b"one\ntwo\n")
+    short.started()
+    short.finish(5)
+    assert short.tail() == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": "5000"}, 5000),
+        ("0::/\n", {"memory.max": "4000"}, 4000),
+        ("4:cpu,memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "3000"}, 3000),
+        ("0::/a\n", {}, None),
+    ],
+)
+def test_the_memory_that_counts_is_the_smallest_limit_of_a_control_group(tmp_path, lines, files, limit):
+    (tmp_path / "own").write_text(lines)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory.limit_bytes(tmp_path / "own", tmp_path) == (limit or machine)
 
 
 def test_a_job_that_cannot_be_started_leaves_nothing_behind(tmp_path, monkeypatch):

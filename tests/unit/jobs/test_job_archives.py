@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import stat
+import struct
 import warnings
 import zipfile
 
@@ -49,6 +50,7 @@ def entry_of(name, mode):
         ["n" * 256],
         ["é" * 200],
         ["/".join(["d" * 100] * 11)],
+        ["/".join(["d"] * 65)],
         ["nul"],
         ["a/COM1.txt"],
         ["a", "a"],
@@ -92,6 +94,53 @@ def test_what_is_written_is_counted_whatever_the_archive_says_of_its_size(tmp_pa
 def test_more_files_than_any_job_has_are_refused(tmp_path):
     archive = archive_of(*((f"f{number}", b"") for number in range(10_001)), compression=zipfile.ZIP_STORED)
     with pytest.raises(InvalidJob, match="10001 files"):
+        jobs.unpack(archive, tmp_path / "out")
+
+
+def test_folders_count_as_files_do(tmp_path):
+    archive = archive_of(*((f"f{number}/", b"") for number in range(10_001)), compression=zipfile.ZIP_STORED)
+    with pytest.raises(InvalidJob, match="10001 files"):
+        jobs.unpack(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("said", [5, 0xFFFF])
+def test_a_directory_that_is_larger_than_its_number_of_files_is_not_read(tmp_path, monkeypatch, said):
+    archive = bytearray(archive_of(*((f"f{number}", b"") for number in range(2_000)), compression=zipfile.ZIP_STORED))
+    archive[-12:-10] = said.to_bytes(2, "little")
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", lambda *_: pytest.fail("it is read"))
+    with pytest.raises(InvalidJob, match=f"holds {said} files"):
+        jobs.unpack(bytes(archive), tmp_path / "out")
+
+
+def with_end64(archive, *, count, signature=b"PK\6\6"):
+    """Return an archive with an end of 64 bits, which zipfile believes rather than the other."""
+    size, offset = struct.unpack_from("<LL", archive, len(archive) - 10)
+    end = signature + struct.pack("<QHHLLQQQQ", 44, 45, 45, 0, 0, count, count, size, offset)
+    return archive[:-22] + end + b"PK\6\7" + struct.pack("<LQL", 0, len(archive) - 22, 1) + archive[-22:]
+
+
+def test_an_end_of_64_bits_counts_where_there_is_one(tmp_path):
+    archive = archive_of(("a", b"x"))
+    jobs.unpack(with_end64(archive, count=1), tmp_path / "good")
+    assert (tmp_path / "good" / "a").read_bytes() == b"x"
+    for bad in (with_end64(archive, count=5_000_000), with_end64(archive, count=1, signature=b"none")):
+        with pytest.raises(InvalidJob):
+            jobs.unpack(bad, tmp_path / "out")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_another_compression_is_refused(tmp_path, compression):
+    with pytest.raises(InvalidJob, match="other than deflate"):
+        jobs.unpack(archive_of(("a", b"x" * 100), compression=compression), tmp_path / "out")
+
+
+def test_what_takes_too_much_memory_is_refused_as_any_other_archive(tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    archive = archive_of(("a", b"x"))
+    monkeypatch.setattr(zipfile.ZipFile, "open", full)
+    with pytest.raises(InvalidJob, match="cannot be unpacked"):
         jobs.unpack(archive, tmp_path / "out")
 
 

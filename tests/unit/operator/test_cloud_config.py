@@ -53,6 +53,7 @@ def test_keys_of_azure(read):
         ("azure", "/subscriptions/0/resourceGroups/g/providers/Microsoft.Compute/images/i", "image"),
         ("azure", "localhost:5000/train:1.2", "container"),
         ("azure", "ghcr.io/org/train@sha256:" + 64 * "0", "container"),
+        ("azure", "registry:5000/org/train:1@sha256:" + 64 * "0", "container"),
     ],
 )
 def test_what_has_not_the_form_of_the_clouds_own_image_is_a_containers(cloud, given, key):

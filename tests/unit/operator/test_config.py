@@ -155,14 +155,36 @@ def test_a_life_that_makes_no_sense(write, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["ubuntu", "ghcr.io/org/train:1.2", "localhost:5000/a/b_c", f"h.example/x:1@sha256:{64 * 'a'}"]
+    "text",
+    [
+        "docker.io/library/ubuntu",
+        "ghcr.io/org/train:1.2",
+        "localhost/train",
+        "localhost:5000/a/b_c",
+        "registry:5000/org/train",
+        f"h.example/x:1@sha256:{64 * 'a'}",
+    ],
 )
 def test_a_site_in_a_container(write, text):
     assert config.load(write(with_site(container=text))).site("site-1").container == text
 
 
 @pytest.mark.parametrize(
-    "text", ["--privileged", "Org/Train", "a b", "train:", "train@sha256:1", "http://h/x", "$(id)"]
+    "text",
+    [
+        "--privileged",
+        "ghcr.io/Org/Train",
+        "a b",
+        "ghcr.io/train:",
+        "ghcr.io/train@sha256:1",
+        "http://h.example/x",
+        "$(id)",
+        "train:1",
+        "org/train:1.2",
+        "ghcr.io",
+        "ghcr.io/",
+        "h../x",
+    ],
 )
 def test_what_is_no_reference_to_a_container_image(write, text):
     assert "sites.site-1.container: is a reference to a container image" in problem(
@@ -171,7 +193,7 @@ def test_what_is_no_reference_to_a_container_image(write, text):
 
 
 def test_a_container_beside_what_decides_the_same(write):
-    text = "version: 1\n{}\nsites: {{site-1: {{provider: local, container: train}}}}\n"
+    text = "version: 1\n{}\nsites: {{site-1: {{provider: local, container: localhost/train}}}}\n"
     said = problem(write(text.format("kit: k\nruntime: nvflare==2.9.0")))
     assert "sites.site-1.container: stands beside runtime" in said
     assert "a service is none" in problem(write(text.format("service: s")))

@@ -70,6 +70,15 @@ def test_what_a_deploy_file_from_others_sends_and_lets_in_is_said(lone):
     )
 
 
+def test_the_image_of_a_deploy_file_from_others_is_named_and_one_without_a_digest_is_said_to_be_open(lone):
+    said = "site-1: it runs in the image {}, which has its private key, and sees its data"
+    one, pinned = "ghcr.io/org/train:1", f"ghcr.io/org/train:1@sha256:{64 * 'a'}"
+    first, second = lone.deployment("site-1", keys_of_site={"container": one}).plan().warnings
+    assert first.startswith(f"site-1: {one} has no digest")
+    assert second == said.format(one)
+    assert lone.deployment("site-1", keys_of_site={"container": pinned}).plan().warnings == (said.format(pinned),)
+
+
 def test_a_client_alone_is_applied_and_destroyed_without_its_server(lone):
     deployment = lone.deployment("site-1")
     plan = deployment.plan()
@@ -113,18 +122,18 @@ def test_a_changed_kit_is_refused_before_anything_is_created(lone):
 
 
 def test_the_image_of_a_container_has_what_runs_the_kit_and_what_that_asks_for(lone):
-    work = lone.deployment("site-1", keys_of_site={"container": "train:1"}).installation
+    work = lone.deployment("site-1", keys_of_site={"container": "localhost/train:1"}).installation
     target = PythonTarget("3.11", "x86_64")
     asked = ("numpy>=2", "torch==2.5.1; python_version < '3'")
     ours, theirs = work.image("site-1", asked=asked), work.image("site-1", is_theirs=True, is_newest=True)
-    assert ours(target) == Image("train:1", "clouddeploy_runtime", __version__, ("numpy",))
-    assert theirs(target) == Image("train:1", "nvflare", is_newest=True)
+    assert ours(target) == Image("localhost/train:1", "clouddeploy_runtime", __version__, ("numpy",))
+    assert theirs(target) == Image("localhost/train:1", "nvflare", is_newest=True)
     assert lone.deployment("site-1").installation.image("site-1") is None
 
 
 def test_another_container_changes_no_machine(lone):
     lone.deployment("site-1").apply()
-    assert lone.deployment("site-1", keys_of_site={"container": "train:1"}).plan().pending == ()
+    assert lone.deployment("site-1", keys_of_site={"container": "localhost/train:1"}).plan().pending == ()
 
 
 def test_a_site_of_another_name_is_refused(lone):

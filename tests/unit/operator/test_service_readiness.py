@@ -8,13 +8,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
 from clouddeploy_providers.errors import DeadlineExceeded
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from clouddeploy import readiness
-from clouddeploy.readiness import Question
+from clouddeploy.readiness import Question, Supervised
+
+SERVES = Supervised(is_serving=True)
 
 
 def issued(folder, name, *, issuer=None):
@@ -72,7 +75,7 @@ def serving(file=None):
 def asked(question):
     """Asks once; returns what was wrong."""
     try:
-        why = readiness.wait_service(question, lambda: "", timeout_s=0, cancel=threading.Event())
+        why = readiness.wait_service(question, lambda: SERVES, timeout_s=0, cancel=threading.Event())
     except DeadlineExceeded as error:
         return error.why
     assert why == ""
@@ -122,8 +125,21 @@ def test_one_without_tls_does_not_prove_itself(tmp_path):
         assert asked(replace(there, certificate=mine)) != ""
 
 
-def test_one_that_has_given_up_is_not_waited_for():
+@pytest.mark.parametrize("is_taken", [False, True], ids=["nobody answers", "another one does"])
+def test_one_that_has_given_up_is_not_waited_for(is_taken):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         question = Question("127.0.0.1", listening.getsockname()[1])
-    why = readiness.wait_service(question, lambda: "it was given up", timeout_s=60, cancel=threading.Event())
+        if not is_taken:
+            listening.close()
+        given_up = Supervised(is_serving=False, failed="it was given up")
+        why = readiness.wait_service(question, lambda: given_up, timeout_s=60, cancel=threading.Event())
     assert why == "it was given up"
+
+
+def test_another_program_that_answers_on_its_port_is_not_the_service():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        question = Question("127.0.0.1", listening.getsockname()[1])
+        starting = Supervised(is_serving=False, detail="it does not listen on port 80")
+        with pytest.raises(DeadlineExceeded) as late:
+            readiness.wait_service(question, lambda: starting, timeout_s=0, cancel=threading.Event())
+    assert late.value.why == "what answers is not the service: it does not listen on port 80"

@@ -41,3 +41,12 @@ def test_a_reminder_speaks_once_a_day(caplog):
     for days, hours in ((31, 0), (29, 0), (28, 12), (28, 0), (27, 1), (6, 0)):
         reminder.remind(log, END - timedelta(days=days, hours=hours))
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "ERROR"]
+
+
+def test_a_reminder_speaks_again_when_the_time_is_over(caplog):
+    """A server that runs for weeks says it within its last day, and must say it when nobody gets in any more."""
+    reminder, log = expiry.Reminder("the certificate", END), logging.getLogger("test")
+    for hours in (-2, -1, 1, 2):
+        reminder.remind(log, END + timedelta(hours=hours))
+    said = [record.getMessage().partition(",")[0].partition(" on ")[0] for record in caplog.records]
+    assert said == ["the certificate expires within a day", "the certificate has expired"]

@@ -369,6 +369,48 @@ def test_a_child_that_a_killed_supervisor_has_left_is_ended_by_the_next_one(site
         assert not is_alive(child)
 
 
+def test_what_a_container_puts_into_the_workspace_does_not_steer_the_supervisor(site, tmp_path):
+    """Links, and the numbers of others, in the place of each file of its own; one folder in the place of a request."""
+    python = stand_in(tmp_path / "python", "exec sleep 60")
+    workspace, own, victim = tmp_path / "workspace", tmp_path / "own", tmp_path / "victim"
+    workspace.mkdir()
+    victim.write_text("as it was")
+    for name in ("start.log", "start.log.1", "status.json.new"):
+        (workspace / name).symlink_to(victim)
+    (workspace / "restart.fl").mkdir()
+    with subprocess.Popen(["sleep", "60"]) as other:
+        for name in ("daemon_pid.fl", "pid.fl"):
+            (workspace / name).write_text(f"{other.pid}\n")
+        where = {"CLOUDDEPLOY_WORKSPACE": str(workspace), "CLOUDDEPLOY_SUPERVISOR": str(own)}
+        with subprocess.Popen(["flock", str(workspace / "pid.fl"), "sleep", "60"], start_new_session=True) as holder:
+            assert run(site / "startup/start.sh", python=python, **where).returncode == 0
+            wait_for(lambda: lines(own / "pid.fl"), "the client did not start")
+            wait_for(lambda: "new pid" in (own / "start.log").read_text(), "nothing was said of it")
+            child = int((own / "pid.fl").read_text())
+            os.kill(int((own / "daemon_pid.fl").read_text()), signal.SIGTERM)
+            wait_for(lambda: not (own / "daemon_pid.fl").exists(), "it did not stop")
+            os.killpg(holder.pid, signal.SIGKILL)
+        assert not is_alive(child)
+        assert other.poll() is None
+        other.kill()
+    assert victim.read_text() == "as it was"
+
+
+@pytest.mark.parametrize("number", ["-1", "0", "1", "1x", "$(touch x)", ""])
+def test_a_child_that_has_no_number_is_not_ended(site, tmp_path, number):
+    (site / "pid.fl").write_text(f"{number}\n")
+    with subprocess.Popen(["flock", str(site / "pid.fl"), "sleep", "60"], start_new_session=True) as holder:
+        wait_for(lambda: is_held(site / "pid.fl"), "it was not locked")
+        done = run(site / "startup/start.sh", "--foreground", python=stand_in(tmp_path / "python", "exit 0"))
+        assert (done.returncode, "There seems to be one instance" in done.stdout) == (1, True)
+        assert holder.poll() is None
+        os.killpg(holder.pid, signal.SIGKILL)
+
+
+def is_held(file: Path) -> bool:
+    return subprocess.run(["flock", "--shared", "--nonblock", str(file), "true"], check=False).returncode != 0
+
+
 def test_a_client_that_somebody_runs_by_hand_is_left_alone(site, tmp_path):
     python = stand_in(tmp_path / "python", 'exec 8>>"$7/pid.fl"; flock 8; printf "$$\\nby hand\\n" >&8; exec sleep 60')
     with subprocess.Popen(

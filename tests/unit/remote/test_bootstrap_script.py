@@ -20,12 +20,14 @@ START = """#!/bin/sh
 mkdir -p "$CLOUDDEPLOY_WORKSPACE"
 cd "$(dirname "$0")" || exit 1
 here="$(pwd -P)"
-setsid "$here/sub_start.sh" </dev/null >>"$CLOUDDEPLOY_WORKSPACE/start.log" 2>&1 &
+own="${CLOUDDEPLOY_SUPERVISOR:-$CLOUDDEPLOY_WORKSPACE}"
+setsid "$here/sub_start.sh" </dev/null >>"$own/start.log" 2>&1 &
 """
 SUPERVISOR = """#!/usr/bin/env bash
-exec 9>>"$CLOUDDEPLOY_WORKSPACE/daemon_pid.fl"
+own="${CLOUDDEPLOY_SUPERVISOR:-$CLOUDDEPLOY_WORKSPACE}"
+exec 9>>"$own/daemon_pid.fl"
 flock --nonblock 9 || exit 1
-echo "$$" >"$CLOUDDEPLOY_WORKSPACE/daemon_pid.fl"
+echo "$$" >"$own/daemon_pid.fl"
 trap 'exit 0' TERM
 while true; do sleep 0.1 9>&-; done
 """
@@ -45,6 +47,7 @@ class Machine:
         (folder / "etc").mkdir()
         (folder / "etc/os-release").write_text("NAME=Ubuntu\nID=ubuntu\n")
         self.bin.mkdir()
+        self.logged("dpkg")
         self.program("sudo", 'while [ "$1" = -n ] || [ "$1" = -- ]; do shift; done; exec "$@"')
         self.environment = {
             "PATH": f"{self.bin}:/usr/bin:/bin",
@@ -184,6 +187,60 @@ def test_a_site_that_runs_and_nobody_knows_what_is_stopped_for_another_release(m
     assert machine.install("k2").stdout.split()[-1] == "changed"
 
 
+def test_a_supervisor_in_a_container_site_is_known_by_files_that_the_container_cannot_write(machine):
+    """A link or a number in the workspace is nothing to the script, which starts, finds and ends its own supervisor."""
+    machine.upload("k1")
+    (machine.root / "venv-w/engine").write_text("/usr/bin/true\n")
+    victim = machine.folder / "victim"
+    victim.write_text("as it was")
+    machine.run("install", str(machine.root), "k1", "w", "u", "")
+    own = machine.root / "supervisor"
+    assert f"CLOUDDEPLOY_SUPERVISOR={own}" in (machine.root / "site.env").read_text().splitlines()
+    fake = machine.root / "kits/k1/kit/startup/sub_start.sh"
+    with subprocess.Popen(["sh", "-c", "read -r x", str(fake)], stdin=subprocess.PIPE) as other:
+        (machine.root / "workspace/daemon_pid.fl").write_text(f"{other.pid}\n")
+        (machine.root / "workspace/start.log").symlink_to(victim)
+        done = machine.run("start", str(machine.root), "s.service")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert machine.is_alive()
+        assert int((own / "daemon_pid.fl").read_text()) != other.pid
+        assert machine.run("stop", str(machine.root), "s.service").returncode == 0
+        assert not machine.is_alive()
+        assert other.poll() is None
+        other.communicate(b"\n")
+    assert victim.read_text() == "as it was"
+
+
+@pytest.mark.parametrize("number", ["-1", "0", "1", "07", "x"])
+def test_what_is_no_number_of_a_supervisor_is_nobody(machine, number):
+    machine.install("k1")
+    (machine.root / "workspace/daemon_pid.fl").write_text(number)
+    assert not machine.is_alive()
+
+
+def test_what_was_known_of_kits_is_copied_without_following_links(machine):
+    root = machine.root
+    machine.install("k1")
+    secret = machine.folder / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("secret")
+    known = root / "workspace/known_kits"
+    known.mkdir()
+    (known / "one").write_text("mine")
+    (known / "two").symlink_to(secret / "key")
+    os.mkfifo(known / "three")
+    machine.run("confirm", str(root))
+    copied = root / "releases/k1-w-u/known_kits"
+    assert (copied / "one").read_text() == "mine"
+    assert "secret" not in [path.read_text() for path in copied.iterdir()]
+    assert not (copied / "two").exists()
+    machine.install("k2")
+    shutil.rmtree(known)
+    known.symlink_to(secret)
+    machine.run("confirm", str(root))
+    assert list((root / "releases/k2-w-u/known_kits").iterdir()) == []
+
+
 def test_a_step_waits_for_the_one_that_a_killed_run_has_left_at_work(machine):
     machine.install("k1")
     other = subprocess.Popen(["flock", str(machine.root), "sh", "-c", "echo at work; sleep 1"], stdout=subprocess.PIPE)
@@ -305,7 +362,37 @@ def test_a_driver_that_is_installed_and_does_not_answer_is_not_installed_again(m
     machine.program("modinfo", '[ "$1" = nvidia ]')
     done = machine.run("driver")
     assert (done.returncode, "has to be restarted" in done.stdout) == (0, True)
-    assert machine.calls.read_text() == ""
+    assert machine.calls.read_text() == "dpkg --configure -a\n"
+
+
+def test_a_driver_that_was_cut_off_after_its_module_gets_the_rest(machine):
+    machine.card()
+    works = machine.folder / "works"
+    machine.program("modinfo", '[ "$1" = nvidia ]')
+    for name in ("ubuntu-drivers", "modprobe"):
+        machine.logged(name)
+    installed = (
+        f'printf "#!/bin/sh\\n[ -e {works} ]\\n" >"{machine.bin}/nvidia-smi"; chmod +x "{machine.bin}/nvidia-smi"'
+    )
+    machine.logged("apt-get", f'case "$*" in *nvidia-utils-570-server*) touch "{works}"; {installed} ;; esac')
+    machine.program("dpkg-query", "printf 'ii nvidia-headless-no-dkms-570-server\\n'")
+    done = machine.run("driver")
+    assert (done.returncode, done.stdout.split()[-1]) == (0, "ready"), done.stdout + done.stderr
+    assert machine.calls.read_text().startswith("dpkg --configure -a\n")
+
+
+def test_two_sites_of_a_machine_do_not_install_its_driver_at_once(machine):
+    machine.card()
+    machine.program("nvidia-smi", f'[ -e "{machine.folder}/works" ]')
+    machine.logged("apt-get")
+    machine.program("flock", f'touch "{machine.folder}/waits"; exec /usr/bin/flock "$@"')
+    work = f"echo at work; cd '{machine.folder}'; while [ ! -e waits ]; do sleep 0.01; done; touch works"
+    other = subprocess.Popen(["flock", str(machine.folder / "etc"), "sh", "-c", work], stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"at work\n"
+    assert machine.run("driver").stdout == "ready\n"
+    assert "apt-get" not in machine.calls.read_text()
+    assert other.wait() == 0
+    other.stdout.close()
 
 
 def test_a_first_boot_that_updates_the_lists_is_waited_for(machine):

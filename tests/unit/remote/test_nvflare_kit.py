@@ -108,6 +108,27 @@ def test_it_runs_with_our_python_says_how_it_is_and_ends_with_all_its_processes(
     machine.until(lambda: not is_alive(theirs) and not is_alive(child), "a process is left")
 
 
+def test_what_a_container_can_write_steers_nothing_outside(machine):
+    """What is run and killed out here is not in the workspace; links there are neither followed nor written through."""
+    own, kept = machine.root / "supervisor", machine.root / "container/nvflare"
+    machine.environment["CLOUDDEPLOY_SUPERVISOR"] = str(own)
+    outside = machine.root / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("as it was")
+    for name in ("nvflare", "status.json.new", "daemon_pid.fl", "nvflare.pid", "start.log"):
+        (machine.workspace / name).symlink_to(outside if name == "nvflare" else outside / "kept")
+    machine.install(CHILD.replace("$workspace/log.txt", str(kept / "log.txt")))
+    assert machine.start().returncode == 0
+    machine.until(lambda: machine.status()["state"] == "registered", "it did not register")
+    assert (own / "nvflare/startup/sub_start.sh").exists()
+    assert "registered" in (machine.workspace / "log.txt").read_text()
+    os.kill(int((own / "daemon_pid.fl").read_text()), signal.SIGTERM)
+    machine.until(lambda: machine.status()["state"] == "stopped", "it did not stop")
+    machine.until(lambda: not (own / "daemon_pid.fl").exists(), "it did not stop")
+    (machine.workspace / "daemon_pid.fl").unlink()
+    assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("kept", "as it was")]
+
+
 def test_it_runs_once(machine):
     machine.install(CHILD)
     machine.start()

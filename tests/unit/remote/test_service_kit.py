@@ -1,5 +1,6 @@
 """The supervisor of a service: real processes that listen, end, hang and are killed."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -81,6 +82,19 @@ class Machine:
     def until_serving(self):
         self.until(lambda: self.status()["state"] == "serving", "it does not serve")
         return self.status()["pid"]
+
+    def child(self):
+        """Its service, which it has started last."""
+        found = []
+
+        def is_there():
+            with contextlib.suppress(OSError, ValueError):  # it has not begun, or has ended
+                said = Path(f"/proc/{self.pid()}/task/{self.pid()}/children").read_text().split()
+                found[:] = [int(pid) for pid in said if "program.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+            return bool(found)
+
+        self.until(is_there, "it has no service")
+        return found[-1]
 
     def stop(self):
         file = self.workspace / "daemon_pid.fl"
@@ -211,3 +225,48 @@ def test_an_unknown_option(machine):
     machine.install(LISTEN)
     done = machine.start("--once")
     assert (done.returncode, "unknown option --once" in done.stderr) == (4, True)
+
+
+def test_a_full_disk_does_not_end_the_supervisor(machine):
+    """What it says and notes cannot be written; the service is started again all the same, and told of once it can."""
+    machine.install(LISTEN)
+    for name in ("service.pid", "status.json.new"):
+        (machine.workspace / name).symlink_to("/dev/full")
+    with Path("/dev/full").open("wb") as full:
+        shell = subprocess.Popen(
+            [str(machine.root / "kit/startup/sub_start.sh")], env=machine.environment, stdout=full, stderr=full
+        )
+    before = machine.child()
+    os.kill(before, signal.SIGKILL)
+    machine.until(lambda: machine.child() != before, "it was not started again")
+    assert shell.poll() is None
+    (machine.workspace / "status.json.new").unlink()
+    machine.until_serving()
+    machine.stop()
+    shell.wait(timeout=DEADLINE_S)
+
+
+def test_a_supervisor_that_fails_leaves_no_service(machine):
+    machine.environment["CLOUDDEPLOY_TICK_S"] = "never"  # which its own sleep does not take
+    machine.install(LISTEN)
+    assert machine.start("--foreground").returncode != 0
+    assert (machine.status()["state"], machine.status()["detail"]) == ("stopped", "its supervisor failed")
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            assert path.readlink() != machine.root / "kit" / "service"
+        except OSError:
+            continue  # it has ended meanwhile
+
+
+def test_a_log_that_was_deleted_is_no_reason_to_complain(machine):
+    machine.install(LISTEN)
+    machine.start()
+    machine.until_serving()
+    (machine.workspace / "log.txt").unlink()
+    said = (machine.workspace / "start.log").read_text()
+    os.kill(machine.until_serving(), signal.SIGKILL)
+    machine.until((machine.workspace / "log.txt").exists, "it was not started again")
+    machine.until_serving()
+    more = (machine.workspace / "start.log").read_text().removeprefix(said)
+    assert more.endswith("The service ended with status 137; starting it again\n")
+    assert "stat" not in more.replace("status", "").replace("starting", "")

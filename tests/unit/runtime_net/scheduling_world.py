@@ -9,7 +9,7 @@ from clouddeploy_runtime import jobs
 from clouddeploy_runtime.jobs import JobStatus
 from clouddeploy_runtime.server.scheduler import Scheduler
 from clouddeploy_runtime.server.sessions import Registry
-from clouddeploy_runtime.server.store import JobStore
+from clouddeploy_runtime.server.store import INCOMING, JobStore
 from clouddeploy_runtime.settings import Settings
 from clouddeploy_runtime.tls import Peer
 from clouddeploy_runtime.wire import federation_pb2 as pb
@@ -42,7 +42,7 @@ class FakeJob:
         else:
             self._store.move(self.job_id, self._world.end, reason="said so")
 
-    async def abort(self, reason):
+    async def abort(self, reason, *, command=b""):
         self.reason = reason
         self._aborted.set()
 
@@ -122,6 +122,12 @@ class World:
     def why(self, job_id):
         """The last cause in the job's history."""
         return self.store.get(job_id).schedule_history[-1].partition(" ")[2]
+
+
+def left_in(store):
+    """What there is in a store's folder, besides the empty one for what comes in."""
+    paths = (*store.root.glob("*"), *store.root.glob(f"{INCOMING}/*"))
+    return sorted(path.name for path in paths if path.name != INCOMING)
 
 
 def play(scenario):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from concurrent import futures
@@ -13,10 +14,12 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import pytest
 from clouddeploy_runtime import kit, tls
+from clouddeploy_runtime.admin.session import AdminSession
 from clouddeploy_runtime.client import diagnosis
 from clouddeploy_runtime.client.diagnosis import Diagnosis, cause
+from clouddeploy_runtime.errors import ConnectionFailed
 
-from tests.integration.federation import Authority
+from tests.integration.federation import SERVER, Authority
 
 DAY = timedelta(days=1)
 
@@ -188,3 +191,81 @@ def test_a_site_that_stops_does_not_wait_for_a_cause(authority, monkeypatch):
         assert time.monotonic() - began < 5
     finally:
         hold.set()
+
+
+def test_a_server_hears_what_a_site_has_against_its_certificate(authority, tmp_path):
+    """By an alert; gRPC would only hang up, and the server's log would say nothing."""
+    stranger = Authority(tmp_path / "theirs", port=authority.port)
+    stranger.server()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own = stranger.folder / SERVER / "startup"
+    context.load_cert_chain(own / "server.crt", own / "server.key")
+    heard = []
+
+    def listen(listener):
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with contextlib.suppress(OSError), connection:
+                try:
+                    context.wrap_socket(connection, server_side=True).close()
+                except ssl.SSLError as exc:
+                    heard.append(exc.reason)
+
+    with socket.create_server(("127.0.0.1", authority.port)) as listener:
+        thread = threading.Thread(target=listen, args=(listener,))
+        thread.start()
+        assert "another authority" in cause(of(authority))
+        thread.join(5)
+    assert len(heard) == 1
+    assert "ALERT" in heard[0]
+
+
+def answering(listener, heard, answer):
+    """Take one connection: keep what it says, then answer a piece at a time for as long as it is there."""
+    with contextlib.suppress(OSError):
+        link, _ = listener.accept()
+        with link:
+            heard.append(link.recv(4096))
+            for piece in answer:
+                link.sendall(piece)
+                time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def a_proxy(site, answer, user=""):
+    """A proxy on this machine that says the same to everybody; yields what it hears."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"{user}127.0.0.1:{listener.getsockname()[1]}"
+        (site.local / "comm_config.json").write_text(f'{{"proxy": "http://{address}"}}')
+        thread = threading.Thread(target=answering, args=(listener, heard, answer))
+        thread.start()
+        yield heard
+        thread.join(5)
+
+
+def test_a_proxy_gets_the_name_and_password_in_its_url(authority):
+    authority.host = "server.invalid"
+    site = of(authority)
+    with a_proxy(site, [b"HTTP/1.1 403 No\r\n\r\n"], user="ann:p%40ss@") as heard:
+        assert "it answers 'HTTP/1.1 403 No'" in cause(site)
+    assert b"\r\nProxy-Authorization: Basic YW5uOnBAc3M=\r\n" in heard[0]
+
+
+def test_a_look_ends_however_slowly_somebody_answers(authority):
+    authority.host = "server.invalid"
+    site, began = of(authority), time.monotonic()
+    with a_proxy(site, [b"x"] * 1000):
+        assert "does not answer: timed out" in cause(site, whole_s=0.3)
+        assert time.monotonic() - began < 2
+
+
+def test_an_admin_is_told_the_cause_within_the_timeout(authority, tmp_path):
+    stranger = Authority(tmp_path / "theirs", port=authority.port)
+    admin = kit.load(stranger.admin("ann", "lead"))
+    began = time.monotonic()
+    with running(authority):
+        other = pytest.raises(ConnectionFailed, match=r"issued by another authority .* than this kit's rootCA\.pem")
+        with other, AdminSession(admin, timeout_s=1):
+            pass
+    assert time.monotonic() - began < 3

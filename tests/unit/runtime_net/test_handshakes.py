@@ -55,7 +55,7 @@ def test_a_reason_is_logged_at_once_and_then_with_its_count(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "A connection was refused in its TLS handshake: one",
         "A connection was refused in its TLS handshake: two",
-        "4 more connections were refused in their TLS handshake within 10 s: one",
+        "4 more times within 10 s a connection was refused in its TLS handshake: one",
         "A connection was refused in its TLS handshake: one",
     ]
 

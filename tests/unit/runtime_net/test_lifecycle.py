@@ -138,3 +138,22 @@ def test_what_stops_already_does_not_start_again(tmp_path):
         assert (stop.cause, stop.is_restart) == ("admin", False)
 
     asyncio.run(run())
+
+
+def test_a_lock_on_a_file_that_was_taken_away_meanwhile_does_not_count(tmp_path, monkeypatch):
+    path, real = tmp_path / "pid.fl", lifecycle.fcntl.flock
+
+    def flock(file, how):
+        real(file, how)
+        seen.append(how)
+        if len(seen) == 1:  # who had the lock before removes the file after we have opened it
+            path.unlink()
+            path.touch()
+
+    seen = []
+    monkeypatch.setattr(lifecycle.fcntl, "flock", flock)
+    with lifecycle.only_one(tmp_path):
+        assert len(seen) == 2
+        monkeypatch.undo()
+        with pytest.raises(AlreadyRunning), lifecycle.only_one(tmp_path):
+            pass

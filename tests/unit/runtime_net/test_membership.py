@@ -8,6 +8,7 @@ import json
 import grpc
 import pytest
 from clouddeploy_runtime.client.connection import Ending, Pace
+from clouddeploy_runtime.errors import RuntimeFault
 from clouddeploy_runtime.server.membership import Membership
 from clouddeploy_runtime.server.sessions import Registry
 from clouddeploy_runtime.server.tokens import Challenges
@@ -163,3 +164,81 @@ def test_watching_goes_on_until_it_is_cancelled(server):
             await task
 
     asyncio.run(scenario())
+
+
+@pytest.fixture
+def told(server):
+    found = []
+    server.registry.watch(lambda session, joined: found.append((session.name, joined)))
+    return found
+
+
+def test_who_registers_again_and_never_listens_has_left(server, told):
+    server.join()
+    server.join(streams=False)
+    assert told == [("site-1", True), ("site-1", False)]
+    server.now += 36
+    server.membership.sweep()
+    assert told == [("site-1", True), ("site-1", False)], "once"
+    server.join()
+    assert told[2:] == [("site-1", True)]
+
+
+def test_a_session_that_was_replaced_before_it_listened_does_not_join(server, told):
+    first = server.join(streams=False)
+    second = server.join()
+    server.registry.opened(first)
+    assert told == [("site-1", True)]
+    assert server.registry.connected() == [second]
+
+
+def test_a_session_that_is_ended_is_gone_at_once_even_if_it_does_not_read(server, told):
+    session, hung_up = server.join(), []
+    session.hang_up = lambda: hung_up.append(True)
+    server.registry.end(session)
+    server.registry.end(session)
+    assert (server.registry.all(), hung_up) == ([], [True])
+    server.registry.closed(session)
+    assert told == [("site-1", True), ("site-1", False)]
+
+
+@pytest.mark.parametrize("symptom", ["its connection takes nothing", "its events pile up"])
+def test_a_site_that_does_not_read_is_ended(server, symptom):
+    session = server.join()
+    if symptom == "its events pile up":
+        for _ in range(1001):
+            session.outbox.put_nowait(object())
+    else:
+        server.registry.hand_over(session)
+        server.now += 36
+    server.registry.hear(session)
+    server.membership.sweep()
+    assert server.registry.all() == []
+
+
+def test_a_site_that_takes_its_time_is_not_ended(server):
+    session = server.join()
+    for _ in range(3):
+        server.registry.hand_over(session)
+        server.now += 30
+        server.registry.handed_over(session)
+        server.membership.sweep()
+    server.now += 60
+    server.membership.sweep()
+    assert server.registry.all() == [session]
+
+
+def test_a_site_is_disabled_on_a_full_disk_too_and_who_did_it_is_told_for_how_long(server, monkeypatch):
+    server.join()
+
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("clouddeploy_runtime.lifecycle.os.fsync", no_room)
+    with pytest.raises(RuntimeFault, match=r"only until the server's restart: disabled_clients\.json .*No space"):
+        server.membership.disable("site-1")
+    assert server.registry.all() == []
+    assert server.refusal() is grpc.StatusCode.PERMISSION_DENIED
+    with pytest.raises(RuntimeFault, match="site-1 stays disabled"):
+        server.membership.enable("site-1")
+    assert server.membership.disabled == ("site-1",)

@@ -193,6 +193,16 @@ async def test_a_failure_is_told_once_and_a_later_answer_is_dropped(job):
 
 
 @scenario
+async def test_a_failure_with_other_parameters_is_no_news(job):
+    await job.open(model=b"the same task, from the beginning")
+    await job.tasks.fail("site-1", "site-1: no", task_id="job/0/train", task_sha256=blobs.digest(b"model"))
+    assert job.told == []
+    asked = blobs.digest(b"the same task, from the beginning")
+    await job.tasks.fail("site-1", "site-1: no", task_id="job/0/train", task_sha256=asked)
+    assert job.told == [(SiteFailed.__name__, "site-1", b"")]
+
+
+@scenario
 async def test_a_site_gets_the_tasks_that_were_meant_for_it_only(job):
     await job.open(targets=["site-1"])
     assert job.pushed == [("site-1", "task:job/0/train")]

@@ -91,6 +91,24 @@ def test_a_site_that_was_away_too_long_is_asked_again_once_it_is_back():
     assert sites.failure_of("site-1") == ""
 
 
+def test_a_site_that_says_nothing_is_named_although_enough_others_have_started():
+    sites = those(min_clients=1)
+    sites.deployed("site-1", "")
+    assert sites.review()
+    assert sorted(sites.silent()) == ["site-2", "site-3"]
+    sites.deployed("site-2", "")
+    assert sorted(sites.silent()) == ["site-3"]
+
+
+def test_a_trainer_that_has_not_heard_that_it_is_to_end_is_not_asked():
+    sites = those()
+    sites.stopping("site-1", "site-1: too slow")
+    assert sites.returned("site-1", has_trainer=True)
+    assert (sites.is_stopping("site-1"), sites.failure_of("site-1")) == (True, "site-1: too slow")
+    assert sites.returned("site-1")
+    assert (sites.is_stopping("site-1"), sites.failure_of("site-1")) == (False, "")
+
+
 def test_a_resumed_job_does_not_end_because_its_sites_are_away():
     sites = those(is_deploying=False)
     for site in SITES:

@@ -6,14 +6,17 @@ import asyncio
 import json
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from clouddeploy_runtime.errors import RuntimeFault
 from clouddeploy_runtime.job.buffers import BufferPool
 from clouddeploy_runtime.job.messages import Done, Progress
 from clouddeploy_runtime.jobs import JobInfo, JobStatus, parse_meta
-from clouddeploy_runtime.server import running
+from clouddeploy_runtime.server import progress, running
+from clouddeploy_runtime.server.federation import FederationCalls
 from clouddeploy_runtime.server.running import RunningJob
 from clouddeploy_runtime.server.sessions import Registry
+from clouddeploy_runtime.wire import rpc
 
 META = {"name": "job", "min_clients": 1, "deploy_map": {"app": ["server", "site-1"], "other": ["site-2"]}}
 COMPLETED = Done("FINISHED:COMPLETED", "", {"auc": 1.0})
@@ -60,6 +63,7 @@ class Controller:
     def __init__(self, *messages, ignores_stop=False):
         self.sent = []
         self.killed = False
+        self.complaints = []
         self.inbox = asyncio.Queue()
         for message in messages:
             self.inbox.put_nowait(message)
@@ -78,6 +82,9 @@ class Controller:
 
     async def wait(self):
         return 1
+
+    def complain(self, what):
+        self.complaints.append(what)
 
     def ending(self):
         return "server: the controller ended with exit code 1"
@@ -139,6 +146,7 @@ def test_a_defect_ends_the_job_with_a_reason_and_not_the_server(tmp_path, defect
     assert info.reason == ("server: KeyError: 'x'" if isinstance(defect, KeyError) else "server: what: why")
 
 
+@pytest.mark.fault("disk full at the end of a job", "recorded once there is room")
 def test_the_end_of_a_job_is_recorded_once_the_disk_has_room_again(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "_RECORD_S", 0.001)
     store = Store(tmp_path)
@@ -307,5 +315,207 @@ def test_a_site_that_joins_while_the_end_is_recorded_is_not_started(tmp_path, mo
         one.joined(session)
         await work
         assert session.outbox.empty()
+
+    asyncio.run(run())
+
+
+def session_of(registry, name, *active_jobs):
+    session = registry.register(name=name, address="::1", active_jobs=set(active_jobs))
+    registry.opened(session)
+    return session
+
+
+def events_of(session):
+    """Return the kinds of the events that a site has been sent, and take them."""
+    kinds = []
+    while not session.outbox.empty():
+        kinds.append(session.outbox.get_nowait().WhichOneof("event"))
+    return kinds
+
+
+async def started(one, controller):
+    work = asyncio.create_task(one.run())
+    await until(lambda: one._process)
+    return work
+
+
+class Refused(Exception):
+    pass
+
+
+class Asked:
+    """A call of a registered site for its job."""
+
+    def __init__(self, session):
+        self.session = session
+
+    async def authorise(self, _context):
+        return self.session, {rpc.JOB_KEY: "job"}
+
+    async def abort(self, code, _details):
+        raise Refused(code.name)
+
+
+def test_a_job_that_is_not_packed_yet_has_nothing_for_its_sites_and_says_so(tmp_path):
+    """A site that asks for it while its server comes back must not take it for gone."""
+
+    async def run():
+        one = job(Store(tmp_path), Controller())
+        session = SimpleNamespace(name="site-1")
+        calls = FederationCalls(Asked(session), Registry(), SimpleNamespace(find=lambda _: one))
+
+        async def download():
+            request = msgspec.json.encode({"blob": "job:app"})
+            return b"".join([chunk async for chunk in calls.download(request, Asked(session))])
+
+        with pytest.raises(Refused, match="UNAVAILABLE"):
+            await download()
+        work = await started(one, Controller())
+        assert (await download())[:2] == b"PK"
+        await one.abort("")
+        await work
+        with pytest.raises(Refused, match="UNAVAILABLE"):
+            await download()
+
+    asyncio.run(run())
+
+
+def test_a_site_that_joins_with_a_trainer_while_the_end_is_recorded_is_told_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_RECORD_S", 0.01)
+    store = Store(tmp_path)
+
+    async def run():
+        registry = Registry()
+        one = job(store, Controller(COMPLETED, None), registry=registry)
+        store.full = 1
+        work = asyncio.create_task(one.run())
+        await until(lambda: store.full == 0)
+        session = session_of(registry, "site-1", "job")
+        one.joined(session)
+        await work
+        assert events_of(session) == ["abort_job"]
+
+    asyncio.run(run())
+
+
+def test_a_trainer_that_is_to_end_is_told_so_again_when_its_site_comes_back(tmp_path):
+    async def run():
+        registry = Registry()
+        controller = Controller()
+        one = job(Store(tmp_path), controller, registry=registry)
+        work = await started(one, controller)
+        await one._stop_at("site-1", "site-1: too slow")  # it is away, and does not hear it
+        session = session_of(registry, "site-1", "job")
+        one.joined(session)
+        assert events_of(session) == ["abort_job"]
+        assert one._participants.failure_of("site-1") == "site-1: too slow"
+        one.site_ended("site-1", "")
+        assert events_of(session) == ["start_job"]
+        assert one._participants.failure_of("site-1") == ""
+        await one._stop_at("site-1", "site-1: too slow")
+        session = session_of(registry, "site-1")  # its trainer has ended meanwhile
+        one.joined(session)
+        assert events_of(session) == ["start_job"]
+        assert one._participants.failure_of("site-1") == ""
+        await one.abort("")
+        await work
+
+    asyncio.run(run())
+
+
+def test_a_site_that_starts_a_job_too_late_is_told_to_stop(tmp_path):
+    async def run():
+        registry = Registry()
+        controller = Controller()
+        sessions = [session_of(registry, name) for name in ("site-1", "site-2")]
+        one = job(Store(tmp_path), controller, registry=registry)
+        work = await started(one, controller)
+        one.deployed("site-1", "")
+        one._deploy_is_over()  # one is enough, and the other would be waited for in each round
+        assert "no answer to the job's start" in one._participants.failure_of("site-2")
+        one.deployed("site-2", "")
+        assert [events_of(session)[1:] for session in sessions] == [[], ["abort_job"]]
+        await one.abort("")
+        await work
+
+    asyncio.run(run())
+
+
+def test_a_site_that_is_away_when_the_others_have_started_may_still_come(tmp_path):
+    async def run():
+        registry = Registry()
+        controller = Controller()
+        session_of(registry, "site-1")
+        one = job(Store(tmp_path), controller, registry=registry)
+        work = await started(one, controller)
+        one.deployed("site-1", "")
+        one._deploy_is_over()
+        session = session_of(registry, "site-2")
+        one.joined(session)
+        assert events_of(session) == ["start_job"]
+        assert one._participants.failure_of("site-2") == ""
+        await one.abort("")
+        await work
+
+    asyncio.run(run())
+
+
+def test_a_controller_that_reports_without_end_is_written_down_now_and_at_its_end(tmp_path):
+    store = Store(tmp_path)
+    writes = []
+    update = store.update
+    store.update = lambda job_id, **changes: writes.append(changes.get("rounds")) or update(job_id, **changes)
+
+    async def run():
+        rounds = [Progress(number, 500, {"loss": float(number)}) for number in range(1, 501)]
+        await job(store, Controller(*rounds, COMPLETED, None)).run()
+
+    asyncio.run(run())
+    assert [number for number in writes if number] == [1, 500]
+    assert (store.info.rounds, store.info.metrics) == (500, {"loss": 500.0, "auc": 1.0})
+
+
+def test_metrics_are_bounded_and_what_json_can_hold(tmp_path):
+    deep = {}
+    for _ in range(500):
+        deep = {"deeper": deep}
+    metrics = {"deep": deep, "bytes": b"x", "text": "t" * 5000, "list": [1, b"x"], "loss": 0.5, "none": None}
+    many = [Progress(n, 9, {f"metric {n} {m}": 1.0 for m in range(3000)}) for n in range(1, 10)]
+    found = ended(tmp_path, *many, None).metrics
+    assert "metric 9 2999" in found
+    assert len(json.dumps(found)) < 2 * progress.MAX_BYTES
+    some = ended(tmp_path / "another", Done("ok", "", metrics), None).metrics
+    assert json.loads(json.dumps(some)) == {
+        "deep": {"deeper": {"deeper": "<dict>"}},
+        "bytes": "<bytes>",
+        "text": "t" * 1000,
+        "list": [1, "<bytes>"],
+        "loss": 0.5,
+        "none": None,
+    }
+
+
+def test_a_controller_that_ends_twice_is_complained_of(tmp_path):
+    async def run():
+        controller = Controller(COMPLETED, COMPLETED, None)
+        await job(Store(tmp_path), controller).run()
+        assert len(controller.complaints) == 1
+
+    asyncio.run(run())
+
+
+def test_every_step_of_the_end_is_done_whatever_becomes_of_another(tmp_path):
+    async def run():
+        controller = Controller(COMPLETED, None)
+        one = job(Store(tmp_path), controller)
+
+        def broken():
+            raise RecursionError
+
+        one._tasks.close = broken
+        with pytest.raises(RecursionError):
+            await one.run()
+        assert controller.killed
+        assert one._pool._is_closed
 
     asyncio.run(run())

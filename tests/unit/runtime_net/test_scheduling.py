@@ -224,6 +224,7 @@ def test_an_abort_ends_a_job_that_waits_or_runs(world, is_running):
     play(scenario)
 
 
+@pytest.mark.fault("disk full while a job is aborted", "it is aborted")
 def test_a_running_job_can_be_aborted_while_the_disk_is_full(world, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -268,6 +269,7 @@ def test_a_job_whose_folder_is_broken_ends_alone(world):
     play(scenario)
 
 
+@pytest.mark.fault("disk full when a job is to start", "tried again")
 def test_a_full_disk_is_tried_again(world, monkeypatch):
     async def scenario():
         world.join("a")
@@ -372,4 +374,76 @@ def test_what_the_sites_have_is_asked_when_they_join_and_on_request(world):
         assert await report == {"a": {"total": {"gpus": 1}}}
         assert world.scheduler.reservations.offers == {"a": {"total": {"gpus": 1}}}
 
+    play(scenario)
+
+
+def test_a_job_that_cannot_go_on_while_the_disk_is_full_goes_on_later(world, tmp_path, monkeypatch):
+    async def scenario():
+        world.join("a")
+        job_id = world.submit()
+        await world.look()
+        await world.scheduler.stop()
+        again = World(tmp_path)
+        again.join("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(again.scheduler, "_start", full)
+            again.scheduler.resume()
+            assert await again.look() == 10
+        assert (again.scheduler.running, again.status(job_id)) == ((), JobStatus.RUNNING)
+        again.now += 10
+        assert await again.look() is None
+        assert again.scheduler.running == (job_id,)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    play(scenario)
+
+
+def test_many_jobs_that_wait_are_neither_read_nor_written_at_each_event(world, monkeypatch):
+    reads, writes = [], []
+
+    async def scenario():
+        ids = [world.submit(min_clients=3) for _ in range(20)]
+        world.join("a")
+        await world.look()
+        monkeypatch.setattr(world.store, "spec", reads.append)
+        monkeypatch.setattr(world.store, "update", lambda job_id, **_: writes.append(job_id))
+        world.join("b")
+        await world.look()
+        assert [world.why(job_id) for job_id in ids] == ["2 of at least 3 sites can take part now: a, b"] * 20
+
+    play(scenario)
+    assert (reads, writes) == ([], [])
+
+
+def test_a_job_is_not_read_while_as_many_run_as_may(tmp_path, monkeypatch):
+    world = World(tmp_path, max_jobs=1)
+
+    async def scenario():
+        world.join("a")
+        world.submit()
+        await world.look()
+        second = world.submit()
+        monkeypatch.setattr(world.store, "spec", None)
+        await world.look()
+        assert world.why(second) == "1 jobs run, as many as the server's resources.json allows"
+
+    play(scenario)
+
+
+def test_a_disk_that_stays_full_does_not_hold_up_a_shutdown(world, monkeypatch):
+    async def scenario():
+        world.join("a")
+        job_id = world.submit()
+        await world.look()
+        monkeypatch.setattr(world.jobs[job_id], "abort", no_end)
+        world.scheduler.end_all("the server was shut down by root")
+        await world.scheduler.stop()
+        assert world.status(job_id) is JobStatus.RUNNING
+
+    async def no_end(*_, **__):
+        pass
+
+    monkeypatch.setattr("clouddeploy_runtime.server.scheduler._END_S", 0.05)
     play(scenario)

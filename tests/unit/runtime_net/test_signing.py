@@ -1,12 +1,14 @@
 """Signed statements: good for one project and server, made by a person whose certificate holds."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from clouddeploy_runtime import keys, signing
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import utils
 from cryptography.x509.oid import NameOID
 
 NOW = datetime.now(UTC)
@@ -134,3 +136,80 @@ def test_a_job_folder_is_held_against_what_was_signed(tmp_path, change, why):
     change(tmp_path)
     with pytest.raises(signing.SignatureRefused, match=why):
         signing.check_files(tmp_path, signed, apps=frozenset({"app"}))
+
+
+def test_a_statement_is_remembered_by_what_was_signed_however_its_envelope_is_changed(authority, lead):
+    envelope = signing.sign(lead[0], lead[1], JOB)
+    document = msgspec.msgpack.decode(envelope)
+    r, s = utils.decode_dss_signature(document["signature"])
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256, SEC 2 §2.4.2
+    twin = msgspec.msgpack.encode({**document, "signature": utils.encode_dss_signature(r, order - s)})
+    padded = msgspec.msgpack.encode({"more": 1, **document, "certificate": b"#\n" + document["certificate"]})
+    for other in (twin, padded, signing.sign(lead[0], lead[1], JOB)):
+        assert check(other, authority).statement == JOB
+        assert other != envelope
+        assert signing.fingerprint(other) == signing.fingerprint(envelope)
+    later = msgspec.structs.replace(JOB, nonce="4712")
+    assert signing.fingerprint(signing.sign(lead[0], lead[1], later)) != signing.fingerprint(envelope)
+    with pytest.raises(signing.SignatureRefused, match="cannot be read"):
+        signing.fingerprint(b"x")
+
+
+def test_a_time_without_a_zone_is_refused_and_breaks_nothing(authority, lead):
+    naive = msgspec.structs.replace(JOB, time=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point
+    with pytest.raises(signing.SignatureRefused, match="another version"):
+        check(signing.sign(lead[0], lead[1], naive), authority)
+
+
+def manifest(job, clone=b""):
+    return msgspec.msgpack.encode(signing.Manifest(job, clone))
+
+
+def permit(data, authority):
+    return signing.permit(data, project="trial", server="server1", trusted=[authority.root])
+
+
+def test_a_clone_has_the_files_of_the_original_and_the_rights_of_the_cloner(authority, lead):
+    root = authority.person("root@a", "project_admin")
+    job = signing.sign(lead[0], lead[1], JOB)
+    arguments = {"job_id": "j1", "statement": signing.fingerprint(job)}
+    command = signing.CommandStatement("trial", "server1", "1", 1, NOW, "clone_job", arguments)
+    clone = signing.sign(root[0], root[1], command)
+    own, cloned = permit(manifest(job), authority), permit(manifest(job, clone), authority)
+    assert (own.submitter.name, own.seal, own.cloned_from) == ("lead@a", own.origin, "")
+    assert (cloned.submitter.name, cloned.job, cloned.cloned_from) == ("root@a", JOB, "j1")
+    assert (cloned.origin, cloned.seal) == (own.origin, signing.fingerprint(clone))
+    other = signing.sign(lead[0], lead[1], msgspec.structs.replace(JOB, nonce="4712"))
+    abort = signing.sign(root[0], root[1], msgspec.structs.replace(command, command="abort_job"))
+    for data, why in (
+        (manifest(other, clone), "root@a cloned another job"),
+        (manifest(job, abort), "something else than that the job is cloned"),
+        (manifest(job, job), "something else than that the job is cloned"),
+        (manifest(clone), "a command, not a job"),
+        (b"\x00", "cannot be read"),
+    ):
+        with pytest.raises(signing.SignatureRefused, match=why):
+            permit(data, authority)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "is_required"),
+    [
+        ('{"require_signed_jobs": false}', 0o600, False),
+        ('{"require_signed_jobs": false}', 0o622, True),
+        ('{"require_signed_jobs": true}', 0o600, True),
+        ('{"require_signed_jobs": "false"}', 0o600, True),
+        ('{"require_signed_jobs": 0}', 0o600, True),
+        ('{"require_signed_jobs": null}', 0o600, True),
+        ("{}", 0o600, True),
+        ("[]", 0o600, True),
+        ("{", 0o600, True),
+        (None, 0o600, True),
+    ],
+)
+def test_only_a_plain_false_that_nobody_else_can_write_lets_unsigned_jobs_in(tmp_path, content, mode, is_required):
+    kit = SimpleNamespace(startup=tmp_path, kind="client")
+    if content is not None:
+        (tmp_path / "fed_client.json").write_text(content)
+        (tmp_path / "fed_client.json").chmod(mode)
+    assert signing.is_required(kit) is is_required

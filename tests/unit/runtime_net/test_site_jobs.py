@@ -49,9 +49,13 @@ class Trainer:
 
     def __init__(self):
         self.tasks = []
+        self.complaints = []
 
     async def send(self, message, buffer=None):
         self.tasks.append(message.task_id)
+
+    def complain(self, what):
+        self.complaints.append(what)
 
 
 class Site:
@@ -127,7 +131,7 @@ async def test_a_result_is_kept_until_the_server_asks_for_it_again(site):
 @scenario()
 async def test_a_server_that_lost_a_result_gets_a_new_one_over_its_new_connection(site):
     await site.train("0")
-    await site.tasks.delivered()
+    await site.until(lambda one: one.line.sent and not one.tasks._works)
     site.ask("0")  # was on its way when the result was taken
     assert len(site.trainer.tasks) == 1
     site.line.connections += 1
@@ -174,9 +178,54 @@ async def test_a_result_that_is_refused_fails_the_task(site):
 
 
 @scenario()
-async def test_an_answer_to_nothing_is_ignored(site):
+async def test_an_answer_to_nothing_is_ignored_and_held_against_the_trainer(site):
     site.answer("0")
     assert site.line.sent == []
+    assert site.trainer.complaints == ["it answered what it was not asked over and over"]
+
+
+async def ends(work):
+    await asyncio.wait_for(work, 1)
+
+
+@scenario(Receipt.NOT_OPEN)
+async def test_a_task_that_comes_when_the_trainer_has_ended_does_not_keep_its_job(site):
+    await site.train("0")
+    await site.until(lambda one: not one.line.replies)
+    delivered = asyncio.create_task(site.tasks.delivered())
+    await asyncio.sleep(0)
+    site.ask("0")  # the result of this one is still delivered
+    await site.until(lambda one: len(one.line.sent) == 2)
+    site.ask("1")
+    await ends(delivered)
+    assert site.trainer.tasks == ["0"]
+
+
+@scenario(Receipt.NOT_OPEN)
+async def test_a_result_that_the_server_went_on_without_does_not_keep_its_job(site):
+    await site.train("0")
+    await site.until(lambda one: not one.line.replies)
+    delivered = asyncio.create_task(site.tasks.delivered())
+    await asyncio.sleep(0)
+    site.ask("1")
+    await ends(delivered)
+
+
+@scenario()
+async def test_a_trainer_that_ends_over_a_task_that_was_taken_back_does_not_keep_its_job(site):
+    site.ask("0")
+    await site.until(lambda one: one.trainer.tasks)
+    site.ask("1")  # waits for the trainer, which is at the one before
+    await asyncio.sleep(0)
+    await ends(site.tasks.delivered())
+
+
+@scenario()
+async def test_a_job_that_was_stopped_takes_no_task(site):
+    site.tasks.cancel()
+    site.ask("0")
+    await ends(site.tasks.closed())
+    assert (site.trainer.tasks, site.line.fetched) == ([], [])
 
 
 class Launched:
@@ -187,6 +236,8 @@ class Launched:
         for message in (*messages, *([] if code is None else [None])):
             self.messages.put_nowait(message)
         self.code = code
+        self.last_words = ""
+        self.complaints = []
         self.stopped = asyncio.Event()
         self.is_started = asyncio.Event()
         self.goes_on = asyncio.Event()
@@ -209,6 +260,12 @@ class Launched:
 
     def ending(self):
         return "site-1: the trainer was killed by signal 11"
+
+    def printed(self):
+        return self.last_words
+
+    def complain(self, what):
+        self.complaints.append(what)
 
     def kill(self):
         self.stopped.set()
@@ -298,17 +355,42 @@ def test_how_a_trainer_ends_is_told(tmp_path, messages, code, ending):
     asyncio.run(run())
 
 
-def test_the_end_of_a_failed_trainers_log_is_told_in_whole_lines(tmp_path):
+def test_the_last_words_of_a_failed_trainer_are_told_and_no_file_of_its_folder(tmp_path):
+    (tmp_path / "client.key").write_text("secret")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "log.txt").write_text("".join(f"line {number}\n" for number in range(1000)))
+    (tmp_path / "run" / "log.txt").symlink_to(tmp_path / "client.key")
 
     async def run():
-        job, _ = site_job(tmp_path, Launched(code=-11))
-        reason, *tail = (await job.run()).reason.split("\n")
-        assert reason == "site-1: the trainer was killed by signal 11"
-        assert tail[-2:] == ["line 999", ""]
-        assert tail[0].startswith("line ")
-        assert len("\n".join(tail)) <= 2048
+        launcher = Launched(code=-11)
+        launcher.last_words = "Traceback\nValueError\n"
+        job, _ = site_job(tmp_path, launcher)
+        assert (await job.run()).reason == "site-1: the trainer was killed by signal 11\nTraceback\nValueError\n"
+
+    asyncio.run(run())
+
+
+def test_a_trainer_that_ends_twice_is_complained_of(tmp_path):
+    async def run():
+        launcher = Launched(*[Done("FINISHED:COMPLETED", "", {})] * 2)
+        job, _ = site_job(tmp_path, launcher)
+        assert await job.run() == Ending()
+        assert len(launcher.complaints) == 1
+
+    asyncio.run(run())
+
+
+def test_every_step_of_a_jobs_end_is_done_whatever_becomes_of_another(tmp_path):
+    async def run():
+        job, _ = site_job(tmp_path, Launched())
+
+        async def broken():
+            raise RecursionError
+
+        job._tasks.closed = broken
+        with pytest.raises(RecursionError):
+            await job.run()
+        assert job._pool._is_closed
+        assert not (tmp_path / "job").exists()
 
     asyncio.run(run())
 

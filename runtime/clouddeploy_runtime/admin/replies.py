@@ -1,0 +1,71 @@
+"""What a call that failed says: the server's own error again, or what became of the connection."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import msgspec
+
+from clouddeploy_runtime import revocation
+from clouddeploy_runtime.errors import (
+    AuthorizationRefused,
+    ConnectionFailed,
+    InvalidCommand,
+    InvalidJob,
+    InvalidTarget,
+    JobNotFinished,
+    JobNotFound,
+    NoSession,
+    RuntimeFault,
+    ServerBusy,
+    SubmitTokenConflict,
+    SubmitTokenJobDeleted,
+    Timeout,
+)
+from clouddeploy_runtime.jobs.known import ComponentRefused
+from clouddeploy_runtime.signing import NonceUnknown, SignatureRefused, UnsignedJob
+from clouddeploy_runtime.wire import rpc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ERRORS: Mapping[str, type[RuntimeFault]] = {
+    error.error_code: error
+    for error in (
+        AuthorizationRefused,
+        ComponentRefused,
+        InvalidCommand,
+        InvalidJob,
+        InvalidTarget,
+        JobNotFinished,
+        JobNotFound,
+        NoSession,
+        NonceUnknown,
+        ServerBusy,
+        SignatureRefused,
+        SubmitTokenConflict,
+        SubmitTokenJobDeleted,
+        UnsignedJob,
+        revocation.RevocationFault,
+    )
+}
+
+
+def translated(exc: Any) -> RuntimeFault:
+    """Return the error of a call that ended with a `grpc.RpcError`."""
+    details = exc.details() or ""
+    code = str(dict(exc.trailing_metadata() or ()).get(rpc.ERROR_KEY, ""))
+    if code:
+        parts = {"what": "The server refused", "why": details, "hint": ""}
+        with contextlib.suppress(msgspec.MsgspecError):
+            parts |= msgspec.json.decode(details, type=dict[str, str])
+        fault = _ERRORS.get(code, RuntimeFault)(parts["what"], why=parts["why"], hint=parts["hint"])
+        fault.error_code = code  # of a newer server there may be some that are not in the table
+        return fault
+    if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Timeout("The server did not answer in time", why=details, hint="Try again with a longer timeout.")
+    if exc.code() is grpc.StatusCode.UNAVAILABLE:
+        return ConnectionFailed("The connection to the server is lost", why=details, hint="Check that it runs.")
+    return RuntimeFault("The server failed", why=f"{exc.code().name}: {details}", hint="See the server's log.txt.")

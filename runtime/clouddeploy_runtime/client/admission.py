@@ -1,0 +1,253 @@
+"""Whose wishes a site follows: it checks for itself who signed a job or a command, and asks its own policy."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clouddeploy_runtime import authorization, jobs, signing, tls
+from clouddeploy_runtime.client.used_statements import UsedStatements
+from clouddeploy_runtime.errors import AuthorizationRefused, RuntimeFault
+from clouddeploy_runtime.jobs import ALL_SITES
+from clouddeploy_runtime.kit.kit import authorities
+from clouddeploy_runtime.signing import CommandStatement, SignatureRefused, UnsignedJob
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from pathlib import Path
+
+    from clouddeploy_runtime.audit import AuditLog
+    from clouddeploy_runtime.kit import Kit
+    from clouddeploy_runtime.wire import federation_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+MEMORY = "used_statements.json"
+_SERVERS_WORD = "not signed: who it is, is the server's word"
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A job that this site takes, and for whom."""
+
+    job_id: str
+    submitter: tls.Peer
+    permit: signing.Permit | None
+    """What was signed; None: nothing, and this site does not want it."""
+
+
+class Admission:
+    """One site's judgement; every answer is in its audit log.
+
+    Args:
+        kit: the site's.
+        workspace: where it remembers what was signed for which job.
+        audit: the site's log.
+        revoked: the certificates that it knows to be revoked.
+    """
+
+    def __init__(self, kit: Kit, workspace: Path, audit: AuditLog, *, revoked: Container[int] = ()) -> None:
+        self._kit = kit
+        self._audit = audit
+        self._revoked = revoked
+        self._trusted = authorities(kit.root_cert_file)
+        self._used = UsedStatements(workspace / MEMORY)
+
+    def job(self, start: pb.StartJob) -> Admitted:
+        """Admit a job, before anything of it is fetched.
+
+        Raises:
+            UnsignedJob: nobody signed it, and this site wants that.
+            SignatureRefused: what was signed does not hold, is for another job, or the server names another submitter.
+            AuthorizationRefused: this site's policy does not let the submitter run jobs.
+        """
+        said = tls.Peer(name=start.submitter, org=start.submitter_org, role=start.submitter_role)
+        action = f"submit_job {start.job_id}"
+        try:
+            permit = self._permit(start.manifest)
+            if permit is not None:
+                _compare(said, permit.submitter)
+                self._used.note_job(start.job_id, permit)
+        except RuntimeFault as exc:
+            self._record(said, action, allowed=False, detail=str(exc))
+            raise
+        submitter = said if permit is None else permit.submitter
+        if not self.may(submitter, "submit_job", action=action, detail="" if permit else _SERVERS_WORD):
+            raise self._not_allowed(submitter)
+        return Admitted(start.job_id, submitter, permit)
+
+    def question(self, question: pb.CheckResources) -> None:
+        """Judge a job that this site is asked to hold resources for; `job` does it again when it starts.
+
+        Raises:
+            UnsignedJob: as in `job`.
+            SignatureRefused: as in `job`.
+            AuthorizationRefused: as in `job`.
+        """
+        action = f"submit_job {question.job_id}"
+        try:
+            permit = self._permit(question.manifest)
+            if permit is None:
+                return  # the server does not say here whose it is
+            self._used.check_job(question.job_id, permit)
+        except RuntimeFault as exc:
+            self._record(tls.Peer(name="", org="", role=""), action, allowed=False, detail=str(exc))
+            raise
+        policy = authorization.load(self._kit.local)
+        if not policy.permits(self._request(permit.submitter, "submit_job")):
+            self._record(permit.submitter, action, allowed=False, detail=policy.problem)
+            raise self._not_allowed(permit.submitter)
+
+    def folder(self, admitted: Admitted, folder: Path, app: str) -> None:
+        """Hold a job that has come against what was signed. May run in a thread.
+
+        Args:
+            admitted: the job.
+            folder: where it was unpacked.
+            app: what the server wants to run of it.
+
+        Raises:
+            SignatureRefused: a file was changed, added or left out, or the job gives this site another app.
+            InvalidJob: its meta.json is wrong.
+        """
+        if admitted.permit is None:
+            return
+        try:
+            signing.check_files(folder, admitted.permit.job.files, apps=frozenset({app}))
+            wanted = jobs.load(folder, apps={app}).app_for(self._kit.name)
+            if wanted != app:
+                raise SignatureRefused(
+                    "The job does not pass signature verification",
+                    why=f"the server wants {app!r} to run here, and the job has {wanted!r} for this site",
+                )
+        except SignatureRefused as exc:
+            self._record(admitted.submitter, f"submit_job {admitted.job_id}", allowed=False, detail=str(exc))
+            raise
+
+    def may_bring_code(self, admitted: Admitted) -> bool:
+        """Tell whether this site lets a job's submitter bring code. May run in a thread."""
+        detail = "" if admitted.permit else _SERVERS_WORD
+        return self.may(admitted.submitter, "byoc", action=f"byoc {admitted.job_id}", detail=detail)
+
+    def abort(self, wish: pb.AbortJob, admitted: Admitted | None) -> None:
+        """Judge a person's wish to end a job; without a command it is the server's own, which is not judged.
+
+        Args:
+            wish: the server's event.
+            admitted: the job as it was admitted here; None: it does not run here.
+
+        Raises:
+            SignatureRefused: the command does not hold, is old or was obeyed before, or is about another job.
+            AuthorizationRefused: this site's policy does not let that person end this job.
+        """
+        if not wish.command:
+            return
+        user = self._command(wish.command, action=f"abort_job {wish.job_id}", wanted=({"job_id": wish.job_id},))
+        submitter = admitted.submitter if admitted is not None else user
+        if not self.may(user, "abort_job", action=f"abort_job {wish.job_id}", submitter=submitter):
+            raise AuthorizationRefused(f"{user.name} may not abort_job", why="this site's policy does not allow it")
+
+    def stop(self, wish: pb.StopSite) -> tls.Peer:
+        """Judge a person's wish that this site stops or starts again; returns whose it is.
+
+        Raises:
+            SignatureRefused: nobody signed it; else as in `abort`.
+            AuthorizationRefused: this site's policy does not let that person do it.
+        """
+        action = "restart" if wish.restart else "shutdown"
+        target = self._kit.name
+        user = self._command(wish.command, action=action, wanted=({"target": target}, {"target": ALL_SITES}))
+        if not self.may(user, action, action=action):
+            raise AuthorizationRefused(
+                f"{user.name} may not {action} {target}", why="this site's policy does not allow it"
+            )
+        return user
+
+    def may(
+        self, user: tls.Peer, right: str, *, action: str, submitter: tls.Peer | None = None, detail: str = ""
+    ) -> bool:
+        """Ask the site's policy, and record the answer.
+
+        Args:
+            user: who wants it.
+            right: as `authorization` knows it.
+            action: as it stands in the log.
+            submitter: whose job it is; None: the user's.
+            detail: for the log.
+        """
+        policy = authorization.load(self._kit.local)
+        allowed = policy.permits(self._request(user, right, submitter))
+        self._record(user, action, allowed=allowed, detail=policy.problem or detail)
+        return allowed
+
+    def _request(self, user: tls.Peer, right: str, submitter: tls.Peer | None = None) -> authorization.Request:
+        owner = submitter or user
+        return authorization.Request(
+            user=user, right=right, site_org=self._kit.org, submitter_name=owner.name, submitter_org=owner.org
+        )
+
+    def _permit(self, manifest: bytes) -> signing.Permit | None:
+        if not manifest:
+            if signing.is_required(self._kit):
+                raise UnsignedJob(
+                    "The job is not signed",
+                    why="this site's require_signed_jobs demands it",
+                    hint="Submit it with a version that signs.",
+                )
+            return None
+        return signing.permit(
+            manifest,
+            project=self._kit.project,
+            server=self._kit.server_name,
+            trusted=self._trusted,
+            revoked=self._revoked,
+        )
+
+    def _command(self, envelope: bytes, *, action: str, wanted: tuple[dict[str, str], ...]) -> tls.Peer:
+        """Return who signed a command; it is good for this once."""
+        name = action.partition(" ")[0]
+        user = tls.Peer(name="", org="", role="")
+        try:
+            if not envelope:
+                raise _refused(f"the command {name} is not signed")
+            signed = signing.verify(
+                envelope,
+                project=self._kit.project,
+                server=self._kit.server_name,
+                trusted=self._trusted,
+                revoked=self._revoked,
+            )
+            user, statement = signed.signer, signed.statement
+            if not isinstance(statement, CommandStatement) or statement.command != name:
+                raise _refused(f"{user.name} signed something else than {name}")
+            if statement.arguments not in wanted:
+                raise _refused(f"{user.name} signed {name} for {', '.join(statement.arguments.values())}")
+            signing.require_recent(statement)
+            self._used.note_command(signing.fingerprint(envelope), statement.time)
+        except SignatureRefused as exc:
+            self._record(user, action, allowed=False, detail=str(exc))
+            raise
+        return user
+
+    def _record(self, user: tls.Peer, action: str, *, allowed: bool, detail: str = "") -> None:
+        self._audit.record(
+            user=user.name, role=user.role, action=action, address=self._kit.host, allowed=allowed, detail=detail
+        )
+
+    def _not_allowed(self, submitter: tls.Peer) -> AuthorizationRefused:
+        return AuthorizationRefused(f"this site's policy refuses jobs of {submitter.name}")
+
+
+def _compare(said: tls.Peer, signer: tls.Peer) -> None:
+    """Refuse a server that names somebody else; it would do so in its own records, too."""
+    if (said.name, said.org, said.role) != (signer.name, signer.org, signer.role):
+        raise _refused(f"the server calls it a job of {said.name or 'nobody'}, and {signer.name} signed it")
+
+
+def _refused(why: str) -> SignatureRefused:
+    return SignatureRefused(
+        "The statement does not pass signature verification",
+        why=why,
+        hint="Ask the project admin; the server may have been taken over.",
+    )
