@@ -187,7 +187,7 @@ def test_no_message_of_a_registered_site_breaks_the_server_or_its_job(federation
         codes.append(puppet.download(job_id, chance.bytes_of([document])))
         meta = chance.document_of(result.meta)
         changed = msgspec.structs.replace(result, size=chance.choice(SIZES), meta=meta, round=chance.choice(SIZES))
-        header = encoded(Delivery(changed, "00", run.sha256))
+        header = encoded(Delivery(changed, "00", run.checksum))
         rest = [chance.bytes_of([model]) for _ in range(chance.randrange(3))]
         codes += [puppet.upload(job_id, one, *rest) for one in (header, chance.bytes_of([header]))]
         say(pb.ClientEvent(heartbeat=pb.Heartbeat()).SerializeToString())
@@ -206,7 +206,7 @@ def test_no_message_of_a_registered_site_breaks_the_server_or_its_job(federation
 
     job_id, start, run, result = begin(federation, call, say, tmp_path / "last")
     result = msgspec.structs.replace(result, size=len(model))
-    good = encoded(Delivery(result, blobs.digest(model), run.sha256))
+    good = encoded(Delivery(result, blobs.checksum(model), run.checksum))
     assert puppet.upload(job_id, good, model[:50], model[50:]) == (grpc.StatusCode.OK, ""), federation.all_logs()
     check_completed(federation, job_id, rounds=1)
     say(None)

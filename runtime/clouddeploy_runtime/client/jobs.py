@@ -131,7 +131,7 @@ class SiteJob:
     async def _launch(self) -> bool:
         """Start the trainer; returns whether it runs, which it does not when it was told to stop meanwhile."""
         start, folder = self._start, self._place.folder
-        fetching = self._transfer.fetch_bytes(self.job_id, start.blob, size=start.size, sha256=start.sha256)
+        fetching = self._transfer.fetch_bytes(self.job_id, start.blob, size=start.size, checksum=start.checksum)
         self._fetching = asyncio.create_task(fetching)
         await asyncio.wait({self._fetching})
         if self._is_stopping:

@@ -97,10 +97,10 @@ class SiteTasks:
         """
         task = msgspec.msgpack.decode(event.task, type=Task)
         known = self._works.get(task.task_id)
-        if known is not None and known.event.sha256 == event.sha256:
+        if known is not None and known.event.checksum == event.checksum:
             known.asked.set()
             return
-        if self._taken == (task.task_id, event.sha256, self._transfer.connections):
+        if self._taken == (task.task_id, event.checksum, self._transfer.connections):
             return  # the wish was on its way when the result was taken; a server that lost it has a new connection
         for work in list(self._works.values()):
             self._drop(work)
@@ -174,7 +174,7 @@ class SiteTasks:
                 job_id=self._job_id,
                 task_id=task_id,
                 reason=f"{self._site}: {exc}",
-                task_sha256=work.event.sha256,
+                task_checksum=work.event.checksum,
             )
             self._report(pb.ClientEvent(task_failed=failed))
         finally:
@@ -194,7 +194,7 @@ class SiteTasks:
             work.asked.clear()
             try:
                 into = work.model.view[: event.size]
-                await self._transfer.fetch(self._job_id, event.blob, into=into, sha256=event.sha256)
+                await self._transfer.fetch(self._job_id, event.blob, into=into, checksum=event.checksum)
             except Gone:
                 if not work.asked.is_set():  # else a server that was killed has opened it again
                     return False
@@ -219,9 +219,9 @@ class SiteTasks:
         view = memoryview(b"") if work.update is None else work.update.view[: work.result.size]
         while work.is_wanted:
             work.asked.clear()
-            receipt = await self._transfer.send(self._job_id, work.result, view, task_sha256=work.event.sha256)
+            receipt = await self._transfer.send(self._job_id, work.result, view, task_checksum=work.event.checksum)
             if receipt is Receipt.TAKEN:
-                self._taken = (work.task.task_id, work.event.sha256, self._transfer.connections)
+                self._taken = (work.task.task_id, work.event.checksum, self._transfer.connections)
             if receipt is not Receipt.NOT_OPEN:
                 return
             await work.asked.wait()

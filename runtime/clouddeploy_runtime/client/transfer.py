@@ -65,13 +65,13 @@ class Transfer:
         """Hold transfers until the next connection; who waits for one may be cancelled."""
         self._ready.clear()
 
-    async def fetch_bytes(self, job_id: str, blob: str, *, size: int, sha256: str) -> bytes:
+    async def fetch_bytes(self, job_id: str, blob: str, *, size: int, checksum: str) -> bytes:
         """Download a small blob; see `fetch`."""
         content = bytearray(size)
-        await self.fetch(job_id, blob, into=memoryview(content), sha256=sha256)
+        await self.fetch(job_id, blob, into=memoryview(content), checksum=checksum)
         return bytes(content)
 
-    async def fetch(self, job_id: str, blob: str, *, into: memoryview, sha256: str) -> None:
+    async def fetch(self, job_id: str, blob: str, *, into: memoryview, checksum: str) -> None:
         """Download a blob into a buffer of its size; a broken transfer goes on where it stopped.
 
         Raises:
@@ -93,7 +93,7 @@ class Transfer:
                         raise BlobCorrupt("A blob is longer than announced", why=f"{len(into)} bytes were announced")
                     into[position:end] = chunk
                     position = end
-                await asyncio.to_thread(blobs.check, into, received=position, sha256=sha256)
+                await asyncio.to_thread(blobs.check, into, received=position, expected=checksum)
             except BlobCorrupt as exc:
                 if not is_pieced:
                     raise
@@ -104,21 +104,21 @@ class Transfer:
             else:
                 return
 
-    async def send(self, job_id: str, result: Result, view: memoryview, *, task_sha256: str) -> Receipt:
+    async def send(self, job_id: str, result: Result, view: memoryview, *, task_checksum: str) -> Receipt:
         """Upload a result; the server takes it once, however often it is sent.
 
         Args:
             job_id: the job it is of.
             result: goes first.
             view: the bytes of its parameters; they must stay as they are until this returns.
-            task_sha256: of the parameters that it answers.
+            task_checksum: of the parameters that it answers.
 
         Raises:
             Gone: the server does not run the job any more.
             ConnectionFailed: it did not work within the attempts.
         """
-        sha256 = await asyncio.to_thread(blobs.digest, view)
-        header = msgspec.msgpack.encode(Delivery(result, sha256, task_sha256))
+        checksum = await asyncio.to_thread(blobs.checksum, view)
+        header = msgspec.msgpack.encode(Delivery(result, checksum, task_checksum))
         failures = 0
         while True:
             await self._ready.wait()

@@ -53,9 +53,9 @@ class Delivery(msgspec.Struct):
     """First message of an upload, before the bytes of the result's tensors."""
 
     result: Result
-    sha256: str
+    checksum: str
     """Of the bytes that follow."""
-    task_sha256: str
+    task_checksum: str
     """Of the parameters that the result is an answer to: a task that was asked again may have others."""
 
 

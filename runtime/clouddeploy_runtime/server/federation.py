@@ -126,7 +126,7 @@ class FederationCalls:
             job = self._scheduler.find(event.task_failed.job_id)
             if job is not None and session.name in job.sites:
                 failed = event.task_failed
-                job.task_failed(session.name, failed.task_id, _said(failed.reason), task_sha256=failed.task_sha256)
+                job.task_failed(session.name, failed.task_id, _said(failed.reason), task_checksum=failed.task_checksum)
         elif kind == "job_deployed":
             job = self._scheduler.find(event.job_deployed.job_id)
             if job is not None and session.name in job.sites:

@@ -40,7 +40,7 @@ class Handout:
         folder = self._store.job_folder(self._job_id)
         for app in {self._app_of(site) for site in self._sites}:
             archive = await asyncio.to_thread(jobs.pack, folder, apps={app})
-            self._archives[app] = archive, await asyncio.to_thread(blobs.digest, archive)
+            self._archives[app] = archive, await asyncio.to_thread(blobs.checksum, archive)
 
     @property
     def size_bytes(self) -> int:
@@ -55,7 +55,7 @@ class Handout:
     def start(self, site: str, *, reservation: str) -> StartJob:
         """Return what tells a site to start the job."""
         app = self._app_of(site)
-        archive, sha256 = self._archives[app]
+        archive, checksum = self._archives[app]
         info = self._store.get(self._job_id)
         return StartJob(
             job_id=self._job_id,
@@ -63,7 +63,7 @@ class Handout:
             sites=self._sites,
             blob=f"job:{app}",
             size=len(archive),
-            sha256=sha256,
+            checksum=checksum,
             submitter=info.submitter,
             submitter_org=info.submitter_org,
             submitter_role=info.submitter_role,

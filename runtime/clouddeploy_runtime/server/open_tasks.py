@@ -44,7 +44,7 @@ class Superseded(RuntimeFault):
 class _OpenTask:
     task: Task
     buffer: Buffer | None
-    sha256: str
+    checksum: str
     targets: frozenset[str]
     pending: set[str]
     uploads: dict[str, asyncio.Future[Buffer | None]] = field(default_factory=dict)
@@ -101,10 +101,10 @@ class OpenTasks:
         """
         for task_id in list(self._open):
             self._close(task_id)
-        sha256 = "" if buffer is None else await asyncio.to_thread(blobs.digest, buffer.view[: task.size])
+        checksum = "" if buffer is None else await asyncio.to_thread(blobs.checksum, buffer.view[: task.size])
         targets = frozenset(task.targets or sites) & set(sites)
         self._closed.discard(task.task_id)
-        self._open[task.task_id] = _OpenTask(task, buffer, sha256, targets, set(targets))
+        self._open[task.task_id] = _OpenTask(task, buffer, checksum, targets, set(targets))
 
     def send(self, site: str) -> None:
         """Send a site what it has not answered; it does nothing twice."""
@@ -117,7 +117,7 @@ class OpenTasks:
                 task=msgspec.msgpack.encode(task),
                 blob="" if open_task.buffer is None else f"task:{task.task_id}",
                 size=task.size,
-                sha256=open_task.sha256,
+                checksum=open_task.checksum,
             )
             self._push(site, ServerEvent(run_task=event))
             if self._task_s and site not in open_task.deadlines:
@@ -155,7 +155,7 @@ class OpenTasks:
         return open_task.buffer.view[: open_task.task.size]
 
     async def fail(
-        self, site: str, reason: str, *, task_id: str | None = None, task_sha256: str = "", cause: Cause = Cause.SAID
+        self, site: str, reason: str, *, task_id: str | None = None, task_checksum: str = "", cause: Cause = Cause.SAID
     ) -> None:
         """Tell the controller that a site will not answer one task, or none of those that are open.
 
@@ -163,11 +163,11 @@ class OpenTasks:
             site: where.
             reason: why.
             task_id: the task's; None: all.
-            task_sha256: of the parameters that the site had; a task with others has not failed. Empty: any.
+            task_checksum: of the parameters that the site had; a task with others has not failed. Empty: any.
             cause: what kind of reason it is.
         """
         for open_task in [one for key, one in self._open.items() if task_id is None or key == task_id]:
-            if site in open_task.pending and task_sha256 in {"", open_task.sha256}:
+            if site in open_task.pending and task_checksum in {"", open_task.checksum}:
                 self._settle(open_task, site)
                 self._failed(site, reason, cause)
                 upload = open_task.uploads.pop(site, None)
@@ -186,7 +186,7 @@ class OpenTasks:
         open_task = self._open.get(result.task_id)
         if open_task is None:
             return Receipt.TAKEN if result.task_id in self._closed else Receipt.NOT_OPEN
-        if delivery.task_sha256 != open_task.sha256:
+        if delivery.task_checksum != open_task.checksum:
             return Receipt.STALE
         if site not in open_task.pending:
             return Receipt.TAKEN
@@ -212,7 +212,7 @@ class OpenTasks:
         if older is not None:
             log.info("A new upload of %s replaces the one before", site, extra={"job": self._job_id, "site": site})
             older.cancel()
-        receiving = asyncio.ensure_future(self._fill(delivery.result.size, stream, sha256=delivery.sha256))
+        receiving = asyncio.ensure_future(self._fill(delivery.result.size, stream, checksum=delivery.checksum))
         open_task.uploads[site] = receiving
         try:
             await asyncio.wait({receiving})
@@ -227,7 +227,7 @@ class OpenTasks:
             if open_task.uploads.get(site) is receiving:
                 del open_task.uploads[site]
 
-    async def _fill(self, size: int, stream: AsyncIterable[bytes], *, sha256: str) -> Buffer | None:
+    async def _fill(self, size: int, stream: AsyncIterable[bytes], *, checksum: str) -> Buffer | None:
         """Return a buffer with what came."""
         if not size:
             await blobs.receive(stream, memoryview(b""))
@@ -237,7 +237,7 @@ class OpenTasks:
         try:
             view = buffer.view[:size]
             received = await blobs.receive(stream, view)
-            await asyncio.to_thread(blobs.check, view, received=received, sha256=sha256)
+            await asyncio.to_thread(blobs.check, view, received=received, expected=checksum)
         except BaseException:
             buffer.release()
             raise

@@ -264,16 +264,16 @@ class RunningJob:
         self.deployed(site, "")  # two streams: what the site said before may come after it
         return await self._tasks.accept(site, delivery, stream)
 
-    def task_failed(self, site: str, task_id: str, reason: str, *, task_sha256: str = "") -> None:
+    def task_failed(self, site: str, task_id: str, reason: str, *, task_checksum: str = "") -> None:
         """Note that a site could not do one task; it gets the next one.
 
         Args:
             site: where.
             task_id: the task's.
             reason: why.
-            task_sha256: of the parameters that it had; of others than those that it was asked with last it is no news.
+            task_checksum: of the parameters that it had; of others than those it was asked with last it is no news.
         """
-        self._spawn(self._tasks.fail(site, reason, task_id=task_id, task_sha256=task_sha256))
+        self._spawn(self._tasks.fail(site, reason, task_id=task_id, task_checksum=task_checksum))
 
     def deployed(self, site: str, reason: str) -> None:
         """Note that a site has started the job, or why not."""

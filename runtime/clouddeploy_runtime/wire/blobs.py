@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from clouddeploy_runtime.errors import BlobCorrupt
 from clouddeploy_runtime.wire.rpc import CHUNK_BYTES
@@ -12,9 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterator
 
 
-def digest(view: memoryview | bytes) -> str:
-    """Return the SHA-256 of a blob as lower-case hex; releases the interpreter lock while it computes."""
-    return hashlib.sha256(view).hexdigest()
+_KEY, _NONCE = bytes(16), bytes(12)
+_PIECE_BYTES = 16 << 20
+
+
+def checksum(view: memoryview | bytes) -> str:
+    """Return the GMAC of a blob under a key that everybody knows, as lower-case hex.
+
+    It finds what broke on its way, ten times as fast as SHA-256; what somebody changes on purpose TLS finds.
+    """
+    whole = memoryview(view)
+    mac = Cipher(AES(_KEY), GCM(_NONCE)).encryptor()
+    for start in range(0, len(whole), _PIECE_BYTES):
+        mac.authenticate_additional_data(whole[start : start + _PIECE_BYTES])
+    mac.finalize()
+    return mac.tag.hex()
 
 
 def chunks(view: memoryview | bytes, *, offset: int = 0) -> Iterator[bytes]:
@@ -63,13 +78,13 @@ async def receive(stream: AsyncIterable[bytes], into: memoryview, *, offset: int
     return position
 
 
-def check(view: memoryview | bytes, *, received: int, sha256: str) -> None:
+def check(view: memoryview | bytes, *, received: int, expected: str) -> None:
     """Refuse a blob that is not the one announced.
 
     Raises:
-        BlobCorrupt: its length or its digest differs.
+        BlobCorrupt: its length or its checksum differs.
     """
     if received != len(view):
         raise BlobCorrupt("A blob is shorter than announced", why=f"{received} of {len(view)} bytes came")
-    if digest(view) != sha256:
-        raise BlobCorrupt("A blob changed on its way", why="its SHA-256 is not the announced one")
+    if checksum(view) != expected:
+        raise BlobCorrupt("A blob changed on its way", why="its checksum is not the announced one")

@@ -52,16 +52,16 @@ class JobEnded(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ..., crashed: _Optional[bool] = ...) -> None: ...
 
 class TaskFailed(_message.Message):
-    __slots__ = ("job_id", "task_id", "reason", "task_sha256")
+    __slots__ = ("job_id", "task_id", "reason", "task_checksum")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
-    TASK_SHA256_FIELD_NUMBER: _ClassVar[int]
+    TASK_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     task_id: str
     reason: str
-    task_sha256: str
-    def __init__(self, job_id: _Optional[str] = ..., task_id: _Optional[str] = ..., reason: _Optional[str] = ..., task_sha256: _Optional[str] = ...) -> None: ...
+    task_checksum: str
+    def __init__(self, job_id: _Optional[str] = ..., task_id: _Optional[str] = ..., reason: _Optional[str] = ..., task_checksum: _Optional[str] = ...) -> None: ...
 
 class JobDeployed(_message.Message):
     __slots__ = ("job_id", "reason")
@@ -116,13 +116,13 @@ class ReleaseResources(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., reservation: _Optional[str] = ...) -> None: ...
 
 class StartJob(_message.Message):
-    __slots__ = ("job_id", "app", "sites", "blob", "size", "sha256", "submitter", "submitter_org", "submitter_role", "manifest", "reservation")
+    __slots__ = ("job_id", "app", "sites", "blob", "size", "checksum", "submitter", "submitter_org", "submitter_role", "manifest", "reservation")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
-    SHA256_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     SUBMITTER_FIELD_NUMBER: _ClassVar[int]
     SUBMITTER_ORG_FIELD_NUMBER: _ClassVar[int]
     SUBMITTER_ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -133,27 +133,27 @@ class StartJob(_message.Message):
     sites: _containers.RepeatedScalarFieldContainer[str]
     blob: str
     size: int
-    sha256: str
+    checksum: str
     submitter: str
     submitter_org: str
     submitter_role: str
     manifest: bytes
     reservation: str
-    def __init__(self, job_id: _Optional[str] = ..., app: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ..., submitter: _Optional[str] = ..., submitter_org: _Optional[str] = ..., submitter_role: _Optional[str] = ..., manifest: _Optional[bytes] = ..., reservation: _Optional[str] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ..., app: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., checksum: _Optional[str] = ..., submitter: _Optional[str] = ..., submitter_org: _Optional[str] = ..., submitter_role: _Optional[str] = ..., manifest: _Optional[bytes] = ..., reservation: _Optional[str] = ...) -> None: ...
 
 class RunTask(_message.Message):
-    __slots__ = ("job_id", "task", "blob", "size", "sha256")
+    __slots__ = ("job_id", "task", "blob", "size", "checksum")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
-    SHA256_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     task: bytes
     blob: str
     size: int
-    sha256: str
-    def __init__(self, job_id: _Optional[str] = ..., task: _Optional[bytes] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
+    checksum: str
+    def __init__(self, job_id: _Optional[str] = ..., task: _Optional[bytes] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., checksum: _Optional[str] = ...) -> None: ...
 
 class AbortJob(_message.Message):
     __slots__ = ("job_id", "reason", "command")

@@ -20,7 +20,7 @@ def test_a_blob_arrives_from_any_offset(offset):
     target = bytearray(CONTENT[:offset]) + bytearray(len(CONTENT) - offset)
     view = memoryview(target)
     received = asyncio.run(blobs.receive(blobs.send(CONTENT, offset=offset), view, offset=offset))
-    blobs.check(view, received=received, sha256=blobs.digest(CONTENT))
+    blobs.check(view, received=received, expected=blobs.checksum(CONTENT))
     assert bytes(target) == CONTENT
 
 
@@ -35,9 +35,9 @@ def test_a_longer_blob_than_announced_is_refused():
 
 def test_a_shorter_or_changed_blob_is_refused():
     with pytest.raises(BlobCorrupt, match="shorter"):
-        blobs.check(memoryview(b"abc"), received=2, sha256=blobs.digest(b"abc"))
+        blobs.check(memoryview(b"abc"), received=2, expected=blobs.checksum(b"abc"))
     with pytest.raises(BlobCorrupt, match="changed"):
-        blobs.check(memoryview(b"abc"), received=3, sha256=blobs.digest(b"abd"))
+        blobs.check(memoryview(b"abc"), received=3, expected=blobs.checksum(b"abd"))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class Job:
 
     def accept(self, *, site="site-1", task_id="job/0/train", update=UPDATE, model=b"model", stream=None, meta=None):
         result = Result(task_id, "whoever", "train", 0, meta or {}, len(update))
-        delivery = Delivery(result, blobs.digest(update), blobs.digest(model))
+        delivery = Delivery(result, blobs.checksum(update), blobs.checksum(model))
         return self.tasks.accept(site, delivery, stream or blobs.send(update))
 
 
@@ -195,10 +195,10 @@ async def test_a_failure_is_told_once_and_a_later_answer_is_dropped(job):
 @scenario
 async def test_a_failure_with_other_parameters_is_no_news(job):
     await job.open(model=b"the same task, from the beginning")
-    await job.tasks.fail("site-1", "site-1: no", task_id="job/0/train", task_sha256=blobs.digest(b"model"))
+    await job.tasks.fail("site-1", "site-1: no", task_id="job/0/train", task_checksum=blobs.checksum(b"model"))
     assert job.told == []
-    asked = blobs.digest(b"the same task, from the beginning")
-    await job.tasks.fail("site-1", "site-1: no", task_id="job/0/train", task_sha256=asked)
+    asked = blobs.checksum(b"the same task, from the beginning")
+    await job.tasks.fail("site-1", "site-1: no", task_id="job/0/train", task_checksum=asked)
     assert job.told == [(SiteFailed.__name__, "site-1", b"")]
 
 

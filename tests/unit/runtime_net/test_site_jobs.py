@@ -31,12 +31,12 @@ class Line:
         self.sent = []
         self.fetched = []
 
-    async def fetch(self, _job, blob, *, into, sha256):
+    async def fetch(self, _job, blob, *, into, checksum):
         self.fetched.append(blob)
         await asyncio.sleep(0)
 
-    async def send(self, _job, result, view, *, task_sha256):
-        self.sent.append((result.task_id, task_sha256))
+    async def send(self, _job, result, view, *, task_checksum):
+        self.sent.append((result.task_id, task_checksum))
         await asyncio.sleep(0)
         reply = self.replies.pop(0) if self.replies else Receipt.TAKEN
         if isinstance(reply, Exception):
@@ -74,10 +74,10 @@ class Site:
         )
         self.tasks.begin(self.trainer)
 
-    def ask(self, task_id, *, sha256="model"):
+    def ask(self, task_id, *, checksum="model"):
         task = Task(task_id, "train", 0, 1, [], {}, 5)
         event = pb.RunTask(job_id="job", task=msgspec.msgpack.encode(task), blob=f"task:{task_id}", size=5)
-        event.sha256 = sha256
+        event.checksum = checksum
         self.tasks.add(event)
 
     def answer(self, task_id):
@@ -144,7 +144,7 @@ async def test_the_same_task_with_other_parameters_is_a_new_one(site):
     """A workflow without a checkpoint begins anew."""
     await site.train("0")
     await site.until(lambda one: one.line.sent and not one.line.replies)
-    site.ask("0", sha256="another model")
+    site.ask("0", checksum="another model")
     await site.until(lambda one: len(one.trainer.tasks) == 2)
     site.answer("0")
     await site.tasks.delivered()
@@ -290,7 +290,7 @@ def site_job(folder, launcher, *, transfer=None, check=lambda _: None):
 
 
 class Archive(Line):
-    async def fetch_bytes(self, _job, _blob, *, size, sha256):
+    async def fetch_bytes(self, _job, _blob, *, size, checksum):
         return b"PK\5\6" + bytes(18)  # an empty zip
 
 

@@ -47,7 +47,7 @@ def fetched(server, monkeypatch):
     async def run():
         one = Transfer()
         one.connected(server, "token")
-        return await one.fetch_bytes("job", "job:app", size=6, sha256=blobs.digest(b"abcdef"))
+        return await one.fetch_bytes("job", "job:app", size=6, checksum=blobs.checksum(b"abcdef"))
 
     return asyncio.run(run())
 
