@@ -56,6 +56,9 @@ class Settings:
         allowed_classes: what a job's configuration may name, besides its own code where that is allowed.
         is_list_enforced: whether anything else is refused; else it is only noted.
         metrics: of a server: where it serves metrics over HTTP; None: nowhere.
+        budget_gib: shared memory for tensors of all jobs; beyond it they go to files. None: half of what there is.
+        job_budget_gib: the same of one job; None: as much as all together.
+        offloads_tensors: whether tensors go to files from the start.
     """
 
     max_clients: int = 100
@@ -70,6 +73,9 @@ class Settings:
     allowed_classes: frozenset[str] = frozenset()
     is_list_enforced: bool = True
     metrics: Address | None = None
+    budget_gib: float | None = None
+    job_budget_gib: float | None = None
+    offloads_tensors: bool = False
 
 
 def load(local: Path) -> Settings:
@@ -118,7 +124,20 @@ def _parsed(path: Path, document: Any) -> Settings:
         allowed_classes=frozenset(classes),
         is_list_enforced=document.get("class_list_enforcement_mode", "enforce") == "enforce",
         metrics=_metrics(path, components.get("metrics_endpoint")),
+        **_tensors(path, components.get("tensor_memory", {})),
     )
+
+
+def _tensors(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of tensors' memory."""
+    offloads = given.get("enable_tensor_disk_offload", False)
+    if not isinstance(offloads, bool):
+        raise _bad(path, f'"enable_tensor_disk_offload" must be true or false, and is {offloads!r}')
+    return {
+        "budget_gib": _number(path, given, "budget_gib", 0) if "budget_gib" in given else None,
+        "job_budget_gib": _number(path, given, "job_budget_gib", 0) if "job_budget_gib" in given else None,
+        "offloads_tensors": offloads,
+    }
 
 
 def _components(path: Path, document: dict[str, Any]) -> dict[str, dict[str, Any]]:

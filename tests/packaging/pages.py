@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "docs"
-_FILE = re.compile(r"^`(mean/[^`]+)`\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(r"^`([a-z]+/[^`]+)`\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def page(name: str) -> str:
@@ -24,12 +24,12 @@ def tables(text: str) -> list[list[list[str]]]:
     return [[[cell.strip() for cell in line.strip("|").split("|")] for line in rows.splitlines()] for rows in found]
 
 
-def documented_job(target: Path) -> Path:
-    """Write the job of the page on the job format into a folder."""
-    files = _FILE.findall(page("job-format.md"))
+def documented_job(target: Path, source: str = "job-format.md") -> Path:
+    """Write the job of a page, as a rule that on the job format, into a folder."""
+    files = _FILE.findall(page(source))
     assert len(files) == 5
     for name, content in files:
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    return target / "mean"
+    return target / files[0][0].partition("/")[0]

@@ -7,18 +7,19 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from clouddeploy_runtime import authorization, communication, jobs
+from clouddeploy_runtime import authorization, communication, jobs, settings, temporary_folder, tensor_memory
 from clouddeploy_runtime import logging as runtime_logging
-from clouddeploy_runtime.client import agent
 from clouddeploy_runtime.job import messages
 from clouddeploy_runtime.job.__main__ import Exit
+from clouddeploy_runtime.job.buffers import OFFLOAD
 from clouddeploy_runtime.jobs import TRANSITIONS, JobStatus, components, known, spec
 from clouddeploy_runtime.launchers.process import PASSED_ON
 from clouddeploy_runtime.lifecycle import RESTART_STATUS
 from clouddeploy_runtime.relay import splice
-from clouddeploy_runtime.server import commands, membership, participants, scheduler, submissions
+from clouddeploy_runtime.server import commands, membership, open_tasks, participants, scheduler, submissions
 from clouddeploy_runtime.settings import Settings
 from clouddeploy_runtime.tls import Peer
+from clouddeploy_runtime.wire import rpc
 
 from tests.packaging.pages import FOLDER, documented_job, page, section, tables
 
@@ -86,12 +87,6 @@ def test_every_environment_variable_stands_in_the_page():
     [
         (submissions.MAX_ARCHIVE_BYTES, 1 << 20, "| a job's archive; unpacked; files in it | {} MiB;"),
         (messages.MAX_FRAME, 1 << 10, "| metrics of one answer, with their names | {} KiB;"),
-        (
-            scheduler.BUDGET_BYTES,
-            1 << 30,
-            "| parameters | memory: up to {} GiB of shared memory for a job at the server",
-        ),
-        (agent.BUDGET_BYTES, 1 << 30, "at the server and {} GiB at a client"),
         (participants.RESTARTS, 1, "| starts of a crashed script | {} more,"),
         (scheduler.TRIES, 1, "| tries to start a job | {},"),
         (spec.REJOIN_S, 1, "| a site's return in a job | {} s (`rejoin_timeout`) |"),
@@ -103,6 +98,29 @@ def test_every_environment_variable_stands_in_the_page():
 )
 def test_a_limit_is_what_the_page_says(value, unit, line):
     assert line.format(f"{value / unit:g}") in " ".join(page("runtime.md").split())
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "line"),
+    [
+        (temporary_folder.LEAST_BYTES, 1 << 20, "| less than {} MiB are free |"),
+        (open_tasks.TOGETHER_BYTES, 1 << 30, "less than {} GiB together, or one waits longer"),
+        (open_tasks.TURN_S, 1, "one waits longer than {} s |"),
+        (open_tasks.LEAST_BYTES, 1 << 20, "large as what it was asked, or {} MiB."),
+        (rpc.CHUNK_BYTES, 1 << 20, "in messages of {} MiB"),
+    ],
+)
+def test_a_limit_of_large_models_is_what_their_page_says(value, unit, line):
+    assert line.format(f"{value / unit:g}") in " ".join(page("large-models.md").split())
+
+
+def test_the_settings_of_large_models_are_read_as_their_page_says(tmp_path):
+    text = re.search(r"```json\n(.*?)```", section("large-models.md", "The budget"), re.DOTALL)[1]
+    (tmp_path / "resources.json").write_text(text)
+    found = settings.load(tmp_path)
+    assert (found.budget_gib, found.job_budget_gib, found.offloads_tensors) == (24, 8, False)
+    assert (tensor_memory.SHARE, Settings().budget_gib) == (2, None)
+    assert OFFLOAD in section("large-models.md", "On disk from the start")
 
 
 def test_the_log_files_and_the_status_of_a_restart_stand_in_the_page():

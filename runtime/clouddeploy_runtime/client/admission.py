@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clouddeploy_runtime import authorization, jobs, signing, tls
+from clouddeploy_runtime import authorization, jobs, privacy, signing, tls
 from clouddeploy_runtime.client.used_statements import UsedStatements
 from clouddeploy_runtime.errors import AuthorizationRefused, RuntimeFault
 from clouddeploy_runtime.jobs import ALL_SITES
@@ -124,6 +124,29 @@ class Admission:
         except SignatureRefused as exc:
             self._record(admitted.submitter, f"submit_job {admitted.job_id}", allowed=False, detail=str(exc))
             raise
+
+    def scope(self, admitted: Admitted, app: Path) -> privacy.Scope | None:
+        """Find the privacy scope that a job runs in; None: this site has no `local/privacy.json`. May run in a thread.
+
+        Args:
+            admitted: the job, whose folder `folder` has looked at.
+            app: the app's folder in it.
+
+        Raises:
+            ScopeRefused: the site has no scope for it, or its policy cannot be used.
+            InvalidJob: its meta.json is wrong.
+        """
+        action = f"privacy_scope {admitted.job_id}"
+        try:
+            policy = privacy.load(self._kit.local)
+            if policy is None:
+                return None
+            scope = policy.choose(jobs.load(app.parent, apps={app.name}).scope)
+        except privacy.ScopeRefused as exc:
+            self._record(admitted.submitter, action, allowed=False, detail=str(exc))
+            raise
+        self._record(admitted.submitter, action, allowed=True, detail=f"scope {scope.name}")
+        return scope
 
     def may_bring_code(self, admitted: Admitted) -> bool:
         """Tell whether this site lets a job's submitter bring code. May run in a thread."""

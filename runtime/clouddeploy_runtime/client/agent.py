@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime import kit as kits
-from clouddeploy_runtime import launchers, lifecycle, settings
+from clouddeploy_runtime import launchers, lifecycle, settings, temporary_folder
 from clouddeploy_runtime.audit import AuditLog
 from clouddeploy_runtime.client.admission import Admission, Admitted
 from clouddeploy_runtime.client.connection import Connection
@@ -19,21 +19,22 @@ from clouddeploy_runtime.client.jobs import Ending, Place, SiteJob, sweep
 from clouddeploy_runtime.client.resources import ResourceManager
 from clouddeploy_runtime.client.transfer import Transfer
 from clouddeploy_runtime.errors import AuthorizationRefused, NoResources, RuntimeFault, printable
-from clouddeploy_runtime.job.buffers import BufferPool
+from clouddeploy_runtime.job.buffers import RECLAIM_S
 from clouddeploy_runtime.jobs import components
 from clouddeploy_runtime.jobs.archive import is_plain
 from clouddeploy_runtime.kit import memory
 from clouddeploy_runtime.lifecycle import StopSignal
+from clouddeploy_runtime.tensor_memory import TensorMemory
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 if TYPE_CHECKING:
     from clouddeploy_runtime.kit import Kit
+    from clouddeploy_runtime.privacy import Scope
 
 log = logging.getLogger(__name__)
 
 DATA_VARIABLE = "CLOUDDEPLOY_DATA_DIR"
 """Where the site's own data is; default `<workspace>/data` when that exists."""
-BUDGET_BYTES = 8 << 30
 _MAX_SHOWN = 100
 
 
@@ -53,6 +54,7 @@ class ClientAgent:
         self._settings = settings.load(kit.local)
         self._resources = ResourceManager(self._settings)
         self._launcher = launchers.of(self._settings)
+        self._memory = TensorMemory(self._settings)
         self._jobs_folder = workspace / "jobs"
         self._transfer = Transfer()
         self._jobs: dict[str, tuple[SiteJob, asyncio.Task[None]]] = {}
@@ -72,6 +74,7 @@ class ClientAgent:
     async def run(self) -> None:
         """Stay connected until cancelled."""
         await asyncio.to_thread(sweep, self._jobs_folder)
+        await asyncio.to_thread(temporary_folder.warn, is_needed=self._settings.offloads_tensors)
         await self._connection.run()
 
     def _handle(self, event: pb.ServerEvent) -> None:
@@ -179,20 +182,26 @@ class ClientAgent:
             hidden=(self._kit.root, self._workspace),
             environment=environment,
         )
+        pool = self._memory.pool()
         job = SiteJob(
             start,
             place=place,
             launcher=self._launcher,
             transfer=self._transfer,
-            pool=BufferPool(BUDGET_BYTES),
+            pool=pool,
             check=partial(self._check, admitted, start.app),
             report=self._connection.send,
         )
         self._admitted[start.job_id] = admitted
-        self._jobs[start.job_id] = (job, asyncio.create_task(self._run_job(job)))
+        task = asyncio.create_task(self._run_job(job))
+        task.add_done_callback(lambda _: asyncio.get_running_loop().call_later(RECLAIM_S, pool.reclaim))
+        self._jobs[start.job_id] = (job, task)
 
-    def _check(self, admitted: Admitted, name: str, app: Path) -> None:
+    def _check(self, admitted: Admitted, name: str, app: Path) -> Scope | None:
         """Refuse a job that is not what was signed, or names or brings what this site does not allow; in a thread.
+
+        Returns:
+            The site's privacy scope for it; None: the site has no scopes.
 
         Raises:
             RuntimeFault: names it.
@@ -202,6 +211,7 @@ class ClientAgent:
         brings_code = own.is_dir() and any(own.iterdir())
         may_bring_code = brings_code and self._admission.may_bring_code(admitted)
         components.check(app, "client", self._settings, may_bring_code=may_bring_code)
+        return self._admission.scope(admitted, app)
 
     def _refuse(self, job_id: str, reason: str) -> None:
         log.warning(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 import msgspec
 
-from clouddeploy_runtime import job_folders, jobs
+from clouddeploy_runtime import job_folders, jobs, temporary_folder
 from clouddeploy_runtime.client.site_tasks import SiteTasks
 from clouddeploy_runtime.errors import RuntimeFault
 from clouddeploy_runtime.job.messages import Done, Result
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clouddeploy_runtime.client.transfer import Transfer
     from clouddeploy_runtime.job.buffers import BufferPool
     from clouddeploy_runtime.launchers import Launcher, Running
+    from clouddeploy_runtime.privacy import Scope
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ class SiteJob:
         launcher: starts the trainer.
         transfer: to the server and back.
         pool: shared memory for this job; closed at its end.
-        check: called in a thread with the app's folder before anything of it runs; raises what speaks against it.
+        check: called in a thread with the app's folder before anything of it runs; raises what speaks against it, and
+            returns the site's privacy scope for it.
         report: sends an event to the server.
     """
 
@@ -88,7 +90,7 @@ class SiteJob:
         launcher: Launcher,
         transfer: Transfer,
         pool: BufferPool,
-        check: Callable[[Path], None],
+        check: Callable[[Path], Scope | None],
         report: Callable[[pb.ClientEvent], None],
     ) -> None:
         self.job_id = start.job_id
@@ -98,6 +100,7 @@ class SiteJob:
         self._transfer = transfer
         self._pool = pool
         self._check = check
+        self._scope: Scope | None = None
         self._report = report
         self._tasks = SiteTasks(
             start.job_id, site=place.site, transfer=transfer, pool=pool, report=report, gone=self._is_gone
@@ -116,7 +119,8 @@ class SiteJob:
         ending = Ending()
         try:
             if await self._launch():
-                self._report(pb.ClientEvent(job_deployed=pb.JobDeployed(job_id=self.job_id)))
+                scope = "" if self._scope is None else self._scope.name
+                self._report(pb.ClientEvent(job_deployed=pb.JobDeployed(job_id=self.job_id, scope=scope)))
                 ending = await self._receive()
         except (RuntimeFault, OSError, msgspec.MsgspecError, RecursionError, grpc.RpcError) as exc:
             log.exception("Job %s failed at %s", self.job_id, self._place.site, extra={"job": self.job_id})
@@ -138,7 +142,8 @@ class SiteJob:
             return False
         await asyncio.to_thread(self._unpack, self._fetching.result())
         app = folder / "job" / start.app
-        await asyncio.to_thread(self._check, app)  # reads every file
+        await asyncio.to_thread(temporary_folder.check, self._pool)
+        self._scope = await asyncio.to_thread(self._check, app)  # reads every file
         if self._is_stopping:
             return False
         job = JobLaunch(
@@ -149,7 +154,7 @@ class SiteJob:
             run_dir=folder / "run",
             sites=tuple(start.sites),
             data_dir=self._place.data_dir,
-            environment=self._place.environment or {},
+            environment={**(self._place.environment or {}), **(self._scope.environment() if self._scope else {})},
             code=self._place.code,
             hidden=self._place.hidden,
         )

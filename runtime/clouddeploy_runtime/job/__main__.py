@@ -16,12 +16,12 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from clouddeploy_runtime import privacy
 from clouddeploy_runtime.errors import ClouddeployError, InvalidJob
-from clouddeploy_runtime.job import client_api, config, nvflare_alias
+from clouddeploy_runtime.job import client_api, config, nvflare_alias, scoping
 from clouddeploy_runtime.job.buffers import NoBuffer
 from clouddeploy_runtime.job.checkpoint import BadCheckpoint
-from clouddeploy_runtime.job.controller import JobAborted
-from clouddeploy_runtime.job.fedavg import BadWorkflow
+from clouddeploy_runtime.job.controller import BadWorkflow, JobAborted
 from clouddeploy_runtime.job.filters import BadFilter, FilteredChannel, ParentGone
 from clouddeploy_runtime.job.initial_model import BadModel
 from clouddeploy_runtime.job.messages import Done
@@ -115,14 +115,18 @@ def _control(channel: FilteredChannel, arguments: argparse.Namespace) -> dict[st
 def _train(channel: FilteredChannel, arguments: argparse.Namespace) -> dict[str, Any]:
     search = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     script = config.script(_config(arguments, "client"), arguments.app, search=search)
-    client_api.enter(channel, site=arguments.site, job_id=arguments.job, data_dir=arguments.data, wishes=script.wishes)
+    wishes = scoping.under(privacy.given(os.environ), script.wishes, app=arguments.app)
+    client_api.enter(channel, site=arguments.site, job_id=arguments.job, data_dir=arguments.data, wishes=wishes)
     nvflare_alias.install()
     sys.argv = [str(script.file), *script.arguments]
     try:
         runpy.run_path(str(script.file), run_name="__main__")
     except SystemExit as end:
-        if end.code not in {None, 0}:
+        if end.code not in {None, 0} and client_api.failed() is None:
             raise ScriptExit(f"{script.file.name} ended with {end.code!r}") from end
+    fault = client_api.failed()
+    if fault is not None:
+        raise fault
     reason = client_api.aborted()
     if reason is not None:
         raise JobAborted(reason)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clouddeploy_runtime.errors import RuntimeFault
+from clouddeploy_runtime.job.frameworks import BFLOAT16, narrowed, widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,8 @@ class WeightedMean:
     """Averages parameters, each update weighted by its number of training samples.
 
     Takes one update at a time and folds it into memory of the model's size, a block that fits the processor's cache
-    after the other. The mean is kept in the model's own dtype, of integers and half floats in a larger one.
+    after the other. The mean is kept in the model's own dtype, of integers and half floats in a larger one. An update
+    may be of a narrower dtype than the model.
 
     Args:
         model: the parameters that were sent out; names, shapes and dtypes are theirs.
@@ -72,7 +74,8 @@ class WeightedMean:
         self.samples += samples
         for name, mean in self._means.items():
             if self.samples == samples:
-                np.copyto(mean, params[name], casting="same_kind" if params[name].dtype.kind == "f" else "unsafe")
+                first = widened(params[name])
+                np.copyto(mean, first, casting="same_kind" if first.dtype.kind == "f" else "unsafe")
             else:
                 self._fold(mean.reshape(-1), params[name].reshape(-1), samples / self.samples)
 
@@ -81,17 +84,23 @@ class WeightedMean:
         for begin in range(0, mean.size, BLOCK):
             old = mean[begin : begin + BLOCK]
             new = step[: old.size]
-            np.subtract(update[begin : begin + BLOCK], old, out=new, casting="unsafe")
+            np.subtract(widened(update[begin : begin + BLOCK]), old, out=new, casting="unsafe")
             new *= share
             old += new
 
     def result(self) -> dict[str, NDArray[np.generic]]:
         """Returns the mean in the model's own dtypes; where that is the dtype it is kept in, without a copy."""
-        return {name: mean.astype(self._dtypes[name], copy=False) for name, mean in self._means.items()}
+        return {name: _as(mean, self._dtypes[name]) for name, mean in self._means.items()}
 
 
 def _accumulator(dtype: np.dtype[np.generic]) -> np.dtype[np.floating]:
     """Returns what sums of a dtype are kept in: the next larger float for halves, the largest for integers."""
+    if dtype == BFLOAT16:
+        return np.dtype(np.float32)
     if dtype.kind != "f":
         return np.dtype(np.float64)
     return np.promote_types(dtype, np.float32)
+
+
+def _as(mean: NDArray[np.floating], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    return narrowed(mean, dtype) if dtype == BFLOAT16 else mean.astype(dtype, copy=False)

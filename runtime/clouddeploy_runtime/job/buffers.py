@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import mmap
 import os
 import tempfile
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from clouddeploy_runtime.errors import RuntimeFault
@@ -24,12 +26,18 @@ if TYPE_CHECKING:
     from clouddeploy_runtime.job.messages import Frame
 
 PAGE = mmap.PAGESIZE
+PREFIX = "clouddeploy-buffer-"
+"""Of a file's name, on a file system that makes none without."""
 WASTE = 4
 """A free buffer up to so many times too large is reused; beyond that a small one would pin a large one's memory."""
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 """Its size stays as it is, for everybody and for ever."""
 MAX_MAPPINGS = 256
 """Buffers that a parent takes from one job. A job needs one or two; the kernel allows a process 65,530 mappings."""
+RECLAIM_S = 1.0
+"""So long after a job's end calls that were cut off have ended as well."""
+OFFLOAD = "enable_tensor_disk_offload"
+"""What a workflow says to have the server keep all answers in files, and a site of its own buffers."""
 _BLOCK = 512
 """Unit of `st_blocks`: stat(2)."""
 
@@ -96,25 +104,64 @@ class Buffer:
         self.size = size
 
 
+class Budget:
+    """Bounds the shared memory of all pools of a process together; safe for several threads."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def has(self, size: int) -> bool:
+        """Tells whether there is room, just now."""
+        return self._taken + size <= self.limit_bytes
+
+    def take(self, size: int) -> bool:
+        """Takes so many bytes, or none; tells which."""
+        with self._lock:
+            if not self.has(size):
+                return False
+            self._taken += size
+            return True
+
+    def give(self, size: int) -> None:
+        """Gives bytes back that were taken."""
+        with self._lock:
+            self._taken -= size
+
+
 class BufferPool:
     """Makes buffers and gives released ones again; safe for several threads.
 
     Args:
-        budget_bytes: how much shared memory may exist at once; beyond it buffers are unlinked files in the temporary
-            directory, which costs speed and no memory.
+        budget_bytes: how much shared memory may exist at once; beyond it buffers are files without a name in the
+            temporary directory, which costs speed and no memory. 0: all are.
+        shared: what the pools of this process have together; None: only `budget_bytes` counts.
     """
 
-    def __init__(self, budget_bytes: int) -> None:
-        self._budget = budget_bytes
+    def __init__(self, budget_bytes: int, *, shared: Budget | None = None) -> None:
+        self.budget_bytes = budget_bytes
+        self._shared = shared or Budget(budget_bytes)
         self._buffers: dict[int, Buffer] = {}
         self._free: set[int] = set()
         self._lock = threading.Lock()
         self._next = 1
+        self._made: list[weakref.ref[mmap.mmap]] = []
         self._making_bytes = 0
         """Of memory that is being made."""
         self._is_closed = False
         self.on_free: Callable[[], None] | None = None
         """Called when a buffer has come back."""
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether every buffer is a file."""
+        return self.budget_bytes == 0
+
+    def missing(self, size: int) -> int:
+        """Returns how many bytes of disk a buffer of this size would take that are not allocated yet."""
+        with self._lock:
+            return 0 if self._fitting(size) is not None or not self._is_beyond(size) else _pages(size)
 
     @property
     def in_use(self) -> int:
@@ -138,11 +185,15 @@ class BufferPool:
                 self._free.discard(buffer.key)
                 buffer.take(size)
                 return buffer
-            capacity, is_file = _pages(size), self._is_beyond(size)
+            capacity = _pages(size)
+            is_file = self._is_beyond(size) or not self._shared.take(capacity)
             own_bytes = 0 if is_file else capacity
             self._making_bytes += own_bytes
         try:  # without the lock: a file takes as long as the disk does, and others ask for `in_use` meanwhile
             descriptor, memory = _file(capacity) if is_file else _memory(capacity)
+        except BaseException:
+            self._shared.give(own_bytes)
+            raise
         finally:
             with self._lock:
                 self._making_bytes -= own_bytes
@@ -181,8 +232,19 @@ class BufferPool:
             self._is_closed = True
             for buffer in self._buffers.values():
                 os.close(buffer.fd)
+                if not buffer.is_file:
+                    self._shared.give(buffer.capacity)
             self._buffers.clear()
             self._free.clear()
+
+    def reclaim(self) -> None:
+        """Frees what is held after `close` by exceptions and their frames alone, which know each other.
+
+        Python does so itself once enough other objects were made, which an idle parent does not for hours; of what was
+        cut off in the middle of a transfer this may be gigabytes.
+        """
+        if any(memory() is not None for memory in self._made):
+            gc.collect()
 
     def _fitting(self, size: int) -> Buffer | None:
         free = (self._buffers[key] for key in self._free)
@@ -192,16 +254,20 @@ class BufferPool:
     def _is_beyond(self, size: int) -> bool:
         """Tell whether a new buffer of this size would have to be a file."""
         in_memory = sum(one.capacity for one in self._buffers.values() if not one.is_file)
-        return in_memory + self._making_bytes + _pages(size) > self._budget
+        is_own = in_memory + self._making_bytes + _pages(size) <= self.budget_bytes
+        return not (is_own and self._shared.has(_pages(size)))
 
     def _add(self, size: int, descriptor: int, memory: mmap.mmap, *, is_file: bool) -> Buffer:
         with self._lock:
             if self._is_closed:
                 memory.close()
                 os.close(descriptor)
+                if not is_file:
+                    self._shared.give(_pages(size))
                 raise NoBuffer(f"a buffer of {size} bytes cannot be made", why="the job has ended")
             buffer = Buffer(self._next, descriptor, memory, size=size, on_release=self._take_back, is_file=is_file)
             self._buffers[self._next] = buffer
+            self._made.append(weakref.ref(memory))
             self._next += 1
             return buffer
 
@@ -239,12 +305,12 @@ def _memory(capacity: int) -> tuple[int, mmap.mmap]:
 
 def _file(capacity: int) -> tuple[int, mmap.mmap]:
     """Makes a file without a name; its descriptor is for reading only: a file cannot be sealed as memory can."""
-    folder = tempfile.gettempdir()
+    folder = ""
     try:
-        writable, path = tempfile.mkstemp(prefix="clouddeploy-buffer-", dir=folder)
+        folder = tempfile.gettempdir()
+        writable = _unnamed(folder)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            os.unlink(path)  # noqa: PTH108 - it must vanish with the last process that maps it
+            descriptor = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.posix_fallocate(writable, 0, capacity)  # a hole in a full disk's file would be a SIGBUS later
                 return descriptor, mmap.mmap(writable, capacity)
@@ -259,6 +325,16 @@ def _file(capacity: int) -> tuple[int, mmap.mmap]:
             why=f"{capacity} bytes for tensors: {exc}",
             hint="Make room there, or set TMPDIR to a folder on a larger disk.",
         ) from exc
+
+
+def _unnamed(folder: str) -> int:
+    """Opens a new file that vanishes with the last process that maps it, a killed one too."""
+    try:  # O_EXCL: who gets its descriptor cannot give it a name
+        return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError:  # of a file system that has no O_TMPFILE, such as NFS; others fail once more
+        descriptor, path = tempfile.mkstemp(prefix=PREFIX, dir=folder)
+        os.unlink(path)  # noqa: PTH108 - as above
+        return descriptor
 
 
 class Mappings:

@@ -10,6 +10,7 @@ Scripts that say `import nvflare.client as flare` get this module, see `nvflare_
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -21,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clouddeploy_runtime.errors import RuntimeFault
-from clouddeploy_runtime.job import tensors
-from clouddeploy_runtime.job.filters import Filters
+from clouddeploy_runtime.job import frameworks, tensors
+from clouddeploy_runtime.job.filters import Answer, BadFilter, Filters
 from clouddeploy_runtime.job.initial_model import array
 from clouddeploy_runtime.job.messages import Abort, Result, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -66,7 +67,8 @@ class FLModel:
         current_round: from 0.
         total_rounds: of the job.
         params_type: of `params`; None is FULL.
-        meta: of it `NUM_STEPS_CURRENT_ROUND` counts, as samples.
+        meta: of a received one what the workflow says beside; of an answer `NUM_STEPS_CURRENT_ROUND` counts, as
+            samples.
         optimizer_params: stay at the site.
     """
 
@@ -89,7 +91,8 @@ class Wishes:
         train: what its training task is called, besides `train`.
         evaluate: what its evaluation task is called, besides `evaluate` and `validate`.
         filters: of this side.
-        to_framework: makes the script's kind of tensor from a read-only array; None: the array itself.
+        to_framework: makes the script's kind of tensor from a read-only array; None: the array itself, a bfloat16 as
+            float32.
         config: what `get_config` returns.
     """
 
@@ -110,14 +113,18 @@ class _Context:
     wishes: Wishes
     task: Task | None = None
     received: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    narrow: Mapping[str, np.dtype[Any]] = field(default_factory=dict)
+    """What came in a narrow type, and is sent back in it."""
     buffer: Buffer | None = None
-    """What `received` looks into."""
+    """What `received` looks into, unless it was widened."""
     model: FLModel | None = None
     """What the script gets for `task`, until it has answered."""
     waiting: tuple[Task, Buffer | None] | None = None
     """The next task, when the server went on before the script."""
     has_ended: bool = False
     abort: str | None = None
+    fault: BadFilter | None = None
+    """Why nothing is exchanged any more: a filter failed."""
 
 
 _context: list[_Context] = []
@@ -132,6 +139,20 @@ def enter(channel: Channel, *, site: str, job_id: str, data_dir: Path | None, wi
 def aborted() -> str | None:
     """Returns why the job was stopped; None when it was not, as when it is simply over."""
     return _current().abort
+
+
+def failed() -> BadFilter | None:
+    """Returns the failure of a filter, which ends this site's part whatever the script does; None: there is none."""
+    return _current().fault
+
+
+@contextlib.contextmanager
+def _filtering(context: _Context) -> Iterator[None]:
+    try:
+        yield
+    except BadFilter as fault:
+        context.has_ended, context.fault = True, fault
+        raise
 
 
 def init(rank: str | None = None, config_file: str | None = None) -> None:
@@ -200,12 +221,27 @@ def _model(context: _Context, task: Task, buffer: Buffer | None) -> FLModel:
             f"no executor does the task {task.name!r}", why=f"tasks: {', '.join(context.wishes.tasks)}"
         )
     context.buffer = buffer
-    context.received = {} if buffer is None else tensors.read(buffer.view[: task.size])
-    params: Mapping[str, Any] = context.wishes.filters.on_data(context.received, task.name)
-    if context.wishes.to_framework is not None:
-        params = {name: context.wishes.to_framework(one) for name, one in params.items()}
+    raw = {} if buffer is None else tensors.read(buffer.view[: task.size])
+    asked = frameworks.WIRE.get(str(task.meta.get(frameworks.WIRE_KEY)))
+    narrow = {frameworks.BFLOAT16} if asked is None else {frameworks.BFLOAT16, asked}
+    context.narrow = {name: one.dtype for name, one in raw.items() if one.dtype in narrow}
+    wide = {name: frameworks.widened(raw[name], dtype) for name, dtype in context.narrow.items()}
+    context.received = {**raw, **wide}
+    with _filtering(context):
+        params: Mapping[str, Any] = context.wishes.filters.on_data(context.received, task.name)
+    to_framework = context.wishes.to_framework
+    if to_framework is not None:
+        # Narrow on the wire alone is the job's wish; a model that is of bfloat16 itself the script gets as such.
+        own = context.narrow if asked is None else {}
+        params = {
+            name: to_framework(frameworks.narrowed(one, own.get(name, one.dtype))) for name, one in params.items()
+        }
     return FLModel(
-        params=params, params_type=ParamsType.FULL, current_round=task.round, total_rounds=task.total_rounds, meta={}
+        params=params,
+        params_type=ParamsType.FULL,
+        current_round=task.round,
+        total_rounds=task.total_rounds,
+        meta=dict(task.meta),
     )
 
 
@@ -215,14 +251,17 @@ def send(model: FLModel, clear_cache: bool = True) -> None:
     Raises:
         ClientApiMisuse: there is none, or it was answered; a difference names what was not received; or the answer
             weighs nothing.
+        BadFilter: a filter failed, now or before; nothing is sent.
     """
     del clear_cache  # the memory that it would keep is the server's again
     context = _current()
+    if context.fault is not None:
+        raise context.fault
     if context.task is None:
         raise ClientApiMisuse("send() without a task", why="it answers the last receive()", hint="call receive() first")
     weight = _weight(model)
     task, context.task, context.model = context.task, None, None
-    params = _outgoing(context, task.name, model)
+    params = _outgoing(context, task, model)
     size = tensors.size_of(params)
     buffer = _place(context, params, size)
     tensors.write(params, buffer.view)
@@ -258,11 +297,14 @@ def _place(context: _Context, params: Mapping[str, NDArray[np.generic]], size: i
     return lent
 
 
-def _outgoing(context: _Context, task: str, model: FLModel) -> Mapping[str, NDArray[np.generic]]:
+def _outgoing(context: _Context, task: Task, model: FLModel) -> Mapping[str, NDArray[np.generic]]:
     """Returns whole parameters: filtered; what a filter took out is what the server sent."""
-    own = {name: array(value, name) for name, value in (model.params or {}).items()}
-    params = dict(context.wishes.filters.on_result(own, task))
-    if model.params_type == ParamsType.DIFF:
+    own = {name: frameworks.widened(array(value, name)) for name, value in (model.params or {}).items()}
+    is_difference = model.params_type == ParamsType.DIFF
+    answer = Answer(context.received, is_difference=is_difference, steps=(model.meta or {}).get(SAMPLES, 1))
+    with _filtering(context):
+        params = dict(context.wishes.filters.on_result(own, task.name, answer))
+    if is_difference:
         strangers = params.keys() - context.received.keys()
         if strangers:
             names = ", ".join(sorted(strangers))
@@ -271,7 +313,8 @@ def _outgoing(context: _Context, task: str, model: FLModel) -> Mapping[str, NDAr
     for name in own.keys() - params.keys():
         if name in context.received:
             params[name] = context.received[name]
-    return params
+    narrow = {name: frameworks.narrowed(one, context.narrow.get(name, one.dtype)) for name, one in params.items()}
+    return frameworks.for_wire(narrow, task.meta.get(frameworks.WIRE_KEY))
 
 
 def _sum(received: NDArray[np.generic], difference: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -296,7 +339,7 @@ def is_evaluate() -> bool:
 
 
 def is_submit_model() -> bool:
-    """Whether the task received last asks for the site's best model; no workflow of ours does."""
+    """Whether the task received last asks for the site's best model, as a cross-site evaluation does."""
     return get_task_name() == "submit_model"
 
 

@@ -11,12 +11,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clouddeploy_runtime.job import initial_model
+from clouddeploy_runtime.job import arguments as known_arguments
+from clouddeploy_runtime.job import frameworks, initial_model
 from clouddeploy_runtime.job.arguments import check
+from clouddeploy_runtime.job.buffers import OFFLOAD
 from clouddeploy_runtime.job.client_api import Wishes
-from clouddeploy_runtime.job.controller import Controller
-from clouddeploy_runtime.job.fedavg import BadWorkflow, FedAvg
-from clouddeploy_runtime.job.filters import Chain, ExcludeVars, Filter, Filters
+from clouddeploy_runtime.job.controller import MODEL, BadWorkflow, Controller
+from clouddeploy_runtime.job.cross_site import CrossSiteEval
+from clouddeploy_runtime.job.cyclic import Cyclic
+from clouddeploy_runtime.job.fedavg import FedAvg
+from clouddeploy_runtime.job.filters import Chain, Filter, Filters
+from clouddeploy_runtime.job.named_filters import KINDS
+from clouddeploy_runtime.job.sequence import InOrder
 from clouddeploy_runtime.jobs import known
 from clouddeploy_runtime.jobs.known import ComponentRefused
 
@@ -27,23 +33,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OURS = "clouddeploy_runtime."
-_WORKFLOW: Mapping[str, str] = {
-    "num_rounds": "num_rounds",
-    "num_clients": "num_clients",
-    "min_clients": "num_clients",
-    "initial_model": "initial_model",
-    "evaluate": "evaluate",
-    "wait_time_after_min_received": "wait_s",
-    "task_name": "train_task",
-    "train_task_name": "train_task",
-}
-"""Arguments of the reference's workflows → of our FedAvg."""
 _GATHER: Mapping[str, Any] = {"num_clients": 1, "wait_s": 10}
 """What ScatterAndGather takes where the configuration says nothing, and our FedAvg does not."""
 _SAMPLED = {"num_clients": "sampled_sites"}
 """What it means in the reference's FedAvg: so many sites, drawn anew in each round."""
-_PARTS: Mapping[str, str] = {"aggregator_id": "aggregator", "shareable_generator_id": "shareable_generator"}
-"""Components that ScatterAndGather takes where the configuration names none."""
+_AGGREGATOR, _GENERATOR = "aggregator", "shareable_generator"
+"""Components that the reference takes where the configuration names none."""
+_SERVER, _PYTORCH, _PYTORCH_BEST = "server", "FL_global_model.pt", "best_FL_global_model.pt"
+"""What the reference calls the server's models in an evaluation, behind `SRV_`."""
 _SCRIPT_ARGUMENTS = frozenset({"task_script_path", "task_script_args", "launcher_id"})
 _PYTHONS = frozenset({"python", "python3"})
 
@@ -61,56 +58,141 @@ class Script:
 
 def controller(
     config: AppConfig, app: Path, *, channel: Channel, sites: tuple[str, ...], run_dir: Path, job_id: str
-) -> Controller:
-    """Makes the workflow of a server's configuration.
+) -> Controller | InOrder:
+    """Makes the workflow of a server's configuration, or its training and the evaluation after it.
 
     Raises:
         ComponentRefused: a class that neither we nor custom/ have.
-        BadWorkflow: more than one workflow, or arguments that do not fit.
+        BadWorkflow: other workflows together, or arguments that do not fit.
         BadModel: there is no initial model.
     """
-    if len(config.workflows) > 1:
+    later = config.workflows[1:]
+    if len(later) > 1 or any(one.path not in known.CROSS_SITE for one in later):
         names = ", ".join(one.path.rpartition(".")[2] for one in config.workflows)
         raise BadWorkflow(
             f"{config.file} names {len(config.workflows)} workflows",
-            why=f"a job runs one: {names}",
+            why=f"a job runs one, and after it a cross-site evaluation at most: {names}",
             hint="submit a job for each, or write a controller that does both",
         )
-    workflow = config.workflows[0]
-    _note_unused(config, used=known.PERSISTORS | known.AGGREGATORS | known.GENERATORS)
-    is_gathering = workflow.path in known.SCATTER_AND_GATHER
-    kind = FedAvg if is_gathering or workflow.path in known.FEDAVG else own(workflow, "workflows", Controller)
-    made = kind(channel, sites=sites, run_dir=run_dir, job_id=job_id)
-    arguments = workflow.args
-    if not workflow.path.startswith(OURS) and kind is FedAvg:
-        arguments = {**(_GATHER if is_gathering else {}), **_translated(workflow)}
-        _look_at_parts(config, workflow)
-        if "initial_model" not in arguments:
-            # A resumed job has its model; making the first one again could take long for nothing.
-            arguments["initial_model"] = {} if made.resumed else _model(config, workflow, app)
+    _note_unused(config, used=known.PERSISTORS | known.AGGREGATORS | known.GENERATORS | known.LOCATORS)
+    parts: list[Controller] = []
+    for workflow in config.workflows:
+        kind = _kind(workflow)
+        made = kind(channel, sites=sites, run_dir=run_dir, job_id=job_id)
+        if isinstance(made, CrossSiteEval):
+            made.is_alone = not parts
+        _configure(made, workflow, config, app)
+        parts.append(made)
+    return parts[0] if not later else InOrder(parts)
+
+
+def _kind(workflow: Component) -> type[Controller]:
+    kinds: tuple[tuple[frozenset[str], type[Controller]], ...] = (
+        (known.FEDAVG | known.SCATTER_AND_GATHER, FedAvg),
+        (known.CYCLIC, Cyclic),
+        (known.CROSS_SITE, CrossSiteEval),
+    )
+    ours = next((kind for paths, kind in kinds if workflow.path in paths), None)
+    return ours or own(workflow, "workflows", Controller)
+
+
+def _configure(made: Controller, workflow: Component, config: AppConfig, app: Path) -> None:
     configure = getattr(made, "configure", None)
-    if configure is not None:
-        _fit(workflow, configure, arguments)
-        configure(**arguments)
-    return made
+    if configure is None:
+        return
+    given = workflow.args
+    if type(made) is FedAvg:
+        given = {key: value for key, value in given.items() if key != OFFLOAD}  # the parent reads it
+    if not workflow.path.startswith(OURS):
+        if isinstance(made, CrossSiteEval):
+            given = _evaluation(made, workflow, config, app)
+        elif type(made) in {FedAvg, Cyclic}:
+            given = _training(made, workflow, config, app)
+    _fit(workflow, configure, given)
+    configure(**given)
 
 
-def _translated(workflow: Component) -> dict[str, Any]:
-    names = _WORKFLOW if workflow.path in known.SCATTER_AND_GATHER else {**_WORKFLOW, **_SAMPLED}
+def _training(made: Controller, workflow: Component, config: AppConfig, app: Path) -> dict[str, Any]:
+    """Returns our arguments for one of the reference's trainings, with those of the components that it works with."""
+    parts = _parts(config, workflow)
+    if isinstance(made, Cyclic):
+        given = _translated(workflow, known_arguments.CYCLIC)
+    elif workflow.path in known.SCATTER_AND_GATHER:
+        given = {**_GATHER, "evaluate": False, **parts, **_translated(workflow, known_arguments.FEDAVG)}
+    else:
+        given = {"evaluate": False, **parts, **_translated(workflow, {**known_arguments.FEDAVG, **_SAMPLED})}
+    if "initial_model" not in given:
+        # A resumed job has its model; making the first one again could take long for nothing.
+        given["initial_model"] = {} if made.resumed else _model(config, workflow, app)
+    return given
+
+
+def _evaluation(made: CrossSiteEval, workflow: Component, config: AppConfig, app: Path) -> dict[str, Any]:
+    """Returns our arguments for one of the reference's evaluations."""
+    given = _translated(workflow, known_arguments.CROSS_SITE)
+    server, best, persistor = _server_models(config, workflow)
+    given |= {"server_model": server, "best_model": best, "keep_models": not workflow.args.get("cleanup_models")}
+    if workflow.path in known.GLOBAL_EVALUATIONS:
+        given["submit_task"] = ""
+    is_needed = made.is_alone and server is not None and not (made.run_dir / MODEL).exists()
+    if is_needed and "initial_model" not in given:
+        given["initial_model"] = _model(config, workflow, app, persistor=persistor)
+    return given
+
+
+def _server_models(config: AppConfig, workflow: Component) -> tuple[str | None, str | None, str]:
+    """Returns what the server's last and best model are called in the matrix, and the persistor's id."""
+    if workflow.path in known.LISTS_MODELS:
+        names = workflow.args.get("server_models", [_PYTORCH])
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            raise BadWorkflow(f'{workflow.where}: "server_models" must be a list of names', why=f"it is {names!r}")
+        best = [one for one in names if one.startswith("best")]
+        last = [one for one in names if one not in best]
+        return (last or [None])[0], (best or [None])[0], "persistor"
+    name = workflow.args.get("model_locator_id")
+    if not name:
+        return None, None, ""
+    locator = config.components.get(name) if isinstance(name, str) else None
+    if locator is None:
+        raise BadWorkflow(f"{workflow.where}: there is no component {name!r}", why='it is named as "model_locator_id"')
+    if locator.path not in known.LOCATORS:
+        raise _refused(locator, "components")
+    check(locator)
+    if locator.path not in known.PYTORCH_LOCATORS:
+        named = locator.args.get("model_name")
+        return f"SRV_{next(iter(named)) if isinstance(named, dict) and named else _SERVER}", None, "persistor"
+    persistor = str(locator.args.get("pt_persistor_id", "persistor"))
+    files = config.components[persistor].args if persistor in config.components else {}
+    last_file = files.get("global_model_file_name", _PYTORCH)
+    return f"SRV_{last_file}", f"SRV_{files.get('best_global_model_file_name', _PYTORCH_BEST)}", persistor
+
+
+def _translated(workflow: Component, names: Mapping[str, str]) -> dict[str, Any]:
     check(workflow, taken=names)
-    return {"evaluate": False, **{names[key]: value for key, value in workflow.args.items() if key in names}}
+    return {names[key]: value for key, value in workflow.args.items() if key in names}
 
 
-def _look_at_parts(config: AppConfig, workflow: Component) -> None:
-    """Looks at what the workflow works with, which is FedAvg's own here; also at what the reference takes unnamed.
+def _parts(config: AppConfig, workflow: Component) -> dict[str, Any]:
+    """Looks at what the workflow works with, which is our own's here; also at what the reference takes unnamed.
+
+    Returns:
+        The aggregator's arguments, as FedAvg's.
 
     Raises:
         ComponentRefused: it does something else than FedAvg.
         BadWorkflow: there is none of the id, or its arguments would change the result.
     """
-    usual = _PARTS if workflow.path in known.SCATTER_AND_GATHER else {}
-    for key, ours in (("aggregator_id", known.AGGREGATORS), ("shareable_generator_id", known.GENERATORS)):
-        name = workflow.args.get(key, usual.get(key))
+    is_gathering = workflow.path in known.SCATTER_AND_GATHER
+    given: dict[str, Any] = {}
+    for key, usual, ours in (
+        ("aggregator_id", _AGGREGATOR if is_gathering else None, known.AGGREGATORS),
+        (
+            "shareable_generator_id",
+            _GENERATOR if is_gathering or workflow.path in known.CYCLIC else None,
+            known.GENERATORS,
+        ),
+    ):
+        name = workflow.args.get(key, usual)
         part = config.components.get(name) if isinstance(name, str) else None
         if part is None:
             if workflow.args.get(key):
@@ -118,14 +200,22 @@ def _look_at_parts(config: AppConfig, workflow: Component) -> None:
             continue
         if part.path not in ours:
             raise _refused(part, "components")
-        check(part)
+        taken = {one: one for one in ("exclude_vars", "aggregation_weights")} if key == "aggregator_id" else {}
+        check(part, taken=taken)
+        given |= {one: part.args[one] for one in taken if part.args.get(one)}
+    return given
 
 
-def _model(config: AppConfig, workflow: Component, app: Path) -> Mapping[str, Any]:
+def _model(config: AppConfig, workflow: Component, app: Path, *, persistor: str = "persistor") -> Mapping[str, Any]:
     given = workflow.args.get("model")
     if given is not None:
         return _model_of(config, given, workflow)
-    name = workflow.args.get("persistor_id", "persistor")
+    name = workflow.args.get("persistor_id", persistor)
+    return _kept(config, workflow, app, name)
+
+
+def _kept(config: AppConfig, workflow: Component, app: Path, name: Any) -> Mapping[str, Any]:
+    """Returns what the persistor of that id begins with."""
     persistor = config.components.get(name) if isinstance(name, str) else None
     if persistor is None:
         raise initial_model.BadModel(
@@ -249,8 +339,7 @@ def _framework(executor: Component) -> Callable[[Any], Any] | None:
             why=f"torch cannot be imported at this site: {error}",
             hint='install it there, or say "params_exchange_format": "numpy"',
         ) from error
-    # A copy: PyTorch has no read-only tensors, and the array is the server's buffer.
-    return lambda one: torch.from_numpy(one.copy())
+    return frameworks.to_torch(torch)
 
 
 def filters(config: AppConfig) -> Filters:
@@ -267,12 +356,14 @@ def filters(config: AppConfig) -> Filters:
 
 
 def _chain(chain: FilterChain) -> Chain:
-    made = []
-    for one in chain.filters:
-        kind = ExcludeVars if one.path in known.EXCLUDE_VARS else own(one, "filters", Filter)
-        _fit(one, kind, one.args)
-        made.append(kind(**one.args))
-    return Chain(chain.tasks, tuple(made))
+    return Chain(chain.tasks, tuple(filter_of(one) for one in chain.filters))
+
+
+def filter_of(component: Component) -> Filter:
+    """Makes one filter; raises as `filters` does."""
+    kind = KINDS.get(component.path) or own(component, "filters", Filter)
+    _fit(component, kind, component.args)
+    return kind(**component.args)
 
 
 def own(component: Component, part: str, base: type[_Kind]) -> type[_Kind]:

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy_runtime.errors import RuntimeFault
-from clouddeploy_runtime.job import tensors
+from clouddeploy_runtime.errors import ExitCode, RuntimeFault
+from clouddeploy_runtime.job import frameworks, tensors
 from clouddeploy_runtime.job.checkpoint import Checkpoint, Checkpoints, publish
 from clouddeploy_runtime.job.messages import Abort, Progress, Result, SiteFailed, Task
 from clouddeploy_runtime.lifecycle import write_atomically
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL, METRICS = "global_model.safetensors", "metrics.json"
+BEST_MODEL = "best_global_model.safetensors"
+
+
+class BadWorkflow(RuntimeFault):
+    """The workflow's arguments are wrong."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "BAD_WORKFLOW"
 
 
 class JobAborted(RuntimeFault):
@@ -68,16 +76,21 @@ class Controller:
 
     Attributes:
         failures: the last cause of each site that did not do a task.
+        wire: the type of `frameworks.WIRE` in which parameters travel both ways; None: as they are.
         resumed: the checkpoint to go on from; None in a new job.
 
     Raises:
         BadCheckpoint: there is one, and it is damaged.
     """
 
+    takes_narrow = False
+    """Whether answers may be in the narrow types of the wire, as a `WeightedMean` takes them; else they are float32."""
+
     def __init__(self, channel: Channel, *, sites: tuple[str, ...], run_dir: Path, job_id: str = "") -> None:
         self.sites = sites
         self.run_dir = run_dir
         self.job_id = job_id
+        self.wire: str | None = None
         self._checkpoints = Checkpoints(run_dir)
         self.resumed = self._checkpoints.read()
         self.failures: dict[str, str] = dict(self.resumed.failures) if self.resumed else {}
@@ -99,27 +112,38 @@ class Controller:
         enough: int | None = None,
         wait_s: float = 0.0,
         targets: tuple[str, ...] = (),
+        part: str = "",
+        meta: Mapping[str, Any] | None = None,
     ) -> Iterator[Answer]:
         """Sends one task to every site, or to some, and yields their answers as they come, each site's once.
 
-        A site that fails is asked again with the next task: what kept it from this one may be over.
+        A site that fails is asked again with the next task: what kept it from this one may be over. The task's id is
+        made of the job's, `round`, `name` and `part`; it must be the same in the process that goes on after a restart
+        of the server, so tell tasks of one name in one round apart by `part` and not by their order.
 
         Args:
-            name: `train` or `evaluate`.
-            params: what the sites get.
+            name: what the script sees as the task's name: `train`, `evaluate`, or one that your job has agreed on.
+            params: what the sites get. An answer may be 64 MiB, or four times as large as these.
             round: from 0.
             total_rounds: of the job.
             min_sites: fewer answers than this end the job.
             enough: after so many answers the others are waited for no longer; None: all are. Later ones are ignored.
             wait_s: how long the others are waited for nevertheless.
             targets: the sites that are asked; none: all.
+            part: tells tasks of one name in one round apart.
+            meta: for the script, which finds it in the `meta` of what it receives; JSON.
 
         Raises:
             TooFewSites: names the sites and their causes.
             JobAborted: the job was stopped.
         """
         asked = targets or self.sites
-        task_id = self._send_task(name, params, round=round, total_rounds=total_rounds, targets=asked)
+        task_id = "/".join((self.job_id, str(round), name, *((part,) if part else ())))
+        count = self._asked[task_id] = self._asked.get(task_id, 0) + 1
+        if count > 1:
+            task_id += f".{count}"
+        task = Task(task_id, name, round, total_rounds, list(asked), dict(meta or {}), 0)
+        self._send_task(task, params)
         pending, failed, answers = set(asked), dict[str, str](), 0
         until = math.inf
         while pending and len(asked) - len(failed) >= min_sites:
@@ -175,25 +199,14 @@ class Controller:
         aside.replace(self.run_dir / MODEL)
         write_atomically(self.run_dir / METRICS, json.dumps(metrics).encode())
 
-    def _send_task(
-        self,
-        name: str,
-        params: Mapping[str, NDArray[np.generic]],
-        *,
-        round: int,
-        total_rounds: int,
-        targets: tuple[str, ...],
-    ) -> str:
-        """Returns the task's id: the same in each process that runs this job, so that a site's answer fits it."""
-        task_id = f"{self.job_id}/{round}/{name}"
-        count = self._asked[task_id] = self._asked.get(task_id, 0) + 1
-        if count > 1:
-            task_id += f".{count}"
-        size = tensors.size_of(params)
-        buffer = self._channel.pool.acquire(size)
+    def _send_task(self, task: Task, params: Mapping[str, NDArray[np.generic]]) -> None:
+        params = frameworks.for_wire(params, self.wire)
+        if self.wire is not None:
+            task.meta[frameworks.WIRE_KEY] = self.wire
+        task.size = tensors.size_of(params)
+        buffer = self._channel.pool.acquire(task.size)
         tensors.write(params, buffer.view)
-        self._channel.send(Task(task_id, name, round, total_rounds, list(targets), {}, size), buffer)
-        return task_id
+        self._channel.send(task, buffer)
 
     def _receive(self, until: float) -> tuple[Message, Buffer | None]:
         received = self._channel.receive(until=until)
@@ -203,14 +216,19 @@ class Controller:
             raise JobAborted(received[0].reason)
         return received
 
-    @staticmethod
-    def _answer(message: Result, given: Buffer | None) -> Answer | str:
+    def _answer(self, message: Result, given: Buffer | None) -> Answer | str:
         """Returns a site's answer, or why it is none."""
         try:
             params = {} if given is None else tensors.read(given.view[: message.size])
+            if not self.takes_narrow:
+                params = {name: self._widened(one) for name, one in params.items()}
             samples, metrics = message.meta.get("samples", 1), dict(message.meta.get("metrics", {}))
             if isinstance(samples, bool) or not isinstance(samples, int | float) or not 0 < samples < math.inf:
                 raise ValueError(f"it weighs {samples!r}, and a weight is a number above 0")
         except (RuntimeFault, ValueError, TypeError) as error:
             return f"{message.site}: its answer cannot be read: {error}"
         return Answer(site=message.site, params=params, samples=samples, metrics=metrics)
+
+    def _widened(self, one: NDArray[np.generic]) -> NDArray[np.generic]:
+        wide = frameworks.widened(one)
+        return wide if self.wire is None else frameworks.widened(wide, frameworks.WIRE[self.wire])

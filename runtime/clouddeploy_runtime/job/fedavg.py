@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
+import re
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy_runtime.errors import ExitCode, RuntimeFault
+from clouddeploy_runtime.job import early_stop
 from clouddeploy_runtime.job import initial_model as first_model
 from clouddeploy_runtime.job.aggregation import WeightedMean
-from clouddeploy_runtime.job.controller import Controller
+from clouddeploy_runtime.job.checkpoint import publish
+from clouddeploy_runtime.job.controller import BEST_MODEL, MODEL, BadWorkflow, Controller
+from clouddeploy_runtime.job.frameworks import WIRE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,13 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class BadWorkflow(RuntimeFault):
-    """The workflow's arguments are wrong."""
-
-    exit_code = ExitCode.BAD_INPUT
-    error_code = "BAD_WORKFLOW"
-
-
 class FedAvg(Controller):
     """See the module.
 
@@ -36,6 +33,7 @@ class FedAvg(Controller):
         McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data", algorithm 1.
     """
 
+    takes_narrow = True
     _wait_s = 0.0
     """How long the other sites are waited for once enough have answered."""
 
@@ -49,6 +47,14 @@ class FedAvg(Controller):
         train_task: str = "train",
         wait_s: float = 0.0,
         sampled_sites: int = 0,
+        start_round: int = 0,
+        stop_cond: str | None = None,
+        patience: int | None = None,
+        key_metric: str | None = None,
+        lower_is_better: bool = False,
+        aggregation_weights: Mapping[str, float] | None = None,
+        exclude_vars: str | None = None,
+        wire_dtype: str | None = None,
     ) -> None:
         """Takes the arguments of the job's configuration.
 
@@ -62,6 +68,16 @@ class FedAvg(Controller):
             wait_s: how long the other sites are waited for once enough have answered.
             sampled_sites: how many sites are asked to train each round, drawn anew, all of which must answer; 0: all
                 are asked, also where the reference would take 3 of them.
+            start_round: the number of the first round; the last one's is `start_round + num_rounds - 1`.
+            stop_cond: `<metric> <sign> <value>`, as `accuracy >= 0.8`: the round whose weighted metric fulfils it is
+                the last one. The model of the best round is kept beside the last one.
+            patience: after so many rounds without a better metric it is enough too.
+            key_metric: by which the best round is found where there is no `stop_cond`.
+            lower_is_better: of `key_metric`.
+            aggregation_weights: by site, what its samples are multiplied with; 1 for those that are not named.
+            exclude_vars: a regular expression, looked for anywhere in a name: what it finds keeps the server's value.
+            wire_dtype: `float16` or `bfloat16`, in which floats travel both ways; None: as they are. The mean is
+                computed in the model's own type.
 
         Raises:
             BadWorkflow: names the argument and what it should be.
@@ -71,9 +87,10 @@ class FedAvg(Controller):
             ("num_rounds", num_rounds, 1),
             ("num_clients", num_clients, 0),
             ("num_clients", sampled_sites, 0),
+            ("start_round", start_round, 0),
+            ("patience", patience or 0, 0),
         ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise BadWorkflow(f'"{name}" must be a whole number from {least}', why=f"it is {value!r}")
+            whole_number(name, value, least=least)
         if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not wait_s >= 0:
             raise BadWorkflow("the wait after enough answers must be seconds from 0", why=f"it is {wait_s!r}")
         if not isinstance(train_task, str) or not train_task:
@@ -84,6 +101,12 @@ class FedAvg(Controller):
         self._train_task = train_task
         self._wait_s = float(wait_s)
         self._sampled = min(sampled_sites, len(self.sites))
+        self._first = start_round
+        self._patience = patience or 0
+        self._condition = early_stop.wanted(stop_cond, key_metric=key_metric, lower_is_better=lower_is_better)
+        self._factors = _factors(aggregation_weights, self.sites)
+        self._excluded = _pattern(exclude_vars)
+        self.wire = wire_type(wire_dtype)
         if self.resumed is None:
             self._model: dict[str, NDArray[np.generic]] = (
                 first_model.from_function(initial_model)
@@ -93,39 +116,57 @@ class FedAvg(Controller):
 
     def run(self) -> dict[str, Any]:
         """Runs all rounds; returns the loss of the last one, and the weighted test metrics."""
-        history, first = self._begin()
+        history, first, state = self._begin()
+        stop = early_stop.EarlyStop(self._condition, patience=self._patience, state=state.get("stop"))
+        end = self._first + self._rounds
         metrics: dict[str, Any] = dict(history[-1]) if history else {}
-        for number in range(first, self._rounds):
-            # The sites have a copy by the time the first answers: the mean takes the model's own memory.
-            mean = WeightedMean(self._model, memory=self._model)
-            totals: dict[str, float] = {}
-            for answer in self._all(self._train_task, number):
-                mean.add(answer.site, answer.params, samples=answer.samples)
-                for name, value in answer.metrics.items():
-                    totals[name] = totals.get(name, 0.0) + float(value) * answer.samples
-            self._model = mean.result()
-            metrics = {name: total / mean.samples for name, total in totals.items()}
+        for number in range(first, end if not state.get("is_over") else first):
+            metrics = self._round(number)
             history.append(metrics)
-            log.info("round %d of %d: %s", number + 1, self._rounds, metrics)
-            self._keep(number + 1, history)
-            self.report(number + 1, self._rounds, metrics)
+            done = number - self._first + 1
+            log.info("round %d of %d: %s", done, self._rounds, metrics)
+            is_best, why = stop.is_best(metrics), stop.why(metrics)
+            self._keep(number + 1, {"rounds": history, "stop": stop.state, "is_over": bool(why)}, is_best=is_best)
+            self.report(done, self._rounds, metrics)
+            if why:
+                log.info("this was the last round: %s", why)
+                break
         test = self._test() if self._evaluate else {}
         self.save(self._model, {"rounds": history, "test": test})
         return metrics | test
 
-    def _begin(self) -> tuple[list[dict[str, float]], int]:
-        """Returns what is known of the rounds so far, and the one to begin with."""
+    def _round(self, number: int) -> dict[str, float]:
+        """Makes the model the mean of what the sites make of it; returns the mean of their metrics."""
+        trained = {name: one for name, one in self._model.items() if not self._is_excluded(name)}
+        # The sites have a copy by the time the first answers: the mean takes the model's own memory.
+        mean = WeightedMean(trained, memory=trained)
+        totals: dict[str, float] = {}
+        for answer in self._all(self._train_task, number):
+            weight = answer.samples * self._factors.get(answer.site, 1)
+            mean.add(answer.site, answer.params, samples=weight)
+            for name, value in answer.metrics.items():
+                totals[name] = totals.get(name, 0.0) + float(value) * weight
+        self._model.update(mean.result())
+        return {name: total / mean.samples for name, total in totals.items()}
+
+    def _is_excluded(self, name: str) -> bool:
+        return self._excluded is not None and self._excluded.search(name) is not None
+
+    def _begin(self) -> tuple[list[dict[str, float]], int, dict[str, Any]]:
+        """Returns what is known of the rounds so far, the one to begin with, and what else was kept."""
         if self.resumed is None:
-            return [], 0
+            return [], self._first, {}
         resumed, self.resumed = self.resumed, None  # the model in it would be held to the end
         self._model = dict(resumed.params)
-        log.info("goes on with round %d of %d", resumed.round + 1, self._rounds)
-        return list(resumed.state.get("rounds", [])), resumed.round
+        log.info("goes on with round %d of %d", resumed.round - self._first + 1, self._rounds)
+        return list(resumed.state.get("rounds", [])), resumed.round, dict(resumed.state)
 
-    def _keep(self, number: int, history: list[dict[str, float]]) -> None:
+    def _keep(self, number: int, state: Mapping[str, Any], *, is_best: bool) -> None:
         """Writes the checkpoint; a disk that is full for a while costs the way back to it, and not the job."""
         try:
-            self.checkpoint(number, self._model, {"rounds": history})
+            self.checkpoint(number, self._model, state)
+            if is_best:
+                publish(self.run_dir / MODEL, self.run_dir / BEST_MODEL)
         except OSError as error:
             log.warning("round %d is not kept: %s", number, error)
 
@@ -156,8 +197,54 @@ class FedAvg(Controller):
     def _test(self) -> dict[str, float]:
         totals: dict[str, float] = {}
         samples = 0.0
-        for answer in self._all("evaluate", self._rounds):
+        for answer in self._all("evaluate", self._first + self._rounds):
             samples += answer.samples
             for name, value in answer.metrics.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * answer.samples
         return {f"test_{name}": total / samples for name, total in totals.items()}
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """Returns an argument that counts something.
+
+    Raises:
+        BadWorkflow: it is something else, or less than `least`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadWorkflow(f'"{name}" must be a whole number from {least}', why=f"it is {value!r}")
+    return value
+
+
+def wire_type(name: Any) -> str | None:
+    """Returns the name of a type for the wire.
+
+    Raises:
+        BadWorkflow: there is none of this name.
+    """
+    if name is None:
+        return None
+    if not isinstance(name, str) or name not in WIRE:
+        raise BadWorkflow(f'"wire_dtype" cannot be {name!r}', why=f"it is one of {', '.join(WIRE)}")
+    return name
+
+
+def _factors(weights: Any, sites: tuple[str, ...]) -> dict[str, float]:
+    if weights is None:
+        return {}
+    is_right = isinstance(weights, dict) and all(
+        isinstance(one, int | float) and not isinstance(one, bool) and 0 < one < math.inf for one in weights.values()
+    )
+    if not is_right:
+        raise BadWorkflow('"aggregation_weights" must be numbers above 0 by site', why=f"it is {weights!r}")
+    if strangers := weights.keys() - set(sites):
+        log.warning("aggregation_weights names sites that take no part: %s", ", ".join(sorted(strangers)))
+    return dict(weights)
+
+
+def _pattern(text: Any) -> re.Pattern[str] | None:
+    if text is None or text == "":
+        return None
+    try:
+        return re.compile(text)
+    except (re.error, TypeError) as error:
+        raise BadWorkflow(f'"exclude_vars" cannot be {text!r}', why=f"it is no regular expression: {error}") from error

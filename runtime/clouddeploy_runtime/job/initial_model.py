@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clouddeploy_runtime.errors import ExitCode, RuntimeFault
-from clouddeploy_runtime.job import tensors
+from clouddeploy_runtime.job import frameworks, tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,12 +110,7 @@ def array(value: Any, name: str) -> NDArray[np.generic]:
     Raises:
         BadModel: it is none of these.
     """
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
     try:
-        found: NDArray[np.generic] = np.asarray(value, dtype=np.float32 if isinstance(value, list) else None)
+        return frameworks.array(value)
     except (ValueError, TypeError) as error:
         raise BadModel(f"the parameter {name!r} is no array", why=str(error)) from error
-    if found.dtype.hasobject:
-        raise BadModel(f"the parameter {name!r} is no array", why=f"it is a {type(value).__name__}")
-    return found

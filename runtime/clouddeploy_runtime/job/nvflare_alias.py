@@ -26,6 +26,20 @@ class FLMetaKey:
     JOB_ID = "job_id"
 
 
+class ModelName:
+    """Which of its models a site is asked for, in the `meta` of a task `submit_model`."""
+
+    BEST_MODEL = "best_model"
+    FINAL_MODEL = "final_model"
+
+
+class AppConstants:
+    """The reference's keys of the `meta` of what a cross-site evaluation sends."""
+
+    SUBMIT_MODEL_NAME = "submit_model_name"
+    MODEL_OWNER = "model_owner"
+
+
 class SummaryWriter:
     """The reference's writer of metrics; they go into the job's log at the site."""
 
@@ -56,6 +70,7 @@ def install() -> None:
         "nvflare.client.api": client,
         "nvflare.client.tracking": {"SummaryWriter": SummaryWriter},
         "nvflare.app_common": {},
+        "nvflare.app_common.app_constant": {"AppConstants": AppConstants, "ModelName": ModelName},
         "nvflare.app_common.abstract": {},
         "nvflare.app_common.abstract.fl_model": model,
         "nvflare.apis": {},

@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from clouddeploy_runtime.errors import ExitCode, RuntimeFault
+from clouddeploy_runtime.job.frameworks import BFLOAT16
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     Tensors = Mapping[str, NDArray[np.generic]]
 
-DTYPES = {
+DTYPES: Mapping[str, DTypeLike] = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1", "BF16": BFLOAT16,
 }  # fmt: skip
-NAMES = {np.dtype(text): name for name, text in DTYPES.items()}
+NAMES = {np.dtype(kind): name for name, kind in DTYPES.items()}
 ALIGNMENT = 8
 
 

@@ -104,7 +104,7 @@ class JobInfo:
     schedule_history: tuple[str, ...] = ()
     """Why it waits: the latest causes, each with its time."""
     deploy_detail: Mapping[str, str] = field(default_factory=dict)
-    """Site → why it does not take part; empty text: it does."""
+    """Site → why it does not take part; it does, where the text is empty or `privacy scope: ` and the scope's name."""
     revision: int = 0
     """Grows with each change: who watches a job names the last one seen."""
     content: str = ""

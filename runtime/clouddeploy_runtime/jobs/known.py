@@ -31,6 +31,25 @@ FEDAVG = frozenset(
     }
 )
 SCATTER_AND_GATHER = frozenset({f"{_COMMON}.workflows.scatter_and_gather.ScatterAndGather"})
+CYCLIC = frozenset(
+    {
+        "clouddeploy_runtime.job.cyclic.Cyclic",
+        f"{_COMMON}.workflows.cyclic.Cyclic",
+        f"{_COMMON}.workflows.cyclic_ctl.CyclicController",
+    }
+)
+GLOBAL_EVALUATIONS = frozenset({f"{_COMMON}.workflows.global_model_eval.GlobalModelEval"})
+"""Those that evaluate the server's model alone."""
+CROSS_SITE = GLOBAL_EVALUATIONS | {
+    "clouddeploy_runtime.job.cross_site.CrossSiteEval",
+    f"{_COMMON}.workflows.cross_site_eval.CrossSiteEval",
+    f"{_COMMON}.workflows.cross_site_model_eval.CrossSiteModelEval",
+}
+LISTS_MODELS = frozenset({f"{_COMMON}.workflows.cross_site_eval.CrossSiteEval"})
+"""An evaluation that names the server's models itself; the others have a component for it."""
+PYTORCH_LOCATORS = frozenset({f"{_OPT}.pt.file_model_locator.PTFileModelLocator"})
+LOCATORS = PYTORCH_LOCATORS | {f"{_COMMON}.np.np_model_locator.NPModelLocator"}
+"""What says which of the server's models are evaluated."""
 PYTORCH_EXECUTORS = frozenset(
     {
         f"{_OPT}.pt.client_api_launcher_executor.PTClientAPILauncherExecutor",
@@ -70,8 +89,31 @@ EXCLUDE_VARS = frozenset(
         f"{_COMMON}.filters.ExcludeVars",
     }
 )
+PERCENTILE_PRIVACY = frozenset(
+    {
+        "clouddeploy_runtime.job.percentile.PercentilePrivacy",
+        f"{_COMMON}.filters.percentile_privacy.PercentilePrivacy",
+        f"{_COMMON}.filters.PercentilePrivacy",
+    }
+)
+SVT_PRIVACY = frozenset(
+    {
+        "clouddeploy_runtime.job.dp.SVTPrivacy",
+        f"{_COMMON}.filters.svt_privacy.SVTPrivacy",
+        f"{_COMMON}.filters.SVTPrivacy",
+    }
+)
+GAUSSIAN_PRIVACY = frozenset(
+    {
+        "clouddeploy_runtime.job.dp.GaussianPrivacy",
+        "nvflare_gradinv.filters.gaussian_privacy.GaussianPrivacy",
+    }
+)
+CLIPPED_NOISE = frozenset({"clouddeploy_runtime.job.dp.ClippedNoise"})
+FILTERS = EXCLUDE_VARS | PERCENTILE_PRIVACY | SVT_PRIVACY | GAUSSIAN_PRIVACY | CLIPPED_NOISE
 OBSERVERS = frozenset(
     {
+        f"{_COMMON}.np.np_formatter.NPFormatter",
         f"{_COMMON}.widgets.convert_to_fed_event.ConvertToFedEvent",
         f"{_COMMON}.widgets.external_configurator.ExternalConfigurator",
         f"{_COMMON}.widgets.intime_model_selector.IntimeModelSelector",
@@ -86,21 +128,24 @@ OBSERVERS = frozenset(
 ALL = (
     FEDAVG
     | SCATTER_AND_GATHER
+    | CYCLIC
+    | CROSS_SITE
+    | LOCATORS
     | EXECUTORS
     | SCRIPT_LAUNCHERS
     | PERSISTORS
     | AGGREGATORS
     | GENERATORS
-    | EXCLUDE_VARS
+    | FILTERS
     | OBSERVERS
 )
 
 _OWN = "of your own in custom/ derived from clouddeploy_runtime.job"
 INSTEAD: Mapping[str, str] = MappingProxyType(
     {
-        "workflows": f"FedAvg, or a controller {_OWN}.controller.Controller",
+        "workflows": f"FedAvg, Cyclic and CrossSiteEval, or a controller {_OWN}.controller.Controller",
         "executors": "InProcessClientAPIExecutor with your training script",
-        "filters": f"ExcludeVars, or a filter {_OWN}.filters.Filter",
+        "filters": f"ExcludeVars, PercentilePrivacy, SVTPrivacy, GaussianPrivacy, or a filter {_OWN}.filters.Filter",
         "components": "FedAvg's own aggregation and model file",
     }
 )

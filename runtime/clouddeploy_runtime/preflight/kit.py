@@ -1,4 +1,4 @@
-"""Whether a startup kit may be started: as it was signed, in time, not revoked, not replaced."""
+"""Whether a startup kit may be started: as it was signed, in time, not revoked, not replaced, and room for tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from clouddeploy_runtime import expiry
+from clouddeploy_runtime import expiry, settings, temporary_folder
 from clouddeploy_runtime.kit import memory
 from clouddeploy_runtime.kit.errors import KitError
 from clouddeploy_runtime.kit.kit import MODES, Kind, authorities, certificate, load
@@ -60,7 +60,25 @@ def check(root: Path, *, workspace: Path | None = None, now: datetime | None = N
         found.append(Finding("connection", False, text))
     if kit.kind is Kind.RELAY:
         found.append(_listening(kit))
+    if kit.kind in {Kind.SERVER, Kind.CLIENT}:
+        found.append(_temporary_folder(kit))
     return found
+
+
+def _temporary_folder(kit: Kit) -> Finding:
+    """Tell whether tensors find room here; a kit whose tensors must go there is not started without."""
+    try:
+        is_needed = settings.load(kit.local).offloads_tensors
+    except KitError as exc:
+        return Finding("settings", True, str(exc), exc.hint, exc.error_code)
+    found = temporary_folder.look()
+    if not found.problem:
+        room = f"{found.free_bytes / (1 << 30):.1f} GiB free in {found.path}"
+        return Finding("temporary folder", False, f"{room}, {found.kind or 'a file system of unknown kind'}")
+    if not is_needed:
+        return Finding("temporary folder", False, f"{found.problem}; tensors beyond the memory budget may be lost")
+    code = temporary_folder.TemporaryFolderRefused.error_code
+    return Finding("temporary folder", True, found.problem, temporary_folder.REMEDY, code)
 
 
 def _listening(kit: Kit) -> Finding:

@@ -12,6 +12,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from clouddeploy_runtime.errors import BlobCorrupt, printable
+from clouddeploy_runtime.job.buffers import NoBuffer
 from clouddeploy_runtime.job.messages import Delivery
 from clouddeploy_runtime.server.open_tasks import Superseded
 from clouddeploy_runtime.server.tally import Way
@@ -130,7 +131,8 @@ class FederationCalls:
         elif kind == "job_deployed":
             job = self._scheduler.find(event.job_deployed.job_id)
             if job is not None and session.name in job.sites:
-                job.deployed(session.name, _said(event.job_deployed.reason))
+                deployed = event.job_deployed
+                job.deployed(session.name, _said(deployed.reason), scope=_said(deployed.scope))
         elif kind == "resources":
             self._scheduler.resources(session.name, _bounded(event.resources))
 
@@ -187,6 +189,9 @@ class FederationCalls:
             await context.abort(grpc.StatusCode.DATA_LOSS, str(exc))
         except Superseded as exc:
             await context.abort(grpc.StatusCode.ABORTED, str(exc))
+        except NoBuffer as exc:  # which other sites' updates may give back
+            log.warning("The answer of %s finds no room: %s", session.name, exc)
+            await context.abort(grpc.StatusCode.INTERNAL, str(exc))
         raise AssertionError  # abort always raises
 
 

@@ -244,10 +244,11 @@ class OpenTasks:
         return buffer
 
     async def _turn(self, size: int) -> None:
-        """Wait until updates that came before leave room, but not for ever."""
+        """Wait until updates that came before leave room, but not for ever: then this one may become a file."""
+        most = min(TOGETHER_BYTES, self._pool.budget_bytes or TOGETHER_BYTES)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TURN_S):
-                while (held := self._pool.in_use) and held + size > TOGETHER_BYTES:
+                while (held := self._pool.in_use) and held + size > most:
                     self._freed.clear()
                     await self._freed.wait()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from clouddeploy_runtime import kit as kits
-from clouddeploy_runtime import launchers, lifecycle, settings, tls
+from clouddeploy_runtime import launchers, lifecycle, settings, temporary_folder, tls
 from clouddeploy_runtime.audit import AuditLog
 from clouddeploy_runtime.errors import AlreadyRunning, JobNotFound
 from clouddeploy_runtime.jobs import JobStatus
@@ -107,6 +107,7 @@ async def serve(kit: Kit, workspace: Path) -> None:
     memory.check(kit, workspace)
     root = root_of(workspace)
     with held(root):
+        await asyncio.to_thread(temporary_folder.warn, is_needed=settings.load(kit.local).offloads_tensors)
         await _serve(kit, workspace, JobStore(root))
 
 

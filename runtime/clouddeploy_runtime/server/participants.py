@@ -29,6 +29,12 @@ class _Site:
     """It was told, and may not have heard it."""
     refusal: str = ""
     """Why it has not started the job."""
+    scope: str = ""
+    """In which of its privacy scopes it has."""
+
+    @property
+    def detail(self) -> str:
+        return self.refusal or (f"privacy scope: {self.scope}" if self.scope else "")
 
 
 class Participants:
@@ -60,8 +66,8 @@ class Participants:
 
     @property
     def detail(self) -> Mapping[str, str]:
-        """What each site said to the job's start; empty text: it takes part."""
-        return {name: site.refusal for name, site in self._sites.items() if site.is_deployed or site.refusal}
+        """What each site said to the job's start; empty text: it takes part, and has no privacy scopes."""
+        return {name: site.detail for name, site in self._sites.items() if site.is_deployed or site.refusal}
 
     @property
     def is_running(self) -> bool:
@@ -80,12 +86,16 @@ class Participants:
         """Return why a site does not do what is asked now; empty when it does."""
         return self._sites[name].failed
 
-    def deployed(self, name: str, reason: str) -> bool:
+    def deployed(self, name: str, reason: str, *, scope: str = "") -> bool:
         """Note what a site said to the job's start; returns whether that is news."""
         site = self._sites[name]
-        if site.is_out or (site.is_deployed and not reason):
+        if site.is_out:
             return False
-        site.is_deployed, site.refusal = not reason, reason
+        if site.is_deployed and not reason:  # as an answer has told already, which does not say the scope
+            is_news = scope not in {"", site.scope}
+            site.scope = scope or site.scope
+            return is_news
+        site.is_deployed, site.refusal, site.scope = not reason, reason, scope
         site.failed = reason
         site.is_out = bool(reason)
         return True

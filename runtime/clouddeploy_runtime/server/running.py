@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from clouddeploy_runtime import jobs, launchers
+from clouddeploy_runtime import jobs, launchers, temporary_folder
 from clouddeploy_runtime.errors import ClouddeployError
 from clouddeploy_runtime.job import checkpoint
 from clouddeploy_runtime.job.messages import Done, Progress, Task
@@ -117,6 +117,8 @@ class RunningJob:
             log.exception("Job %s failed at the server", self.job_id, extra={"job": self.job_id})
             what = str(exc) if isinstance(exc, ClouddeployError) else f"{type(exc).__name__}: {exc}"
             status, reason = JobStatus.EXECUTION_EXCEPTION, f"server: {what}"
+            if isinstance(exc, temporary_folder.TemporaryFolderRefused) and self._is_dispatched:
+                status = JobStatus.FAILED_TO_RUN
             if self._abort_reason is not None:
                 status, reason = JobStatus.ABORTED, self._abort_reason
         except asyncio.CancelledError:
@@ -130,6 +132,7 @@ class RunningJob:
         log.info("Job %s ended: %s %s", self.job_id, status, reason, extra={"job": self.job_id})
 
     async def _run(self) -> None:
+        await asyncio.to_thread(temporary_folder.check, self._pool)
         await self._handout.pack()
         if self._abort_reason is not None:
             return
@@ -177,6 +180,7 @@ class RunningJob:
                 process.complain("it said that it was done over and over")
 
     async def _distribute(self, task: Task, buffer: Buffer | None) -> None:
+        await asyncio.to_thread(temporary_folder.check, self._pool, task.size)
         self.rounds.begin()
         await self._tasks.open(task, buffer, sites=self.sites)
         for site in self.sites:
@@ -185,6 +189,10 @@ class RunningJob:
                 await self._tasks.fail(site, failed, cause=Cause.OUT)
             else:
                 self._tasks.send(site)
+
+    @property
+    def _is_dispatched(self) -> bool:
+        return self._store.get(self.job_id).status is JobStatus.DISPATCHED
 
     @property
     def open_tasks(self) -> int:
@@ -204,8 +212,7 @@ class RunningJob:
         if self._abort_reason is not None:
             return JobStatus.ABORTED, self._abort_reason
         if self._participants.problem:
-            is_dispatched = self._store.get(self.job_id).status is JobStatus.DISPATCHED
-            status = JobStatus.FAILED_TO_RUN if is_dispatched else JobStatus.EXECUTION_EXCEPTION
+            status = JobStatus.FAILED_TO_RUN if self._is_dispatched else JobStatus.EXECUTION_EXCEPTION
             return status, self._participants.problem
         if self._process is None:
             return JobStatus.ABNORMAL, "server: the job process never started"
@@ -275,9 +282,9 @@ class RunningJob:
         """
         self._spawn(self._tasks.fail(site, reason, task_id=task_id, task_checksum=task_checksum))
 
-    def deployed(self, site: str, reason: str) -> None:
-        """Note that a site has started the job, or why not."""
-        if self._participants.deployed(site, reason):
+    def deployed(self, site: str, reason: str, *, scope: str = "") -> None:
+        """Note that a site has started the job, and in which of its privacy scopes, or why not."""
+        if self._participants.deployed(site, reason, scope=scope):
             if reason:
                 log.warning("Job %s: %s", self.job_id, reason, extra={"job": self.job_id, "site": site})
                 self._spawn(self._tasks.fail(site, reason, cause=Cause.NOT_STARTED))

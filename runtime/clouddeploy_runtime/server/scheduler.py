@@ -10,14 +10,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import InvalidJob, JobNotFound
-from clouddeploy_runtime.job.buffers import BufferPool
-from clouddeploy_runtime.jobs import JobStatus
+from clouddeploy_runtime.job.buffers import RECLAIM_S
+from clouddeploy_runtime.jobs import SERVER, JobStatus
 from clouddeploy_runtime.lifecycle import write_atomically
 from clouddeploy_runtime.server import statements
 from clouddeploy_runtime.server.reservations import Reservations
 from clouddeploy_runtime.server.running import RunningJob
 from clouddeploy_runtime.server.store import stamp
 from clouddeploy_runtime.settings import Settings
+from clouddeploy_runtime.tensor_memory import TensorMemory, asks_for_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUDGET_BYTES = 16 << 30
-"""Bound of one job's shared memory; above it the job fails instead of the machine."""
 TRIES = 10
 """So many tries in vain end a job; the reference's number."""
 _FIRST_PAUSE_S = 10.0
@@ -55,7 +54,7 @@ class Scheduler:
     Args:
         store: the jobs.
         registry: the sites.
-        settings: how many jobs may run at a time.
+        settings: how many jobs may run at a time, and in how much memory.
         start: makes a running job; `RunningJob`'s arguments.
         clock: seconds, only ever growing.
     """
@@ -72,6 +71,7 @@ class Scheduler:
         self._store = store
         self._registry = registry
         self._max_jobs = max(1, (settings or Settings()).max_jobs)
+        self._memory = TensorMemory(settings or Settings())
         self._start = start
         self._clock = clock
         self._began = clock()
@@ -276,16 +276,20 @@ class Scheduler:
     def _launch(
         self, job_id: str, *, sites: tuple[str, ...], reservations: Mapping[str, str], is_resumed: bool
     ) -> None:
+        app = self._store.job_folder(job_id) / (self._store.spec(job_id).app_for(SERVER) or "")
+        pool = self._memory.pool(on_disk=asks_for_disk(app))
         job = self._start(
             job_id,
             sites=sites,
             reservations=reservations,
             store=self._store,
             registry=self._registry,
-            pool=BufferPool(BUDGET_BYTES),
+            pool=pool,
             is_resumed=is_resumed,
         )
-        task = asyncio.get_running_loop().create_task(job.run())
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(job.run())
+        task.add_done_callback(lambda _: loop.call_later(RECLAIM_S, pool.reclaim))
         self._running[job_id] = (job, task)
         task.add_done_callback(lambda _: self._ended(job_id, reservations))
 

@@ -64,12 +64,14 @@ class TaskFailed(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., task_id: _Optional[str] = ..., reason: _Optional[str] = ..., task_checksum: _Optional[str] = ...) -> None: ...
 
 class JobDeployed(_message.Message):
-    __slots__ = ("job_id", "reason")
+    __slots__ = ("job_id", "reason", "scope")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     reason: str
-    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    scope: str
+    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ..., scope: _Optional[str] = ...) -> None: ...
 
 class Resources(_message.Message):
     __slots__ = ("job_id", "reservation", "reason", "offer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -68,16 +69,41 @@ def test_a_kit_that_may_start(tmp_path):
     done = run(make(tmp_path))
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert [line[:8] for line in lines] == ["ok      "] * 3
+    assert [line[:8] for line in lines] == ["ok      "] * 4
     assert lines[0].endswith("files are as study signed them for site-1")
     assert "certificate: valid until" in lines[1]
     assert "root certificate: valid until" in lines[2]
+    assert lines[3][8:].startswith("temporary folder: ")
 
 
 def test_the_same_in_json(tmp_path):
     checks = answer(make(tmp_path))["data"]["checks"]
-    assert [one["check"] for one in checks] == ["startup kit", "certificate", "root certificate"]
+    assert [one["check"] for one in checks] == ["startup kit", "certificate", "root certificate", "temporary folder"]
     assert not any(one["is_problem"] for one in checks)
+
+
+def test_a_folder_in_memory_is_a_problem_where_tensors_are_to_go_there(tmp_path, monkeypatch):
+    root = make(tmp_path)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        done = run(root)
+        assert done.exit_code == 0
+        assert f"ok      temporary folder: the temporary folder {folder} is in memory (tmpfs)" in done.stdout
+        component = {"id": "tensor_memory", "args": {"enable_tensor_disk_offload": True}}
+        (root / "local" / "resources.json").write_text(json.dumps({"components": [component]}))
+        done = run(root)
+        assert done.exit_code == ExitCode.BAD_INPUT
+        assert f"PROBLEM temporary folder: the temporary folder {folder} is in memory (tmpfs)" in done.stdout
+        assert "fix: Set TMPDIR to a folder on a disk" in done.stdout
+        assert answer(root)["error_code"] == "TEMPORARY_FOLDER_REFUSED"
+
+
+def test_settings_that_cannot_be_read_are_a_problem(tmp_path):
+    root = make(tmp_path)
+    (root / "local" / "resources.json").write_text("{")
+    done = run(root)
+    assert done.exit_code == ExitCode.BAD_INPUT
+    assert "PROBLEM settings: " in done.stdout
 
 
 def test_a_kit_that_was_changed(tmp_path):

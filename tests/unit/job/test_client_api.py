@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from clouddeploy_runtime.job import client_api, nvflare_alias, tensors
+from clouddeploy_runtime.job import client_api, frameworks, nvflare_alias, tensors
 from clouddeploy_runtime.job.channel import Channel
 from clouddeploy_runtime.job.client_api import FLModel, ParamsType, Wishes
-from clouddeploy_runtime.job.filters import Chain, ExcludeVars, Filters
+from clouddeploy_runtime.job.filters import BadFilter, Chain, ExcludeVars, Filter, Filters
 from clouddeploy_runtime.job.messages import Abort, Task
+from clouddeploy_runtime.job.percentile import PercentilePrivacy
 
 PARAMS = {"w": np.full(2, 3.0), "head": np.full(1, 7.0)}
 
@@ -43,11 +44,11 @@ def wishing(**wishes):
     enter(client_api._context[0].channel, **wishes)
 
 
-def ask(parent, name="train", number=0):
-    size = tensors.size_of(PARAMS)
+def ask(parent, name="train", number=0, params=PARAMS, **meta):
+    size = tensors.size_of(params)
     buffer = parent.pool.acquire(size)
-    tensors.write(PARAMS, buffer.view)
-    parent.send(Task(f"j/{number}/{name}", name, number, 3, ["site-1"], {}, size), buffer)
+    tensors.write(params, buffer.view)
+    parent.send(Task(f"j/{number}/{name}", name, number, 3, ["site-1"], meta, size), buffer)
 
 
 def answer(parent):
@@ -273,3 +274,93 @@ def test_the_references_imports_give_our_client_api(parent, alias, caplog):
         flare.log("acc", 1.0, "SCALAR")
     assert "loss: 0.5" in caplog.text
     assert "acc: 1.0" in caplog.text
+
+
+class Broken(Filter):
+    def process(self, params, task):
+        raise ValueError("no salt left")
+
+
+@pytest.mark.parametrize("side", ["data", "result"])
+def test_after_a_filter_has_failed_nothing_is_sent_whatever_the_script_does(parent, side):
+    wishing(filters=Filters(**{side: [Chain(("*",), (Broken(),))]}))
+    ask(parent)
+    with pytest.raises(BadFilter, match="the filter Broken failed: ValueError: no salt left"):
+        client_api.send(FLModel(params=client_api.receive().params))
+    for _ in range(2):
+        with pytest.raises(BadFilter, match="Broken"):
+            client_api.send(FLModel(params=PARAMS))
+    assert client_api.receive() is None
+    assert isinstance(client_api.failed(), BadFilter)
+    with pytest.raises(TimeoutError):
+        parent.receive(until=0)
+
+
+@pytest.mark.parametrize("form", [ParamsType.FULL, ParamsType.DIFF])
+def test_a_filter_of_changes_compares_an_answer_with_what_was_received(parent, form):
+    wishing(filters=Filters(result=[Chain(("*",), (PercentilePrivacy(percentile=50, gamma=0.25),))]))
+    ask(parent)
+    client_api.receive()
+    changes = {"w": np.array([0.001, 1.0]), "head": np.array([-2.0])}
+    sent = changes if form is ParamsType.DIFF else {name: PARAMS[name] + one for name, one in changes.items()}
+    client_api.send(FLModel(params=sent, params_type=form, meta={"NUM_STEPS_CURRENT_ROUND": 2}))
+    assert answer(parent)[1] == {"w": [3.0, 3.5], "head": [6.5]}
+
+
+def answered(parent):
+    message, buffer = parent.receive()
+    return {name: array.copy() for name, array in tensors.read(buffer.view[: message.size]).items()}
+
+
+@pytest.mark.parametrize("wire", sorted(frameworks.WIRE))
+def test_what_is_narrow_on_the_wire_alone_is_float32_to_the_script_and_goes_back_narrow(parent, wire):
+    ask(parent, params=frameworks.for_wire(PARAMS, wire), wire_dtype=wire)
+    model = client_api.receive()
+    assert {name: (one.dtype, one.tolist()) for name, one in model.params.items()} == {
+        "w": (np.float32, [3, 3]),
+        "head": (np.float32, [7]),
+    }
+    client_api.send(FLModel(params={"w": np.full(2, 1 + 1 / 1024), "head": model.params["head"]}))
+    sent = answered(parent)
+    assert {one.dtype for one in sent.values()} == {frameworks.WIRE[wire]}
+    near = 1 + 1 / 1024 if wire == "float16" else 1.0
+    assert frameworks.widened(sent["w"], frameworks.WIRE[wire]).tolist() == [near, near]
+
+
+def test_a_difference_is_added_before_anything_is_rounded(parent):
+    third = np.full(1, 1 / 3)
+    ask(parent, params=frameworks.for_wire({"w": third}, "float16"), wire_dtype="float16")
+    client_api.receive()
+    client_api.send(FLModel(params={"w": third}, params_type=ParamsType.DIFF))
+    assert answered(parent)["w"].tolist() == [np.float16(np.float32(np.float16(1 / 3)) + 1 / 3)]
+
+
+def test_a_model_of_bfloat16_is_float32_to_numpy_and_itself_to_pytorch(parent):
+    half = frameworks.narrowed(np.array([1.5], np.float32), frameworks.BFLOAT16)
+    for to_framework, kind in ((None, np.float32), (lambda one: one.copy(), frameworks.BFLOAT16)):
+        wishing(to_framework=to_framework)
+        ask(parent, params={"w": half, "b": np.ones(1)})
+        model = client_api.receive()
+        assert (model.params["w"].dtype, model.params["b"].dtype) == (kind, np.float64)
+        client_api.send(FLModel(params=model.params))
+        assert answered(parent)["w"].tobytes() == half.tobytes()
+
+
+def test_a_model_of_another_type_stays_as_it_is(parent):
+    params = {"w": np.full(1, 1 / 3), "h": np.ones(1, np.float16), "n": np.ones(1, np.int16)}
+    ask(parent, params=params)
+    client_api.send(FLModel(params=client_api.receive().params))
+    assert {name: (one.dtype, one.tolist()) for name, one in answered(parent).items()} == {
+        name: (one.dtype, one.tolist()) for name, one in params.items()
+    }
+
+
+def test_what_a_workflow_says_beside_its_parameters_is_in_meta(parent):
+    ask(parent, name="validate", model_owner="site-2")
+    assert client_api.receive().meta == {"model_owner": "site-2"}
+
+
+def test_a_script_is_asked_for_its_own_model(parent):
+    ask(parent, name="submit_model", submit_model_name="best_model")
+    model = client_api.receive()
+    assert (client_api.is_submit_model(), model.meta["submit_model_name"]) == (True, nvflare_alias.ModelName.BEST_MODEL)

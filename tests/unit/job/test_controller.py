@@ -88,6 +88,14 @@ def test_the_same_question_twice_in_a_round_has_two_ids(parent):
         assert len(parent.ask()) == 3
 
 
+def test_tasks_of_one_name_in_a_round_are_told_apart_by_their_part(parent):
+    for site in ("site-2", "site-1"):
+        parent.answers(site, task_id=f"job/0/train/{site}")
+        assert parent.ask(min_sites=1, targets=(site,), part=site, meta={"turn": site}) == [(site, 1.0)]
+        task, _ = parent.channel.receive()
+        assert (task.task_id, task.meta) == (f"job/0/train/{site}", {"turn": site})
+
+
 def test_a_site_that_fails_once_is_asked_again(parent):
     parent.fails("site-1", "site-1: no line")
     for site in ("site-2", "site-3"):

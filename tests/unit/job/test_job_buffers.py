@@ -8,12 +8,14 @@ import fcntl
 import os
 import tempfile
 import threading
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
-from clouddeploy_runtime.job import buffers
-from clouddeploy_runtime.job.buffers import PAGE, SEALS, BufferPool, BufferRefused, Mappings, NoBuffer
-from clouddeploy_runtime.job.messages import Frame, Task
+from clouddeploy_runtime.job import buffers, tensors
+from clouddeploy_runtime.job.buffers import PAGE, SEALS, Budget, BufferPool, BufferRefused, Mappings, NoBuffer
+from clouddeploy_runtime.job.messages import Frame, Task, decode, encode
 
 MIB = 1 << 20
 
@@ -258,3 +260,126 @@ def test_a_file_that_is_ready_after_the_jobs_end_is_refused(monkeypatch):
     monkeypatch.setattr(buffers, "_file", late)
     with pytest.raises(NoBuffer, match="the job has ended"):
         pool.acquire(10)
+
+
+def test_pools_of_one_process_share_a_budget_and_give_it_back_at_their_end():
+    shared = Budget(4 * MIB)
+    first, second = BufferPool(3 * MIB, shared=shared), BufferPool(3 * MIB, shared=shared)
+    kept = [first.acquire(2 * MIB), second.acquire(2 * MIB), second.acquire(PAGE), first.acquire(MIB)]
+    assert [one.is_file for one in kept] == [False, False, True, True]
+    kept[0].release()
+    assert second.acquire(MIB).is_file, "what the other one keeps for itself is still memory"
+    first.close()
+    assert not second.acquire(MIB).is_file
+    second.close()
+    assert shared.take(4 * MIB)
+    assert not shared.take(1)
+
+
+def test_memory_that_could_not_be_made_is_not_counted():
+    shared = Budget(1 << 62)
+    pool = BufferPool(1 << 62, shared=shared)
+    with pytest.raises(NoBuffer):
+        pool.acquire(1 << 61)
+    pool.close()
+    with pytest.raises(NoBuffer, match="the job has ended"):
+        pool.acquire(PAGE)
+    assert shared.take(1 << 62)
+
+
+def test_a_pool_without_a_budget_knows_what_disk_its_next_buffer_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pool = BufferPool(0)
+    assert (pool.is_on_disk, pool.missing(MIB)) == (True, MIB)
+    held = pool.acquire(MIB)
+    assert pool.missing(MIB) == MIB
+    held.release()
+    assert pool.missing(MIB) == 0
+    assert (BufferPool(MIB).is_on_disk, BufferPool(MIB).missing(MIB), BufferPool(MIB).missing(MIB + 1)) == (
+        False,
+        0,
+        MIB + PAGE,
+    )
+    pool.close()
+
+
+def test_a_file_system_that_makes_no_file_without_a_name_gets_one_with_a_name_for_a_moment(tmp_path, monkeypatch):
+    real = os.open
+
+    def without(path, flags, *rest, **more):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "open", without)
+    pool = BufferPool(0)
+    buffer = pool.acquire(MIB)
+    buffer.view[:3] = b"abc"
+    assert os.pread(buffer.fd, 3, 0) == b"abc"
+    assert list(tmp_path.iterdir()) == []
+    pool.close()
+
+
+HUGE = (5 << 30) + 12345
+"""Beyond what 32 bits count; the kernel gives pages to what is touched alone."""
+
+
+def test_a_model_of_five_gib_is_handed_over_by_its_descriptor():
+    pool, told = BufferPool(1 << 40), []
+    sent = pool.acquire(HUGE)
+    sent.view[HUGE - 4 : HUGE] = b"last"
+    sent.view[(3 << 30) : (3 << 30) + 4] = b"over"
+    packet = encode(Frame(Task("t", "train", 0, 1, [], {}, HUGE), key=sent.key, capacity=sent.capacity))
+    received = Mappings(told.append).buffer_of(decode(packet), [os.dup(sent.fd)])
+    assert (received.size, received.capacity, len(received.view)) == (HUGE, sent.capacity, sent.capacity)
+    assert bytes(received.view[HUGE - 4 : HUGE]) == b"last"
+    assert bytes(received.view[(3 << 30) : (3 << 30) + 4]) == b"over"
+    received.release()
+    assert told == [sent.key]
+    assert pool.in_use == sent.capacity
+    pool.close()
+
+
+def test_offsets_in_a_model_of_five_gib_are_found():
+    pool = BufferPool(1 << 40)
+    first = np.broadcast_to(np.float32(0), (1 << 30) + 7)
+    header = tensors.header_of({"first": first, "last": np.arange(3.0)})
+    size = tensors.size_of({"first": first, "last": np.arange(3.0)})
+    assert size == len(header) + first.nbytes + 24
+    buffer = pool.acquire(size)
+    buffer.view[: len(header)] = header
+    buffer.view[size - 24 : size] = np.arange(3.0).tobytes()
+    found = tensors.read(buffer.view[:size])
+    assert found["last"].tolist() == [0.0, 1.0, 2.0]
+    assert found["first"].shape == ((1 << 30) + 7,)
+    del found
+    pool.close()
+
+
+def test_a_file_of_more_than_two_gib_is_a_buffer_like_any_other(tmp_path, monkeypatch):
+    """Allocated, and not written: file systems note that it is empty."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pool, size = BufferPool(0), (2 << 30) + 5
+    buffer = pool.acquire(size)
+    buffer.view[size - 1] = 7
+    assert os.pread(buffer.fd, 1, size - 1) == b"\x07"
+    assert os.fstat(buffer.fd).st_size == buffer.capacity
+    pool.close()
+
+
+def test_what_an_exception_holds_after_the_end_is_given_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pool = BufferPool(0)
+
+    def cut_off(buffer, error):
+        try:
+            raise error  # whose traceback knows this frame, which knows it
+        except OSError:
+            return weakref.ref(buffer.view.obj)
+
+    memory = cut_off(pool.acquire(MIB), OSError())
+    pool.close()
+    assert memory() is not None
+    pool.reclaim()
+    assert memory() is None

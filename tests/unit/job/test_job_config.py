@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from clouddeploy_runtime.errors import InvalidJob
 from clouddeploy_runtime.job import config, initial_model
-from clouddeploy_runtime.job.controller import Controller
-from clouddeploy_runtime.job.fedavg import BadWorkflow, FedAvg
+from clouddeploy_runtime.job.controller import BadWorkflow, Controller
+from clouddeploy_runtime.job.cross_site import CrossSiteEval
+from clouddeploy_runtime.job.cyclic import Cyclic
+from clouddeploy_runtime.job.fedavg import FedAvg
 from clouddeploy_runtime.job.filters import BadFilter, ExcludeVars
 from clouddeploy_runtime.job.initial_model import BadModel
 from clouddeploy_runtime.jobs import app_config
@@ -20,6 +22,9 @@ from clouddeploy_runtime.jobs.known import ComponentRefused
 COMMON = "nvflare.app_common"
 GATHER = f"{COMMON}.workflows.scatter_and_gather.ScatterAndGather"
 FEDAVG = f"{COMMON}.workflows.fedavg.FedAvg"
+CYCLIC = f"{COMMON}.workflows.cyclic_ctl.CyclicController"
+CROSS = f"{COMMON}.workflows.cross_site_model_eval.CrossSiteModelEval"
+LOCATOR = {"id": "locator", "path": f"{COMMON}.np.np_model_locator.NPModelLocator"}
 NUMPY = {"id": "persistor", "path": f"{COMMON}.np.np_model_persistor.NPModelPersistor"}
 PYTORCH = {"id": "persistor", "path": "nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor"}
 IN_PROCESS = f"{COMMON}.executors.in_process_client_api_executor.InProcessClientAPIExecutor"
@@ -122,6 +127,18 @@ def test_fedavg_without_a_number_of_clients_asks_all(controller):
     assert made._model["numpy_key"].tolist() == [[1, 2]]
 
 
+@pytest.mark.parametrize("path", [FEDAVG, "clouddeploy_runtime.job.fedavg.FedAvg"])
+def test_where_the_server_keeps_the_answers_is_its_parents_business(controller, path):
+    for value in (True, False):
+        made = controller(path, initial_model="own_code:initial", num_rounds=1, enable_tensor_disk_offload=value)
+        assert isinstance(made, FedAvg)
+
+
+def test_a_wish_for_the_disk_that_is_neither_true_nor_false_is_refused(controller):
+    with pytest.raises(BadWorkflow, match='"enable_tensor_disk_offload" is not supported'):
+        controller(FEDAVG, initial_model="own_code:initial", enable_tensor_disk_offload="yes")
+
+
 def test_our_own_fedavg_takes_its_own_arguments(controller):
     made = controller("clouddeploy_runtime.job.fedavg.FedAvg", initial_model="own_code:initial", num_rounds=1)
     assert (made._evaluate, made._model["w"].tolist()) == (True, [1.0])
@@ -180,9 +197,10 @@ def test_a_model_file_that_is_not_read_says_why(controller, name, message):
     [
         (FEDAVG, [], {}, BadModel, "there is no component 'persistor'"),
         (FEDAVG, [{"id": "persistor", "path": "own_code.Net"}], {}, ComponentRefused, "own_code.Net cannot be run"),
-        (FEDAVG, [NUMPY], {"stop_cond": "accuracy >= 80"}, BadWorkflow, '"stop_cond" is not supported'),
-        (FEDAVG, [NUMPY], {"start_round": 2}, BadWorkflow, '"start_round" is not supported'),
-        (FEDAVG, [NUMPY], {"aggregation_weights": {"a": 2}}, BadWorkflow, "would change the result"),
+        (FEDAVG, [NUMPY], {"stop_cond": "accuracy"}, BadWorkflow, '"stop_cond" cannot be read'),
+        (FEDAVG, [NUMPY], {"start_round": -2}, BadWorkflow, '"start_round" must be a whole number'),
+        (FEDAVG, [NUMPY], {"aggregation_weights": {"a": -2}}, BadWorkflow, "numbers above 0"),
+        (FEDAVG, [NUMPY], {"aggregator": "own"}, BadWorkflow, '"aggregator" is not supported'),
         (FEDAVG, [NUMPY], {"fedprox_mu": 1}, BadWorkflow, '"fedprox_mu" is not supported'),
         (FEDAVG, [NUMPY], {"momentum": 1}, BadWorkflow, 'the argument "momentum" is not known'),
         (FEDAVG, [NUMPY], {"num_clients": -1}, BadWorkflow, '"num_clients" must be a whole number from 0'),
@@ -202,7 +220,16 @@ def test_a_model_file_that_is_not_read_says_why(controller, name, message):
         (FEDAVG, [NUMPY], {"num_rounds": "5"}, BadWorkflow, '"num_rounds" must be'),
         (FEDAVG, [], {"initial_model": "no_such:thing"}, BadModel, "cannot be made"),
         (GATHER, [NUMPY], {"wait_time_after_min_received": -1}, BadWorkflow, "seconds from 0"),
-        (f"{COMMON}.workflows.cyclic_ctl.CyclicController", [], {}, ComponentRefused, "CyclicController cannot be run"),
+        (f"{COMMON}.workflows.swarm.Swarm", [], {}, ComponentRefused, "Swarm cannot be run"),
+        (CYCLIC, [], {}, BadModel, "there is no component 'persistor'"),
+        (CYCLIC, [NUMPY], {"order": "ANY"}, BadWorkflow, '"order" cannot be'),
+        (CYCLIC, [NUMPY], {"allow_early_termination": True}, BadWorkflow, "would change the result"),
+        (CYCLIC, [NUMPY], {"momentum": 1}, BadWorkflow, 'the argument "momentum" is not known'),
+        (CROSS, [NUMPY], {"model_locator_id": "l"}, BadWorkflow, "there is no component 'l'"),
+        (CROSS, [{"id": "l", "path": "own_code.Net"}], {"model_locator_id": "l"}, ComponentRefused, "cannot be run"),
+        (CROSS, [LOCATOR], {"model_locator_id": "locator"}, BadModel, "there is no component 'persistor'"),
+        (CROSS, [], {"cross_val_dir": "elsewhere"}, BadWorkflow, '"cross_val_dir" is not supported'),
+        (f"{COMMON}.workflows.cross_site_eval.CrossSiteEval", [], {"server_models": "x"}, BadWorkflow, "list of names"),
         (
             "own_code.Net",
             [],
@@ -219,14 +246,14 @@ def test_a_workflow_that_cannot_run_is_refused_by_name(controller, path, compone
     assert message in str(refused.value)
 
 
-def test_an_aggregator_of_another_kind_or_with_weights_is_refused(controller):
+def test_an_aggregator_of_another_kind_is_refused_and_the_weights_of_ours_are_taken(controller):
     other = {"id": "sum", "path": f"{COMMON}.aggregators.assembler.X"}
     with pytest.raises(ComponentRefused, match=r"assembler\.X cannot be run"):
         controller(GATHER, [NUMPY, other], aggregator_id="sum")
     path = f"{COMMON}.aggregators.intime_accumulate_model_aggregator.InTimeAccumulateWeightedAggregator"
-    weighted = {"id": "sum", "path": path, "args": {"aggregation_weights": {"a": 2}}}
-    with pytest.raises(BadWorkflow, match="aggregation_weights"):
-        controller(GATHER, [NUMPY, weighted], aggregator_id="sum")
+    weighted = {"id": "sum", "path": path, "args": {"aggregation_weights": {"a": 2}, "exclude_vars": "^h"}}
+    made = controller(GATHER, [NUMPY, weighted], aggregator_id="sum")
+    assert (made._factors, made._excluded.pattern) == ({"a": 2}, "^h")
 
 
 AGGREGATOR = f"{COMMON}.aggregators.intime_accumulate_model_aggregator.InTimeAccumulateWeightedAggregator"
@@ -243,7 +270,7 @@ def test_a_part_that_the_reference_takes_without_being_told_is_looked_at(control
     [
         ({"weigh_by_local_iter": False}, '"weigh_by_local_iter" is not supported'),
         ({"weigh_by_local_iter": 1}, '"weigh_by_local_iter" is not supported'),
-        ({"exclude_vars": "head"}, '"exclude_vars" is not supported'),
+        ({"exclude_vars": {"a": "head"}}, '"exclude_vars" cannot be'),
         ({"expected_data_kind": {"a": "WEIGHTS"}}, '"expected_data_kind" is not supported'),
         ({"accumulator": "median"}, 'the argument "accumulator" is not known'),
     ],
@@ -281,13 +308,101 @@ def test_a_controller_of_the_job_itself_is_taken(controller):
     assert (made.speed, made.job_id) == (3, "j")
 
 
-def test_more_than_one_workflow_is_refused(app):
-    document = {"format_version": 2, "workflows": [{"path": FEDAVG}, {"path": f"{COMMON}.workflows.x.CrossSiteEval"}]}
-    (app / "config" / "config_fed_server.json").write_text(json.dumps(document))
-    with pytest.raises(BadWorkflow, match="names 2 workflows: a job runs one: FedAvg, CrossSiteEval"):
-        config.controller(
-            app_config.read(app, "server"), app, channel=SimpleNamespace(), sites=(), run_dir=app, job_id="j"
+def test_the_arguments_of_a_training_are_those_of_ours(controller):
+    made = controller(FEDAVG, [NUMPY], stop_cond="loss < 0.1", patience=2, start_round=3, wire_dtype="bfloat16")
+    assert (made._condition.key, made._patience, made._first, made.wire) == ("loss", 2, 3, "bfloat16")
+
+
+def test_the_references_cyclic_controllers_are_ours(controller):
+    made = controller(CYCLIC, [NUMPY], num_rounds=2, task_assignment_timeout=3, order=["c", "a"], task_name="fit")
+    assert isinstance(made, Cyclic)
+    assert (made._rounds, made.way(0), made._train_task) == (2, ("c", "a"), "fit")
+    other = controller(f"{COMMON}.workflows.cyclic.Cyclic", [NUMPY], num_clients=2)
+    assert len(other.way(0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "components", "args", "expected"),
+    [
+        (CROSS, [LOCATOR, NUMPY], {"model_locator_id": "locator"}, {"SRV_server": True}),
+        (
+            CROSS,
+            [
+                {**PYTORCH, "id": "p", "args": {"model": {"w": [1.0]}, "global_model_file_name": "x.pt"}},
+                {
+                    "id": "l",
+                    "path": "nvflare.app_opt.pt.file_model_locator.PTFileModelLocator",
+                    "args": {"pt_persistor_id": "p"},
+                },
+            ],
+            {"model_locator_id": "l"},
+            {"SRV_x.pt": True, "SRV_best_FL_global_model.pt": False},
+        ),
+        (CROSS, [], {}, {}),
+        (
+            f"{COMMON}.workflows.cross_site_eval.CrossSiteEval",
+            [NUMPY],
+            {"server_models": ["best_model.pt", "last.pt"]},
+            {"last.pt": True, "best_model.pt": False},
+        ),
+        (
+            f"{COMMON}.workflows.global_model_eval.GlobalModelEval",
+            [NUMPY, LOCATOR],
+            {"model_locator_id": "locator"},
+            {"SRV_server": True},
+        ),
+    ],
+)
+def test_an_evaluation_knows_the_servers_models_by_the_references_names(controller, path, components, args, expected):
+    made = controller(path, components, **args)
+    assert isinstance(made, CrossSiteEval)
+    assert {name: (made.run_dir / file).exists() for name, file in made._server_models.items()} == expected
+    assert (made._submit_task == "") == path.endswith("GlobalModelEval")
+
+
+def test_an_evaluations_other_arguments_are_taken(controller):
+    made = controller(
+        CROSS,
+        [],
+        submit_model_timeout=3,
+        validation_timeout=4,
+        validation_task_name="try",
+        participating_clients=["a"],
+        cleanup_models=True,
+    )
+    assert (made._submit_s, made._evaluate_s, made._evaluate_task) == (3, 4, "try")
+    assert (made._participants, made._keep_models) == (("a",), False)
+
+
+@pytest.fixture
+def workflows(app, tmp_path):
+    def make(*entries):
+        document = {"format_version": 2, "workflows": entries, "components": [NUMPY, LOCATOR]}
+        (app / "config" / "config_fed_server.json").write_text(json.dumps(document))
+        (tmp_path / "run").mkdir(exist_ok=True)
+        return config.controller(
+            app_config.read(app, "server"),
+            app,
+            channel=SimpleNamespace(),
+            sites=("a",),
+            run_dir=tmp_path / "run",
+            job_id="j",
         )
+
+    return make
+
+
+def test_an_evaluation_may_come_after_a_training(workflows, tmp_path):
+    cross = {"path": CROSS, "args": {"model_locator_id": "locator"}}
+    training, evaluation = workflows({"path": GATHER}, cross).parts
+    assert (type(training), type(evaluation), evaluation.is_alone) == (FedAvg, CrossSiteEval, False)
+    assert not (tmp_path / "run" / "global_model.safetensors").exists()  # the training's will be there
+
+
+@pytest.mark.parametrize("paths", [(FEDAVG, CYCLIC), (CROSS, FEDAVG), (FEDAVG, CROSS, CROSS)])
+def test_other_workflows_together_are_refused(workflows, paths):
+    with pytest.raises(BadWorkflow, match="a job runs one, and after it a cross-site evaluation at most"):
+        workflows(*({"path": path} for path in paths))
 
 
 def test_a_script_gets_the_words_of_its_arguments(script, app):
@@ -372,7 +487,7 @@ def test_filters_are_ours_or_the_jobs_own(script):
 @pytest.mark.parametrize(
     ("path", "args", "kind"),
     [
-        (f"{COMMON}.filters.svt_privacy.SVTPrivacy", {}, ComponentRefused),
+        (f"{COMMON}.filters.dxo_blocker.DXOBlocker", {}, ComponentRefused),
         ("own_code.Net", {}, ComponentRefused),
         ("own_code.Keep", {"part": 1}, BadWorkflow),
         (f"{COMMON}.filters.ExcludeVars", {"exclude_vars": []}, BadFilter),

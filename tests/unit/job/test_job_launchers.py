@@ -204,14 +204,17 @@ def test_temporary_folders_of_killed_processes_are_removed_and_those_in_use_are_
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     used = Temporary()
     (tmp_path / "clouddeploy-job-left" / "deep").mkdir(parents=True)
-    for path in (used.path, tmp_path / "clouddeploy-job-left"):
+    (tmp_path / "clouddeploy-new-left").mkdir()
+    (tmp_path / "clouddeploy-buffer-left").touch()
+    for path in (used.path, tmp_path / "clouddeploy-new-left", tmp_path / "clouddeploy-buffer-left"):
         os.utime(path, (0, 0))
-    (tmp_path / "clouddeploy-job-young").mkdir()
+    (tmp_path / "clouddeploy-new-young").mkdir()
+    (tmp_path / "clouddeploy-buffer-young").touch()
     (tmp_path / "kept").mkdir()
     (tmp_path / "clouddeploy-job-link").symlink_to(tmp_path / "kept")
     launchers.of(Settings())
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        ["clouddeploy-job-link", "clouddeploy-job-young", used.path.name, "kept"]
+        ["clouddeploy-job-link", "clouddeploy-new-young", "clouddeploy-buffer-young", used.path.name, "kept"]
     )
     used.remove()
     assert not used.path.exists()

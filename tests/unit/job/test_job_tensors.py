@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from clouddeploy_runtime.job import tensors
+from clouddeploy_runtime.job.frameworks import BFLOAT16, narrowed
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-DTYPES = st.sampled_from([np.dtype(text) for text in tensors.DTYPES.values()])
+DTYPES = st.sampled_from([np.dtype(kind) for kind in tensors.DTYPES.values() if kind != BFLOAT16])
 ARRAYS = DTYPES.flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
 )
@@ -37,6 +38,14 @@ def same(left, right):
 @given(MODELS)
 def test_the_library_reads_what_is_written(model):
     same(model, safetensors.numpy.load(bytes(written(model))))
+
+
+def test_a_bfloat16_is_what_the_library_calls_so():
+    array = narrowed(np.array([[1.0, -2.0]], np.float32), BFLOAT16)
+    ((name, found),) = safetensors.deserialize(bytes(written({"w": array})))
+    assert (name, found["dtype"], found["shape"]) == ("w", "BF16", [1, 2])
+    assert bytes(found["data"]) == array.tobytes()
+    same({"w": array}, tensors.read(memoryview(written({"w": array}))))
 
 
 @given(MODELS)

@@ -37,7 +37,7 @@ def test_a_class_of_the_list_is_allowed_wholly_or_by_its_prefix(make_job):
 @pytest.mark.parametrize("path", ["lab.models", "lab.modelsX.Y", "clouddeploy_runtime.job.fedavg.FedAvgX", "os.system"])
 def test_a_class_beside_the_list_is_refused_by_name(make_job, path):
     message = refusal(make_job(META, server=server(path)) / "app")
-    assert f"workflows[0] names {path} (here there is FedAvg, or" in message
+    assert f"workflows[0] names {path} (here there is FedAvg, Cyclic and CrossSiteEval, or" in message
     assert "class_allow_list of local/resources.json" in message
 
 
@@ -98,7 +98,7 @@ def test_a_site_without_a_list_has_what_the_runtime_builds_itself(data):
 @pytest.mark.parametrize(
     ("part", "config"),
     [
-        ("Cyclic", server("nvflare.app_common.workflows.cyclic_ctl.CyclicController")),
+        ("Swarm", server("nvflare.app_common.ccwf.swarm_server_ctl.SwarmServerController")),
         (
             "SVTPrivacy",
             {**server(), "task_result_filters": [{"tasks": ["*"], "filters": [{"path": "nvflare.x.SVTPrivacy"}]}]},

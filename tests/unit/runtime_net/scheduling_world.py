@@ -20,8 +20,9 @@ ANN = Peer(name="ann", org="lab", role="lead")
 class FakeJob:
     """Ends as it is told to: `end` names the status, an exception is a defect, None runs on."""
 
-    def __init__(self, world, job_id, *, sites, reservations, store, is_resumed, **_):
+    def __init__(self, world, job_id, *, sites, reservations, store, is_resumed, pool, **_):
         self.job_id, self.sites, self.reservations, self.is_resumed = job_id, sites, dict(reservations), is_resumed
+        self.pool = pool
         self.came, self.went = [], []
         self._world, self._store = world, store
         self._aborted = asyncio.Event()
@@ -73,12 +74,13 @@ class World:
             clock=lambda: self.now,
         )
 
-    def submit(self, *, sites=("@ALL",), name="j", **meta):
+    def submit(self, *, sites=("@ALL",), name="j", workflows=(), **meta):
         self.count = getattr(self, "count", 0) + 1
         folder = self.folder / f"submitted-{id(self)}-{self.count}"
         (folder / "app" / "config").mkdir(parents=True)
         for side in ("server", "client"):
-            (folder / "app" / "config" / f"config_fed_{side}.json").write_text('{"format_version": 2}')
+            config = {"format_version": 2, "workflows": list(workflows)}
+            (folder / "app" / "config" / f"config_fed_{side}.json").write_text(json.dumps(config))
         deploy_map = {"app": list(sites) if sites == ("@ALL",) else ["server", *sites]}
         (folder / "meta.json").write_text(json.dumps({"name": name, "deploy_map": deploy_map, **meta}))
         info = self.store.add(jobs.pack(folder), ANN)

@@ -226,3 +226,18 @@ def test_a_size_below_zero_is_no_result():
     content = msgspec.msgpack.encode(Delivery(Result("t", "s", "train", 0, {}, -1), "", ""))
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(content, type=Delivery)
+
+
+@scenario
+async def test_an_answer_waits_for_memory_before_it_becomes_a_file(job):
+    """One that the controller has not folded in yet holds all that the model has left of the job's budget."""
+    job.pool.budget_bytes = 2 * 4096
+    await job.open()
+    held = job.pool.acquire(4096)
+    coming = asyncio.create_task(job.accept())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (job.told, coming.done()) == ([], False)
+    held.release()
+    assert await coming is Receipt.TAKEN
+    assert job.told == [("Result", "site-1", UPDATE)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 from clouddeploy_runtime.errors import RuntimeFault
-from clouddeploy_runtime.job.buffers import BufferPool
-from clouddeploy_runtime.job.messages import Done, Progress
+from clouddeploy_runtime.job.buffers import BufferPool, NoBuffer
+from clouddeploy_runtime.job.messages import Delivery, Done, Progress, Result, Task
 from clouddeploy_runtime.jobs import JobInfo, JobStatus, parse_meta
 from clouddeploy_runtime.server import progress, running
 from clouddeploy_runtime.server.federation import FederationCalls
@@ -96,13 +97,13 @@ class Controller:
         self.inbox.put_nowait(None)
 
 
-def job(store, controller, *, registry=None, **more):
+def job(store, controller, *, registry=None, pool=None, **more):
     return RunningJob(
         "job",
         sites=("site-1", "site-2"),
         store=store,
         registry=registry or Registry(),
-        pool=BufferPool(1 << 20),
+        pool=pool or BufferPool(1 << 20),
         launcher=controller,
         **more,
     )
@@ -517,5 +518,59 @@ def test_every_step_of_the_end_is_done_whatever_becomes_of_another(tmp_path):
             await one.run()
         assert controller.killed
         assert one._pool._is_closed
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (JobStatus.DISPATCHED, JobStatus.FAILED_TO_RUN),
+        (JobStatus.RUNNING, JobStatus.EXECUTION_EXCEPTION),
+    ],
+)
+def test_a_job_whose_tensors_go_to_files_ends_where_the_temporary_folder_is_in_memory(
+    tmp_path, monkeypatch, before, after
+):
+    monkeypatch.delenv("TMPDIR", raising=False)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        store = Store(tmp_path, before)
+        asyncio.run(job(store, Controller(COMPLETED, None), pool=BufferPool(0)).run())
+    assert store.info.status is after
+    assert store.info.reason == (
+        f"server: tensors cannot be kept on disk: the temporary folder {folder} is in memory (tmpfs) and not on a disk"
+    )
+
+
+def test_a_job_ends_before_its_sites_work_for_answers_that_find_no_room(tmp_path, monkeypatch):
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = Store(tmp_path)
+    task = Task("job/0/train", "train", 0, 1, [], {}, 1 << 60)
+    asyncio.run(job(store, Controller(task, COMPLETED, None), pool=BufferPool(0)).run())
+    assert store.info.status is JobStatus.FAILED_TO_RUN
+    assert f"the temporary folder {tmp_path} has " in store.info.reason
+    assert f" MiB free, and {1 << 40} MiB are needed" in store.info.reason
+
+
+def test_an_answer_that_finds_no_room_at_the_server_is_sent_again_later(tmp_path):
+    async def run():
+        def none(_size):
+            raise NoBuffer("the temporary folder /x is full or cannot be used", why="12 bytes for tensors")
+
+        one = job(Store(tmp_path), Controller(), pool=BufferPool(0))
+        one._pool.obtain = none
+        await one._tasks.open(Task("job/0/train", "train", 0, 1, [], {}, 0), None, sites=("site-1",))
+        calls = FederationCalls(Asked(SimpleNamespace(name="site-1")), Registry(), SimpleNamespace(find=lambda _: one))
+        header = msgspec.msgpack.encode(Delivery(Result("job/0/train", "site-1", "train", 0, {}, 12), "", ""))
+
+        async def upload():
+            yield header
+            yield b"twelve bytes"
+
+        with pytest.raises(Refused, match="INTERNAL"):
+            await calls.upload(upload(), Asked(None))
+        assert one.open_tasks == 1
 
     asyncio.run(run())

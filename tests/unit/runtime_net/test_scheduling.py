@@ -447,3 +447,18 @@ def test_a_disk_that_stays_full_does_not_hold_up_a_shutdown(world, monkeypatch):
 
     monkeypatch.setattr("clouddeploy_runtime.server.scheduler._END_S", 0.05)
     play(scenario)
+
+
+@pytest.mark.parametrize("argument", [True, False])
+def test_a_job_that_asks_for_it_gets_a_pool_of_files(tmp_path, argument):
+    world = World(tmp_path)
+    path = "nvflare.app_common.workflows.fedavg.FedAvg"
+    workflow = {"path": path, "args": {"enable_tensor_disk_offload": argument}}
+
+    async def scenario():
+        world.join("a")
+        job_id = world.submit(workflows=[workflow])
+        await world.look()
+        assert world.jobs[job_id].pool.is_on_disk is argument
+
+    play(scenario)

@@ -269,7 +269,7 @@ class Job:
     def site_ended(self, _site, reason, **_):
         self.said.append(reason)
 
-    def deployed(self, _site, reason):
+    def deployed(self, _site, reason, *, scope):
         self.said.append(reason)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 
 import msgspec
 import pytest
@@ -275,14 +276,14 @@ class Launched:
         self.kill()
 
 
-def site_job(folder, launcher, *, transfer=None, check=lambda _: None):
+def site_job(folder, launcher, *, transfer=None, check=lambda _: None, pool=None):
     reports = []
     job = SiteJob(
         pb.StartJob(job_id="job", app="app", blob="job:app", size=22),
         place=Place("site-1", folder, None),
         launcher=launcher,
         transfer=transfer or Archive(),
-        pool=BufferPool(1 << 20),
+        pool=pool or BufferPool(1 << 20),
         check=check,
         report=reports.append,
     )
@@ -407,3 +408,20 @@ def test_what_a_site_does_not_allow_is_not_started_and_the_server_hears_why(tmp_
         assert not launcher.is_started.is_set()
 
     asyncio.run(run())
+
+
+def test_a_job_is_refused_where_tensors_go_to_files_and_the_temporary_folder_is_in_memory(monkeypatch, tmp_path):
+    monkeypatch.delenv("TMPDIR", raising=False)
+
+    async def run(folder):
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        job, reports = site_job(tmp_path, Launched(), pool=BufferPool(0))
+        assert (await job.run()).reason == reports[0].job_deployed.reason
+        return reports[0].job_deployed.reason
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        reason = asyncio.run(run(folder))
+        assert reason == (
+            f"site-1: tensors cannot be kept on disk: the temporary folder {folder} is in memory (tmpfs) "
+            "and not on a disk"
+        )
