@@ -30,6 +30,9 @@ HEALTHY = frozenset({"serving", "registered"})
 """What a runtime says of itself when it does its work."""
 POLL_S = 0.5
 DEAD_S = 5.0
+ENOUGH_STARTS, PID_BYTES = 2, 32
+PID_FILES = ("workspace/pid.fl", "supervisor/pid.fl")
+"""Where a site's supervisor notes the number of its process."""
 """A supervisor that is away for longer does not come back; systemd's starts again after two seconds."""
 SETTLE_S = 3.0
 """How long a healthy site must stay the same process: one that dies after its start is not healthy."""
@@ -159,11 +162,14 @@ class SiteUpgrade:
     def _watch(self, host: Host, release: bootstrap.Release) -> Callable[[], bool]:
         """Returns what tells whether the site is healthy, and raises once its supervisor has given up."""
         seen = [time.monotonic()]
+        starts: set[bytes] = set()
 
         def is_healthy() -> bool:
             if bootstrap.is_running(host, release):
                 seen[0] = time.monotonic()
-            elif time.monotonic() - seen[0] > DEAD_S:
+            # Its supervisor tries for a minute and a half, with growing pauses; three starts say as much.
+            starts.update(filter(None, (host.read(f"{release.root}/{file}", limit=PID_BYTES) for file in PID_FILES)))
+            if len(starts) > ENOUGH_STARTS or time.monotonic() - seen[0] > DEAD_S:
                 raise UpgradeFailed(f"{self.name} does not run", why="it ended after its start, again and again")
             return self._state(host, release) in HEALTHY
 

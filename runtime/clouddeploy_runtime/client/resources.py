@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clouddeploy_runtime.errors import NoResources
-from clouddeploy_runtime.settings import BadSettings
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 if TYPE_CHECKING:
@@ -67,9 +66,6 @@ class ResourceManager:
         settings: how many cards the site offers, and how long a reservation stands.
         machine: what there is; default: this one.
         clock: seconds that only grow.
-
-    Raises:
-        BadSettings: the site offers more cards than there are.
     """
 
     def __init__(
@@ -212,11 +208,7 @@ def _plain(machine: Machine) -> dict[str, Any]:
 
 
 def this_machine(settings: Settings, *, environment: Mapping[str, str] | None = None) -> Machine:
-    """Return what this machine has, of its cards as many as the site offers.
-
-    Raises:
-        BadSettings: the site offers more cards than there are.
-    """
+    """Return what this machine has, of its cards as many as the site offers."""
     return Machine(
         cpus=len(os.sched_getaffinity(0)),
         memory_gib=_memory_bytes() / _GIB,
@@ -227,31 +219,32 @@ def this_machine(settings: Settings, *, environment: Mapping[str, str] | None = 
 def offered_gpus(
     settings: Settings, *, environment: Mapping[str, str], count: Callable[[], int] | None = None
 ) -> tuple[str, ...]:
-    """Return the cards that a site offers, as CUDA_VISIBLE_DEVICES names them, which bounds them if it is set.
+    """Return the cards that a site lends, as CUDA_VISIBLE_DEVICES names them, which bounds them if it is set.
 
     Args:
         settings: how many the site offers.
         environment: of the agent.
         count: how many cards the driver knows; default: ask nvidia-smi.
-
-    Raises:
-        BadSettings: it offers more than there are.
     """
     if not settings.gpus:
         return ()
     visible = environment.get(VISIBLE_VARIABLE)
     known = [one.strip() for one in visible.split(",") if one.strip()] if visible is not None else None
+    offered = settings.gpus
     if not settings.ignores_host:
         there = (count or _count_gpus)()
         there = there if known is None else min(there, len(known))
-        if settings.gpus > there:
-            raise BadSettings(
-                "local/resources.json offers more than the machine has",
-                why=f"num_of_gpus is {settings.gpus}, and {there} of its GPUs can be used",
-                hint=f"Correct num_of_gpus or {VISIBLE_VARIABLE}, see `nvidia-smi -L`; ignore_host skips this check.",
+        if offered > there:
+            # Not the end of the site: it does its part in jobs without cards until the driver is there.
+            log.warning(
+                "local/resources.json offers %d GPUs, and %d can be used: jobs get these. See `nvidia-smi -L` and %s",
+                offered,
+                there,
+                VISIBLE_VARIABLE,
             )
+            offered = there
     names = known or []
-    return tuple((names + [str(number) for number in range(len(names), settings.gpus)])[: settings.gpus])
+    return tuple((names + [str(number) for number in range(len(names), offered)])[:offered])
 
 
 def _count_gpus() -> int:

@@ -65,6 +65,7 @@ class Splice:
         for task in list(self._open):
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.sleep(0)  # what was cut is closed in the loop's next turn
 
     async def _accepted(self, near: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

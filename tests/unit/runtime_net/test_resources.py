@@ -9,7 +9,7 @@ import pytest
 from clouddeploy_runtime.client import resources
 from clouddeploy_runtime.client.resources import Machine, ResourceManager, offered_gpus
 from clouddeploy_runtime.errors import NoResources
-from clouddeploy_runtime.settings import BadSettings, Settings
+from clouddeploy_runtime.settings import Settings
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 MACHINE = Machine(cpus=4, memory_gib=8.0, gpus=("0", "1", "2"))
@@ -153,11 +153,13 @@ def test_the_cards_are_those_that_the_agent_may_see(visible, offered, expected):
     assert offered_gpus(Settings(gpus=offered), environment=environment, count=lambda: 4) == expected
 
 
-@pytest.mark.parametrize(("visible", "there"), [(None, 1), ("0", 4), ("", 4), (None, 0)])
-def test_a_site_that_offers_more_cards_than_there_are_does_not_start(visible, there):
+@pytest.mark.parametrize(
+    ("visible", "there", "lent"), [(None, 1, ("0",)), ("3", 4, ("3",)), ("", 4, ()), (None, 0, ())]
+)
+def test_a_site_that_offers_more_cards_than_there_are_lends_those_and_says_so(visible, there, lent, caplog):
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    with pytest.raises(BadSettings, match="num_of_gpus is 2"):
-        offered_gpus(Settings(gpus=2), environment=environment, count=lambda: there)
+    assert offered_gpus(Settings(gpus=2), environment=environment, count=lambda: there) == lent
+    assert f"offers 2 GPUs, and {len(lent)} can be used" in caplog.text
     assert len(offered_gpus(Settings(gpus=2, ignores_host=True), environment=environment, count=lambda: there)) == 2
 
 
@@ -167,11 +169,9 @@ def test_the_cards_are_counted_by_nvidia_smi(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert offered_gpus(Settings(gpus=2), environment={}) == ("0", "1")
-    with pytest.raises(BadSettings, match="and 2 of its GPUs can be used"):
-        offered_gpus(Settings(gpus=3), environment={})
+    assert offered_gpus(Settings(gpus=3), environment={}) == ("0", "1")
     program.write_text("#!/bin/sh\nexit 9\n")
-    with pytest.raises(BadSettings, match="and 0 of its GPUs can be used"):
-        offered_gpus(Settings(gpus=1), environment={})
+    assert offered_gpus(Settings(gpus=1), environment={}) == ()
 
 
 def test_this_machine_has_processors_and_memory():
