@@ -29,7 +29,7 @@ if ! is_running; then
     exit 0
 fi
 if [ -z "${1:-}" ] && [ -t 0 ]; then
-    echo "Running jobs at this @kind@ will be aborted. An admin's shutdown command does the same from afar."
+    echo "Running jobs wait for this @kind@ to come back. An admin's shutdown command ends them, from afar too."
     read -r -p "Stop it? (y/N) " answer
     case "$answer" in
         y | Y) ;;

@@ -80,7 +80,7 @@ stop_child() {
 forget_child() {
     local environment
     child=""
-    grep -lsz '^CLOUDDEPLOY_JOB=' /proc/[0-9]*/environ | while read -r environment; do
+    grep -lsz '^CLOUDDEPLOY_JOB_FOLDER=' /proc/[0-9]*/environ | while read -r environment; do
         environment="${environment#/proc/}"
         case "$(readlink "/proc/${environment%/environ}/cwd")" in
             "$workspace"/*) kill -KILL "${environment%/environ}" 2>/dev/null || true ;;

@@ -425,7 +425,7 @@ def test_a_client_that_somebody_runs_by_hand_is_left_alone(site, tmp_path):
 
 def test_what_a_jobs_code_has_started_ends_with_a_client_that_is_killed(site, tmp_path):
     (site / "jobs").mkdir()
-    stray = f'cd "{site}/jobs"; CLOUDDEPLOY_JOB=1 setsid sleep 60 & echo "$!" >"{tmp_path}/stray"; exec sleep 60'
+    stray = f'cd "{site}/jobs"; CLOUDDEPLOY_JOB_FOLDER=1 setsid sleep 60 & echo "$!" >"{tmp_path}/stray"; exec sleep 60'
     with supervised(site, stand_in(tmp_path / "python", stray)):
         wait_for(lambda: lines(tmp_path / "stray"), "the client did not start")
         pid = int((tmp_path / "stray").read_text())
