@@ -20,7 +20,8 @@ socket="" # the inode of the one on which it listens
 starts=()
 
 exec 9>>"$pid_file"
-if ! flock --nonblock 9; then
+# Not at once: what a killed one was just waiting in has its lock for a moment longer.
+if ! flock --timeout 2 9; then
     echo "There seems to be one instance, pid=$(cat "$pid_file"), running."
     exit 1
 fi
