@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ async def crowd(folders: list[str], workspace: Path) -> None:
 
 def main() -> None:
     """Run until ended."""
+    logging.disable(logging.CRITICAL)  # a thousand sites say that their server is away
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     file, workspace = sys.argv[1:]
     asyncio.run(crowd(json.loads(Path(file).read_text()), Path(workspace)))
