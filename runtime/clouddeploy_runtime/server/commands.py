@@ -13,13 +13,15 @@ from clouddeploy_runtime import job_folders
 from clouddeploy_runtime.errors import InvalidCommand, InvalidTarget, JobNotFound
 from clouddeploy_runtime.jobs import ALL_SITES, SERVER, JobInfo, JobStatus
 from clouddeploy_runtime.launchers import output
+from clouddeploy_runtime.server.rounds import read
 from clouddeploy_runtime.server.store import ERROR_LOG
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
+    from clouddeploy_runtime.jobs.rounds import Round
     from clouddeploy_runtime.kit import Kit
     from clouddeploy_runtime.lifecycle import StopSignal
     from clouddeploy_runtime.server.membership import Membership
@@ -115,6 +117,8 @@ class Commands:
         self.table: Mapping[str, Command] = {
             "list_jobs": Command("list_jobs", self._list_jobs, is_watching=True),
             "job_meta": Command("get_job_meta", self._job_meta, is_for_job=True, is_watching=True),
+            # Who may see a job's metrics may see those of its rounds.
+            "job_rounds": Command("get_job_meta", self._job_rounds, is_for_job=True, is_watching=True),
             "abort_job": Command("abort_job", self._abort_job, is_for_job=True, is_signed=True),
             "delete_job": Command("delete_job", self._delete_job, is_for_job=True, is_signed=True),
             "clone_job": Command("clone_job", self._clone_job, is_for_job=True, needs_code_right=True, is_signed=True),
@@ -161,6 +165,13 @@ class Commands:
         wait_s = min(call.number("wait_s"), MAX_WAIT_S)
         info = await self._store.changed(call.job_id, since=int(call.number("since")), wait_s=wait_s)
         return _shown(info, call.peer)
+
+    async def _job_rounds(self, call: Call) -> Any:
+        """Return a job's finished rounds with a number above `after`."""
+        after, job = int(call.number("after")), self._scheduler.find(call.job_id)
+        known: Iterable[Round]
+        known = job.rounds.known if job is not None else await asyncio.to_thread(read, self._store.root / call.job_id)
+        return [asdict(one) for one in known if one.round > after]
 
     async def _abort_job(self, call: Call) -> Any:
         await self._scheduler.abort(call.job_id, reason=f"aborted by {call.peer.name}", command=call.signed)

@@ -20,7 +20,6 @@ from clouddeploy_runtime.kit import memory
 from clouddeploy_runtime.kit.kit import ANY_ADDRESS, join
 from clouddeploy_runtime.launchers import orphans
 from clouddeploy_runtime.lifecycle import StatusFile, StopSignal
-from clouddeploy_runtime.server import rounds
 from clouddeploy_runtime.server.commands import Commands
 from clouddeploy_runtime.server.federation import FederationCalls
 from clouddeploy_runtime.server.gate import Gate
@@ -107,16 +106,16 @@ async def serve(kit: Kit, workspace: Path) -> None:
     memory.check(kit, workspace)
     root = root_of(workspace)
     with held(root):
-        await asyncio.to_thread(temporary_folder.warn, is_needed=settings.load(kit.local).offloads_tensors)
-        await _serve(kit, workspace, JobStore(root))
+        own = settings.load(kit.local)
+        await asyncio.to_thread(temporary_folder.warn, is_needed=own.offloads_tensors)
+        await _serve(kit, workspace, own, JobStore(root))
 
 
-async def _serve(kit: Kit, workspace: Path, store: JobStore) -> None:
+async def _serve(kit: Kit, workspace: Path, own: settings.Settings, store: JobStore) -> None:
     status = StatusFile(workspace, name=kit.name)
     stop = StopSignal(workspace)
     registry = Registry()
     health = Health(stop)
-    own = settings.load(kit.local)
     membership = Membership(registry, workspace, own, heartbeat_s=_heartbeat_s())
     await asyncio.to_thread(orphans.end_below, store.root.resolve())
     start = partial(RunningJob, launcher=launchers.of(own), hidden=(kit.root, workspace))
@@ -143,7 +142,6 @@ async def _serve(kit: Kit, workspace: Path, store: JobStore) -> None:
         audit=audit,
         gate=gate,
     )
-    commands.table = {**commands.table, **rounds.command(store, scheduler)}
     monitoring = Monitoring(kit, registry=registry, scheduler=scheduler, store=store, health=health)
     watched_at = asked_for(own)
     is_running = partial(_is_running, scheduler=scheduler, store=store)

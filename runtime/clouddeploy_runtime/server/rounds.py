@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
 from collections import deque
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from clouddeploy_runtime.jobs.rounds import MAX_REASONS, MAX_ROUNDS, Round, numbers, shortened
 from clouddeploy_runtime.lifecycle import write_atomically
-from clouddeploy_runtime.server.commands import Command
 from clouddeploy_runtime.server.tally import Tally, Way
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     from clouddeploy_runtime.job.messages import Progress
-    from clouddeploy_runtime.server.commands import Call
-    from clouddeploy_runtime.server.scheduler import Scheduler
-    from clouddeploy_runtime.server.store import JobStore
     from clouddeploy_runtime.server.tally import Cause
 
 log = logging.getLogger(__name__)
 
 FILE = "rounds.jsonl"
 """Beside the record, which is written anew with each change and stays small. One line for each round."""
-COMMAND = "job_rounds"
 
 
 class Rounds:
@@ -149,25 +142,6 @@ def read(folder: Path) -> tuple[Round, ...]:
         with contextlib.suppress(msgspec.MsgspecError):
             _take(found, msgspec.json.decode(line, type=Round))
     return tuple(found)
-
-
-def command(store: JobStore, scheduler: Scheduler) -> dict[str, Command]:
-    """Return the entry of the table of commands with which the rounds are asked for.
-
-    Args:
-        store: the jobs.
-        scheduler: knows those that run.
-    """
-
-    async def rounds_of(call: Call) -> Any:
-        """Return a job's finished rounds with a number above `after`."""
-        after, job = int(call.number("after")), scheduler.find(call.job_id)
-        known: Iterable[Round]
-        known = job.rounds.known if job is not None else await asyncio.to_thread(read, store.root / call.job_id)
-        return [asdict(one) for one in known if one.round > after]
-
-    # Who may see a job's metrics may see those of its rounds.
-    return {COMMAND: Command("get_job_meta", rounds_of, is_for_job=True, is_watching=True)}
 
 
 def _take(known: deque[Round], done: Round) -> None:

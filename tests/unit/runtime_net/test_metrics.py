@@ -20,10 +20,11 @@ from clouddeploy_runtime.job.messages import Progress
 from clouddeploy_runtime.jobs import JobInfo, JobStatus
 from clouddeploy_runtime.jobs.rounds import Round
 from clouddeploy_runtime.server import endpoint, metrics, monitoring, tally
+from clouddeploy_runtime.server.commands import Commands
 from clouddeploy_runtime.server.endpoint import Endpoint, Reply
 from clouddeploy_runtime.server.health import Health, Lag
 from clouddeploy_runtime.server.monitoring import Monitoring
-from clouddeploy_runtime.server.rounds import Rounds, command, read
+from clouddeploy_runtime.server.rounds import Rounds, read
 from clouddeploy_runtime.server.sessions import Registry
 from clouddeploy_runtime.server.tally import Cause, Distribution, Tally, Way
 from clouddeploy_runtime.settings import Address
@@ -591,7 +592,8 @@ def test_rounds_are_asked_for_from_a_number_on(tmp_path):
 
     def asked(running, after):
         scheduler = SimpleNamespace(find=lambda _: running)
-        entry = command(SimpleNamespace(root=tmp_path), scheduler)["job_rounds"]
+        others = dict.fromkeys(("registry", "membership", "submissions", "stop"))
+        entry = Commands(None, store=SimpleNamespace(root=tmp_path), scheduler=scheduler, **others).table["job_rounds"]
         call = SimpleNamespace(job_id="a", number=lambda _: after)
         return [found["round"] for found in asyncio.run(entry.handle(call))]
 
