@@ -52,8 +52,6 @@ class KitInstallation(MachineWork):
 
     lone: LoneKit
     ready_timeout_s: float = READY_TIMEOUT_S
-    refusal: ClouddeployError | None = None
-    """Why the kit cannot be used, raised by whatever would use it; what was made with it can still be ended."""
 
     @classmethod
     def of(
@@ -100,13 +98,13 @@ class KitInstallation(MachineWork):
 
     def signatures(self) -> tuple[Signature, ...]:
         """Returns nothing: the kit is what it is."""
-        self._require_usable()
+        self.require_usable()
         return ()
 
     def kits_and_install(self, passphrase: Secret | None) -> tuple[Kits, Install]:
         """Returns what verifies the kit and what installs it; there is no passphrase, since nothing is signed."""
         del passphrase
-        self._require_usable()
+        self.require_usable()
         return self._kits, self._install
 
     def kit(self, participant: str) -> Path:
@@ -138,10 +136,6 @@ class KitInstallation(MachineWork):
         todo = f"let the name {name} lead to {address} (a DNS record of type A), port {ports}"
         return (f"clients go to {name}, which does not lead to this server yet: {todo}",)
 
-    def _require_usable(self) -> None:
-        if self.refusal is not None:
-            raise self.refusal
-
     def _kits(self, _address: Address) -> Mapping[str, Path]:
         """Reads the kit once more: it may have been exchanged since the deployment was opened."""
         found = lone_kit.read(self.lone.folder)
@@ -168,7 +162,7 @@ class KitInstallation(MachineWork):
     def renew(self, site: str, host: Host, digest: str) -> bootstrap.Release:
         """Installs the kit, as it is now, with the newest of what runs it."""
         del digest
-        self._require_usable()
+        self.require_usable()
         return self._install(site, host, None, is_newest=True)
 
     def wait_ready(self, site: str, host: Host, release: bootstrap.Release, address: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -54,6 +54,8 @@ class MachineWork(ABC):
         keyring: the deployment's SSH keys.
         host_keys: the pinned host keys.
         cancel: ends waits for machines.
+        refusal: why what the deploy file names cannot be used, raised by whatever would use it; what was made with it
+            can still be ended.
     """
 
     kits_title: ClassVar[str] = "sign kits"
@@ -66,6 +68,7 @@ class MachineWork(ABC):
     keyring: Keyring
     host_keys: HostKeys
     cancel: threading.Event
+    refusal: ClouddeployError | None = field(default=None, kw_only=True)
 
     @property
     @abstractmethod
@@ -109,6 +112,11 @@ class MachineWork(ABC):
         Raises:
             ClouddeployError: there is none here.
         """
+
+    def require_usable(self) -> None:
+        """Raises the refusal, if there is one."""
+        if self.refusal is not None:
+            raise self.refusal
 
     def work(self, passphrase: Secret | None) -> SiteWork:
         """Returns what is done on machines, with the passphrase of the certificate authority, if there is one."""

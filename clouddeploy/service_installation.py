@@ -40,7 +40,6 @@ class ServiceInstallation(MachineWork):
     Attributes:
         service: the service.
         ready_timeout_s: how long it may take to answer.
-        refusal: why the service cannot be used, raised by whatever would use it; what was made with it can be ended.
     """
 
     kits_title: ClassVar[str] = "check the service"
@@ -48,7 +47,6 @@ class ServiceInstallation(MachineWork):
 
     service: Service
     ready_timeout_s: float = READY_TIMEOUT_S
-    refusal: ClouddeployError | None = None
 
     @classmethod
     def of(
@@ -87,7 +85,7 @@ class ServiceInstallation(MachineWork):
 
     def signatures(self) -> tuple[Signature, ...]:
         """Returns nothing: there is nothing to sign."""
-        self._require_usable()
+        self.require_usable()
         return ()
 
     def outdated(self, recorded: State) -> tuple[str, ...]:
@@ -103,7 +101,7 @@ class ServiceInstallation(MachineWork):
     def kits_and_install(self, passphrase: Secret | None) -> tuple[Kits, Install]:
         """Returns what checks the service and what installs it; there is no passphrase, since nothing is signed."""
         del passphrase
-        self._require_usable()
+        self.require_usable()
         return self._kits, self._install
 
     def kit(self, participant: str) -> Path:
@@ -121,7 +119,7 @@ class ServiceInstallation(MachineWork):
     def renew(self, site: str, host: Host, digest: str) -> bootstrap.Release:
         """Installs the service as it is now."""
         del digest
-        self._require_usable()
+        self.require_usable()
         return self._install(site, host, None)
 
     def wait_ready(self, site: str, host: Host, release: bootstrap.Release, address: str) -> None:
@@ -150,10 +148,6 @@ class ServiceInstallation(MachineWork):
                 why=f"{why}; the end of its log:\n{tail}" if tail else why,
                 hint=f"look at it: clouddeploy logs {site} --file {self.config.file}; then apply again",
             )
-
-    def _require_usable(self) -> None:
-        if self.refusal is not None:
-            raise self.refusal
 
     def _kits(self, _address: Address) -> Mapping[str, Path]:
         """Reads the service once more: it may have been changed since the deployment was opened."""
