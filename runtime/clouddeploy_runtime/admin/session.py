@@ -174,7 +174,7 @@ class AdminSession:
             submitter: whose they are.
             limit: only the newest so many; 0: as many as the server sends in one answer.
         """
-        documents = self._command("list_jobs", name=name, state=state, submitter=submitter, limit=limit)
+        documents = self.ask("list_jobs", name=name, state=state, submitter=submitter, limit=limit)
         return [JobInfo.parse(document) for document in documents]
 
     def job_meta(self, job_id: str) -> JobInfo:
@@ -183,11 +183,11 @@ class AdminSession:
         Raises:
             JobNotFound: there is none of this id.
         """
-        return JobInfo.parse(self._command("job_meta", job_id=job_id))
+        return JobInfo.parse(self.ask("job_meta", job_id=job_id))
 
     def abort(self, job_id: str) -> None:
         """End a job; a finished one stays as it is. Returns when it is under way, see `wait`."""
-        self._give("abort_job", job_id=job_id)
+        self.give("abort_job", job_id=job_id)
 
     def clone(self, job_id: str) -> str:
         """Submit what an earlier job was once more, as one's own; returns the new job's id.
@@ -196,7 +196,7 @@ class AdminSession:
             AuthorizationRefused: this user may not clone it, or not look at it: what is signed names what it was.
         """
         statement = self.job_meta(job_id).statement
-        return str(self._give("clone_job", job_id=job_id, statement=statement)["job_id"])
+        return str(self.give("clone_job", job_id=job_id, statement=statement)["job_id"])
 
     def delete(self, job_id: str) -> None:
         """Take away a job, with its result.
@@ -204,7 +204,7 @@ class AdminSession:
         Raises:
             JobNotFinished: it runs; abort it first.
         """
-        self._give("delete_job", job_id=job_id)
+        self.give("delete_job", job_id=job_id)
 
     def job_log(self, job_id: str, *, site: str = jobs.SERVER) -> str:
         """Return the end of the controller's log, or of what a site said about its failure.
@@ -212,15 +212,15 @@ class AdminSession:
         Raises:
             InvalidTarget: there is none of this site.
         """
-        return str(self._command("job_log", job_id=job_id, site=site)["text"])
+        return str(self.ask("job_log", job_id=job_id, site=site)["text"])
 
     def list_components(self, job_id: str) -> dict[str, int]:
         """Return the files that a download of the job brings, with their sizes in bytes."""
-        return {entry["name"]: entry["size"] for entry in self._command("list_components", job_id=job_id)}
+        return {entry["name"]: entry["size"] for entry in self.ask("list_components", job_id=job_id)}
 
     def system_status(self) -> SystemStatus:
         """Return the server's state, its connected clients and what they have, and the running jobs."""
-        document = self._command("system_status")
+        document = self.ask("system_status")
         known = ClientInfo.__dataclass_fields__
         clients = tuple(
             ClientInfo(**{**{name: client[name] for name in known}, "jobs": tuple(client["jobs"])})
@@ -237,11 +237,11 @@ class AdminSession:
 
     def report_resources(self) -> dict[str, Any]:
         """Ask every connected site what it has and what of it is free; one that does not answer is left out."""
-        return dict(self._command("report_resources"))
+        return dict(self.ask("report_resources"))
 
     def disable_client(self, name: str) -> None:
         """End a client's session and keep it out until it is enabled, over restarts of the server too."""
-        self._give("disable_client", client=name)
+        self.give("disable_client", client=name)
 
     def enable_client(self, name: str) -> None:
         """Let a disabled client in again; it comes by itself.
@@ -249,7 +249,7 @@ class AdminSession:
         Raises:
             InvalidTarget: it is not disabled.
         """
-        self._give("enable_client", client=name)
+        self.give("enable_client", client=name)
 
     def remove_client(self, name: str) -> None:
         """End a client's session; it registers again by itself.
@@ -257,7 +257,7 @@ class AdminSession:
         Raises:
             InvalidTarget: it is not connected.
         """
-        self._give("remove_client", client=name)
+        self.give("remove_client", client=name)
 
     def update_crl(self, pem: bytes) -> bool:
         """Bring the server a list of revoked certificates; returns whether it was newer than the one it had.
@@ -265,7 +265,7 @@ class AdminSession:
         Raises:
             RevocationFault: the project's authority did not sign it.
         """
-        return bool(self._command("update_crl", crl=pem.decode("ascii", "replace"))["is_newer"])
+        return bool(self.ask("update_crl", crl=pem.decode("ascii", "replace"))["is_newer"])
 
     def shutdown(self, target: str = jobs.SERVER) -> None:
         """Stop the server with the jobs that run there, a client, or with `@ALL` every connected client.
@@ -275,7 +275,7 @@ class AdminSession:
         Raises:
             InvalidTarget: the client is not connected.
         """
-        self._give("shutdown", target=target)
+        self.give("shutdown", target=target)
 
     def restart(self, target: str = jobs.SERVER) -> None:
         """Let its supervisor start the server or a client again, see `shutdown`; the jobs that run go on.
@@ -283,7 +283,7 @@ class AdminSession:
         Raises:
             InvalidTarget: the client is not connected.
         """
-        self._give("restart", target=target)
+        self.give("restart", target=target)
 
     def job_rounds(self, job_id: str, *, after: int = 0) -> tuple[Round, ...]:
         """Return a job's finished rounds with a number above `after`, the last thousand at most; running or ended.
@@ -291,7 +291,7 @@ class AdminSession:
         Raises:
             JobNotFound: there is none of this id.
         """
-        return msgspec.convert(self._command("job_rounds", job_id=job_id, after=after), tuple[Round, ...])
+        return msgspec.convert(self.ask("job_rounds", job_id=job_id, after=after), tuple[Round, ...])
 
     def wait(self, job_id: str, timeout_s: float) -> JobInfo:
         """Return a job once it has ended; a server that is restarted meanwhile is waited for.
@@ -361,7 +361,7 @@ class AdminSession:
     def _changed(self, job_id: str, *, since: int, wait_s: float) -> JobInfo:
         """Return a job once it is another than `since`; -1: at once."""
         held = {} if since < 0 else {"since": since, "wait_s": max(0.0, wait_s)}
-        return JobInfo.parse(self._command("job_meta", held_s=wait_s, job_id=job_id, **held))
+        return JobInfo.parse(self.ask("job_meta", held_s=wait_s, job_id=job_id, **held))
 
     def download(self, job_id: str, destination: Path) -> Path:
         """Fetch a finished job into `<destination>/<job id>`, replacing an earlier download.
@@ -409,17 +409,17 @@ class AdminSession:
             raise translated(exc) from exc
         return reply.decode()
 
-    def _give(self, command: str, **arguments: str) -> Any:
+    def give(self, command: str, **arguments: str) -> Any:
         """Send a command that changes something, signed; anew when the server was restarted, or an hour has passed."""
         request: dict[str, Any] = {**arguments}
         with self._signing:
             try:
-                return self._command(command, **request, signed=self._signatures.command(command, arguments))
+                return self.ask(command, **request, signed=self._signatures.command(command, arguments))
             except NonceUnknown:
                 self._signatures.renew()
-            return self._command(command, **request, signed=self._signatures.command(command, arguments))
+            return self.ask(command, **request, signed=self._signatures.command(command, arguments))
 
-    def _command(self, command: str, *, held_s: float | None = None, **arguments: Any) -> Any:
+    def ask(self, command: str, *, held_s: float | None = None, **arguments: Any) -> Any:
         """Send a command; `held_s` is how long the server may hold back its answer, which a restart may interrupt."""
         return self._known(partial(self._send, command, held_s, arguments))
 

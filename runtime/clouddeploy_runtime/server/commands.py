@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,12 +13,13 @@ from clouddeploy_runtime import job_folders
 from clouddeploy_runtime.errors import InvalidCommand, InvalidTarget, JobNotFound
 from clouddeploy_runtime.jobs import ALL_SITES, SERVER, JobInfo, JobStatus
 from clouddeploy_runtime.launchers import output
+from clouddeploy_runtime.server.calls import Call, Command
 from clouddeploy_runtime.server.rounds import read
 from clouddeploy_runtime.server.store import ERROR_LOG
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from clouddeploy_runtime.jobs.rounds import Round
@@ -43,58 +44,13 @@ MAX_LOG_BYTES = 5 << 20
 """The reference's bound."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """Who asks, and for what."""
-
-    peer: Peer
-    job_id: str = ""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    may_bring_code: bool = False
-    signed: bytes = b""
-    """What the asker signed of a command that changes something; checked."""
-
-    def text(self, name: str, usual: str = "") -> str:
-        """Return an argument that is text.
-
-        Raises:
-            InvalidCommand: it is none.
-        """
-        value = self.arguments.get(name, usual)
-        if not isinstance(value, str):
-            raise InvalidCommand("The command cannot be used", why=f"its {name!r} must be text, and is {value!r}")
-        return value
-
-    def number(self, name: str, usual: float = 0) -> float:
-        """Return an argument that is a number from 0.
-
-        Raises:
-            InvalidCommand: it is none.
-        """
-        value = self.arguments.get(name, usual)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise InvalidCommand("The command cannot be used", why=f"its {name!r} must be a number, and is {value!r}")
-        return value
-
-
-class Command(NamedTuple):
-    """One entry of the table."""
-
-    right: str
-    """As `authorization` knows it."""
-    handle: Callable[[Call], Awaitable[Any]]
-    is_for_job: bool = False
-    """The right is then a question of whose job it is."""
-    is_watching: bool = False
-    """Changes nothing and is asked over and over."""
-    is_signed: bool = False
-    """It changes something, so it carries the asker's signature."""
-    needs_code_right: bool = False
-    """The answer depends on the right `byoc` too."""
-
-
 class Commands:
-    """The commands of a server, by name."""
+    """The commands of a server, by name.
+
+    Args:
+        kit: the server's.
+        more: commands of other parts of the server.
+    """
 
     def __init__(
         self,
@@ -106,6 +62,7 @@ class Commands:
         membership: Membership,
         submissions: Submissions,
         stop: StopSignal,
+        more: Mapping[str, Command] | None = None,
     ) -> None:
         self._kit = kit
         self._store = store
@@ -132,6 +89,7 @@ class Commands:
             "disable_client": Command("disable_client", self._disable_client, is_signed=True),
             "enable_client": Command("enable_client", self._enable_client, is_signed=True),
             "remove_client": Command("remove_client", self._remove_client, is_signed=True),
+            **(more or {}),
         }
 
     async def _list_jobs(self, call: Call) -> Any:

@@ -32,7 +32,7 @@ from clouddeploy_runtime.errors import (
     SubmitTokenJobDeleted,
 )
 from clouddeploy_runtime.revocation import RevocationFault
-from clouddeploy_runtime.server.commands import Call
+from clouddeploy_runtime.server.calls import Call
 from clouddeploy_runtime.server.statements import Statements
 from clouddeploy_runtime.signing import NonceUnknown, SignatureRefused, UnsignedJob
 from clouddeploy_runtime.wire import rpc

@@ -39,7 +39,34 @@ def test_what_was_written_last_is_read_and_what_was_before_goes(tmp_path):
     np.testing.assert_array_equal(found.params["w"], np.arange(3))
     assert found.params["w"].dtype == np.arange(3).dtype
     job.finish()
-    assert names(tmp_path) == ["checkpoint-2.safetensors", "checkpoint.json"]
+    assert names(tmp_path) == ["checkpoint-2.safetensors", "checkpoint-spare", "checkpoint.json"]
+
+
+def test_the_file_of_an_old_checkpoint_is_written_over_by_the_next(tmp_path):
+    job = Checkpoints(tmp_path)
+    files = []
+    for number in range(1, 6):
+        files.append(job.write(Checkpoint(number, {"w": np.arange(6 - number)}, {}, {})).stat().st_ino)
+        job.finish()
+    assert len(set(files)) == 2
+    np.testing.assert_array_equal(read(tmp_path).params["w"], np.arange(1))
+
+
+@pytest.mark.parametrize("held", ["by another name", "by a reader"])
+def test_a_checkpoint_that_somebody_still_has_is_not_written_over(tmp_path, held):
+    job = Checkpoints(tmp_path)
+    first = job.write(Checkpoint(1, {"w": np.zeros(3)}, {}, {}))
+    whole = first.read_bytes()
+    checkpoint.publish(first, tmp_path / "best.safetensors")
+    with first.open("rb") as reader:
+        if held == "by a reader":
+            (tmp_path / "best.safetensors").unlink()
+        for number in (2, 3, 4):
+            job.write(Checkpoint(number, {"w": np.full(3, float(number))}, {}, {}))
+            job.finish()
+        assert reader.read() == whole
+    if held == "by another name":
+        assert (tmp_path / "best.safetensors").read_bytes() == whole
 
 
 def test_a_process_killed_between_model_and_index_leaves_the_checkpoint_before(tmp_path, monkeypatch):
