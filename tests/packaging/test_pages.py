@@ -16,7 +16,15 @@ from clouddeploy_runtime.jobs import TRANSITIONS, JobStatus, components, known, 
 from clouddeploy_runtime.launchers.process import PASSED_ON
 from clouddeploy_runtime.lifecycle import RESTART_STATUS
 from clouddeploy_runtime.relay import splice
-from clouddeploy_runtime.server import commands, membership, open_tasks, participants, scheduler, submissions
+from clouddeploy_runtime.server import (
+    commands,
+    membership,
+    open_tasks,
+    participants,
+    scheduler,
+    submissions,
+    uploads,
+)
 from clouddeploy_runtime.settings import Settings
 from clouddeploy_runtime.tls import Peer
 from clouddeploy_runtime.wire import rpc
@@ -104,8 +112,8 @@ def test_a_limit_is_what_the_page_says(value, unit, line):
     ("value", "unit", "line"),
     [
         (temporary_folder.LEAST_BYTES, 1 << 20, "| less than {} MiB are free |"),
-        (open_tasks.TOGETHER_BYTES, 1 << 30, "less than {} GiB together, or one waits longer"),
-        (open_tasks.TURN_S, 1, "one waits longer than {} s |"),
+        (uploads.TOGETHER_BYTES, 1 << 30, "less than {} GiB together, or one waits longer"),
+        (uploads.TURN_S, 1, "one waits longer than {} s |"),
         (open_tasks.LEAST_BYTES, 1 << 20, "large as what it was asked, or {} MiB."),
         (rpc.CHUNK_BYTES, 1 << 20, "in messages of {} MiB"),
     ],

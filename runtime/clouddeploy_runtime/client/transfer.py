@@ -79,33 +79,28 @@ class Transfer:
             ConnectionFailed: it did not work within the attempts.
             BlobCorrupt: it came complete, but is not what the server announced.
         """
-        position = failures = 0
+        landing, failures = blobs.Landing(into), 0
         is_pieced = False
         while True:
             await self._ready.wait()
-            is_pieced = is_pieced or position > 0
-            request = msgspec.json.encode({"blob": blob, "offset": position})
+            is_pieced = is_pieced or landing.position > 0
+            request = msgspec.json.encode({"blob": blob, "offset": landing.position})
             call = self._channel.unary_stream(rpc.DOWNLOAD)(request, metadata=self._metadata(job_id))
             try:
-                async for chunk in call:
-                    end = position + len(chunk)
-                    if end > len(into):
-                        raise BlobCorrupt("A blob is longer than announced", why=f"{len(into)} bytes were announced")
-                    into[position:end] = chunk
-                    position = end
-                await asyncio.to_thread(blobs.check, into, received=position, expected=checksum)
+                await blobs.receive(call, landing)
+                await asyncio.to_thread(blobs.check, into, received=landing.position, expected=checksum)
             except BlobCorrupt as exc:
                 if not is_pieced:
                     raise
                 log.info("%s is fetched from its beginning: its parts do not fit together (%s)", blob, exc)
-                position, is_pieced = 0, False
+                landing.position, is_pieced = 0, False
             except _BROKEN as exc:
                 failures = await self._pause(exc, failures, f"download {blob}")
             else:
                 return
 
     async def send(self, job_id: str, result: Result, view: memoryview, *, task_checksum: str) -> Receipt:
-        """Upload a result; the server takes it once, however often it is sent.
+        """Upload a result; the server takes it once, however often it is sent, and of a cut one only what is missing.
 
         Args:
             job_id: the job it is of.
@@ -118,16 +113,28 @@ class Transfer:
             ConnectionFailed: it did not work within the attempts.
         """
         checksum = await asyncio.to_thread(blobs.checksum, view)
-        header = msgspec.msgpack.encode(Delivery(result, checksum, task_checksum))
-        failures = 0
+        delivery = Delivery(result, checksum, task_checksum)
+        is_again, failures = False, 0
         while True:
             await self._ready.wait()
-            content = blobs.send(view, header=header)
-            call = self._channel.stream_unary(rpc.UPLOAD)(content, metadata=self._metadata(job_id))
             try:
+                delivery.offset = await self._received(job_id, delivery) if is_again else 0
+                content = blobs.send(view, offset=delivery.offset, header=msgspec.msgpack.encode(delivery))
+                call = self._channel.stream_unary(rpc.UPLOAD)(content, metadata=self._metadata(job_id))
                 return Receipt((await call).decode())
             except _BROKEN as exc:
+                is_again = True
                 failures = await self._pause(exc, failures, f"upload the result of task {result.task_id}")
+
+    async def _received(self, job_id: str, delivery: Delivery) -> int:
+        """Return how much of an upload the server has."""
+        call = self._channel.unary_unary(rpc.RECEIVED)(
+            msgspec.msgpack.encode(delivery), metadata=self._metadata(job_id)
+        )
+        position = int(await call)
+        if position:
+            log.info("The result of task %s goes on at byte %d", delivery.result.task_id, position)
+        return position
 
     def _metadata(self, job_id: str) -> tuple[tuple[str, str], ...]:
         return ((rpc.TOKEN_KEY, self._token), (rpc.JOB_KEY, job_id))

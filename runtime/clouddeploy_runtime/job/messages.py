@@ -57,6 +57,8 @@ class Delivery(msgspec.Struct):
     """Of the bytes that follow."""
     task_checksum: str
     """Of the parameters that the result is an answer to: a task that was asked again may have others."""
+    offset: int = 0
+    """Where the bytes that follow belong: those before are at the server."""
 
 
 class Receipt(StrEnum):

@@ -14,15 +14,16 @@ from google.protobuf.message import DecodeError
 from clouddeploy_runtime.errors import BlobCorrupt, printable
 from clouddeploy_runtime.job.buffers import NoBuffer
 from clouddeploy_runtime.job.messages import Delivery
-from clouddeploy_runtime.server.open_tasks import Superseded
 from clouddeploy_runtime.server.tally import Way
+from clouddeploy_runtime.server.uploads import Superseded
 from clouddeploy_runtime.wire import blobs, rpc
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from clouddeploy_runtime.server.registration import Registration
+    from clouddeploy_runtime.server.running import RunningJob
     from clouddeploy_runtime.server.scheduler import Scheduler
     from clouddeploy_runtime.server.sessions import Registry, Session
 
@@ -65,6 +66,7 @@ class FederationCalls:
                 ),
                 "Download": grpc.unary_stream_rpc_method_handler(self.download),
                 "Upload": grpc.stream_unary_rpc_method_handler(self.upload),
+                "Received": grpc.unary_unary_rpc_method_handler(self.received),
             },
         )
 
@@ -169,19 +171,18 @@ class FederationCalls:
         async for chunk in self._registry.tally.passing(Way.TO_SITE, session.name, chunks, note=note):
             yield chunk
 
+    async def received(self, request: bytes, context: Any) -> bytes:
+        """Tell a site how much of an upload is here, so that it sends the rest alone."""
+        session, metadata = await self._registration.authorise(context)
+        job = await self._job_of(session, metadata, context)
+        return str(await job.received(session.name, await _delivery(request, context))).encode()
+
     async def upload(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         """Take a site's result of a task: its header, then the bytes of its parameters."""
         session, metadata = await self._registration.authorise(context)
-        job = self._scheduler.find(str(metadata.get(rpc.JOB_KEY, "")))
-        if job is None or session.name not in job.sites:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "this job does not run, or not with this site")
-            raise AssertionError  # abort always raises
+        job = await self._job_of(session, metadata, context)
         stream = aiter(requests)
-        try:
-            delivery = msgspec.msgpack.decode(await anext(stream, b""), type=Delivery)
-        except _UNREADABLE as exc:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
-            raise AssertionError from exc  # abort always raises
+        delivery = await _delivery(await anext(stream, b""), context)
         counted = self._registry.tally.passing(Way.FROM_SITE, session.name, stream, note=job.rounds.moved)
         try:
             return (await job.accept(session.name, delivery, counted)).encode()
@@ -193,6 +194,21 @@ class FederationCalls:
             log.warning("The answer of %s finds no room: %s", session.name, exc)
             await context.abort(grpc.StatusCode.INTERNAL, str(exc))
         raise AssertionError  # abort always raises
+
+    async def _job_of(self, session: Session, metadata: Mapping[str, Any], context: Any) -> RunningJob:
+        job = self._scheduler.find(str(metadata.get(rpc.JOB_KEY, "")))
+        if job is None or session.name not in job.sites:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "this job does not run, or not with this site")
+            raise AssertionError  # abort always raises
+        return job
+
+
+async def _delivery(header: bytes, context: Any) -> Delivery:
+    try:
+        return msgspec.msgpack.decode(header, type=Delivery)
+    except _UNREADABLE as exc:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
+        raise AssertionError from exc  # abort always raises
 
 
 def _said(text: str) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from clouddeploy_runtime.errors import RuntimeFault
 from clouddeploy_runtime.job.messages import MessageTooLarge, Receipt, Result, SiteFailed, Task
 from clouddeploy_runtime.server.tally import Cause
+from clouddeploy_runtime.server.uploads import Uploads
 from clouddeploy_runtime.wire import blobs
 from clouddeploy_runtime.wire.federation_pb2 import RunTask, ServerEvent
 
@@ -25,19 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TOGETHER_BYTES = 1 << 30
-"""Updates that come in at the same time take no more memory than this. On a fast line they do not come sooner all at
-once than one after the other."""
-TURN_S = 5.0
-"""So long one waits for its turn; a site on a slow line must not hold up the others for longer."""
 LEAST_BYTES, FACTOR = 64 << 20, 4
 """An answer may be so many bytes, or so many times as large as what was asked."""
-
-
-class Superseded(RuntimeFault):
-    """A newer upload of the same result replaced this one."""
-
-    error_code = "SUPERSEDED"
 
 
 @dataclass(eq=False)
@@ -47,8 +35,6 @@ class _OpenTask:
     checksum: str
     targets: frozenset[str]
     pending: set[str]
-    uploads: dict[str, asyncio.Future[Buffer | None]] = field(default_factory=dict)
-    """The upload that counts, by site: the newest, since the one before may be a dead connection's."""
     deadlines: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
 
 
@@ -88,8 +74,7 @@ class OpenTasks:
         self._open: dict[str, _OpenTask] = {}
         self._closed: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
-        self._freed = asyncio.Event()
-        pool.on_free = self._freed.set
+        self._uploads = Uploads(job_id, pool)
 
     async def open(self, task: Task, buffer: Buffer | None, *, sites: tuple[str, ...]) -> None:
         """Take the controller's next task; `send` brings it to the sites.
@@ -170,10 +155,12 @@ class OpenTasks:
             if site in open_task.pending and task_checksum in {"", open_task.checksum}:
                 self._settle(open_task, site)
                 self._failed(site, reason, cause)
-                upload = open_task.uploads.pop(site, None)
-                if upload is not None:
-                    upload.cancel()
+                self._uploads.drop(open_task.task.task_id, site)
                 await self._tell(SiteFailed(task_id=open_task.task.task_id, site=site, reason=reason), None)
+
+    async def received(self, site: str, delivery: Delivery) -> int:
+        """Return how many bytes of an answer are here already, of a call that was cut."""
+        return await self._uploads.position(site, delivery) if delivery.result.task_id in self._open else 0
 
     async def accept(self, site: str, delivery: Delivery, stream: AsyncIterable[bytes]) -> Receipt:
         """Take a site's result straight into shared memory and hand it to the controller, exactly once.
@@ -195,7 +182,7 @@ class OpenTasks:
             reason = f"{site}: its answer is of {result.size} bytes, and may be of {most}"
             await self.fail(site, reason, task_id=result.task_id, cause=Cause.ANSWER)
             return Receipt.TAKEN
-        buffer = await self._receive(open_task, site, delivery, stream)
+        buffer = await self._uploads.receive(site, delivery, stream)
         if site not in open_task.pending or self._open.get(result.task_id) is not open_task:
             if buffer is not None:  # given up while it came; the controller has counted it as failed
                 buffer.release()
@@ -204,53 +191,6 @@ class OpenTasks:
         # A task of its own: the site may hang up now, and would not have its answer counted.
         await asyncio.shield(self._spawn(self._hand_over(site, result, buffer)))
         return Receipt.TAKEN
-
-    async def _receive(
-        self, open_task: _OpenTask, site: str, delivery: Delivery, stream: AsyncIterable[bytes]
-    ) -> Buffer | None:
-        older = open_task.uploads.pop(site, None)
-        if older is not None:
-            log.info("A new upload of %s replaces the one before", site, extra={"job": self._job_id, "site": site})
-            older.cancel()
-        receiving = asyncio.ensure_future(self._fill(delivery.result.size, stream, checksum=delivery.checksum))
-        open_task.uploads[site] = receiving
-        try:
-            await asyncio.wait({receiving})
-            if receiving.cancelled():
-                raise Superseded("An upload was replaced by a newer one")
-            return receiving.result()
-        except asyncio.CancelledError:
-            receiving.add_done_callback(_release)
-            receiving.cancel()
-            raise
-        finally:
-            if open_task.uploads.get(site) is receiving:
-                del open_task.uploads[site]
-
-    async def _fill(self, size: int, stream: AsyncIterable[bytes], *, checksum: str) -> Buffer | None:
-        """Return a buffer with what came."""
-        if not size:
-            await blobs.receive(stream, memoryview(b""))
-            return None
-        await self._turn(size)
-        buffer = await self._pool.obtain(size)
-        try:
-            view = buffer.view[:size]
-            received = await blobs.receive(stream, view)
-            await asyncio.to_thread(blobs.check, view, received=received, expected=checksum)
-        except BaseException:
-            buffer.release()
-            raise
-        return buffer
-
-    async def _turn(self, size: int) -> None:
-        """Wait until updates that came before leave room, but not for ever: then this one may become a file."""
-        most = min(TOGETHER_BYTES, self._pool.budget_bytes or TOGETHER_BYTES)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TURN_S):
-                while (held := self._pool.in_use) and held + size > most:
-                    self._freed.clear()
-                    await self._freed.wait()
 
     async def _hand_over(self, site: str, result: Result, buffer: Buffer | None) -> None:
         message = Result(
@@ -290,8 +230,7 @@ class OpenTasks:
         self._closed.add(task_id)
         for timer in open_task.deadlines.values():
             timer.cancel()
-        for upload in open_task.uploads.values():
-            upload.cancel()
+        self._uploads.drop(task_id)
         if open_task.buffer is not None:
             open_task.buffer.release()
 
@@ -305,9 +244,3 @@ class OpenTasks:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
-
-
-def _release(receiving: asyncio.Future[Buffer | None]) -> None:
-    """Give back what nobody waits for any more."""
-    if not receiving.cancelled() and receiving.exception() is None and (buffer := receiving.result()) is not None:
-        buffer.release()

@@ -262,14 +262,13 @@ class RunningJob:
         return self._tasks.blob(site, rest) if kind == "task" else None
 
     async def accept(self, site: str, delivery: Delivery, stream: AsyncIterable[bytes]) -> Receipt:
-        """Take a site's result, once.
-
-        Raises:
-            BlobCorrupt: what came is not what was announced; the site sends it again.
-            Superseded: the site has begun to send it again meanwhile.
-        """
+        """Take a site's result, once; see `OpenTasks.accept`."""
         self.deployed(site, "")  # two streams: what the site said before may come after it
         return await self._tasks.accept(site, delivery, stream)
+
+    async def received(self, site: str, delivery: Delivery) -> int:
+        """Return how many bytes of a result are here already."""
+        return await self._tasks.received(site, delivery)
 
     def task_failed(self, site: str, task_id: str, reason: str, *, task_checksum: str = "") -> None:
         """Note that a site could not do one task; it gets the next one.

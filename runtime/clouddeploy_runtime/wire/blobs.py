@@ -54,28 +54,40 @@ async def send(view: memoryview | bytes, *, offset: int = 0, header: bytes = b""
         yield chunk
 
 
-async def receive(stream: AsyncIterable[bytes], into: memoryview, *, offset: int = 0) -> int:
-    """Write the stream's messages into a preallocated buffer.
+class Landing:
+    """A preallocated buffer that a blob's messages fill, in order.
 
-    Args:
-        stream: the messages of one blob, in order, from `offset` on.
+    Attributes:
         into: as long as the whole blob.
-        offset: where the first message belongs.
+        position: after the last byte written; whoever waits for the end compares it with the blob's size.
+    """
 
-    Returns:
-        The position after the last byte written; the caller compares it with the blob's size.
+    def __init__(self, into: memoryview) -> None:
+        self.into = into
+        self.position = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Write the next message.
+
+        Raises:
+            BlobCorrupt: more bytes came than were announced.
+        """
+        end = self.position + len(chunk)
+        if end > len(self.into):
+            announced = f"{len(self.into)} were announced"
+            raise BlobCorrupt("A blob is longer than announced", why=f"{end} bytes came, {announced}")
+        self.into[self.position : end] = chunk
+        self.position = end
+
+
+async def receive(stream: AsyncIterable[bytes], landing: Landing) -> None:
+    """Write the messages of a blob where they belong; a cut stream leaves `landing` where it stopped.
 
     Raises:
         BlobCorrupt: more bytes came than were announced.
     """
-    position = offset
     async for chunk in stream:
-        end = position + len(chunk)
-        if end > len(into):
-            raise BlobCorrupt("A blob is longer than announced", why=f"{end} bytes came, {len(into)} were announced")
-        into[position:end] = chunk
-        position = end
-    return position
+        landing.add(chunk)
 
 
 def check(view: memoryview | bytes, *, received: int, expected: str) -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 FEDERATION: Final = "clouddeploy.federation.v1.Federation"
-"""Service of the sites: Prove, Register, Session, Download, Upload."""
+"""Service of the sites: Prove, Register, Session, Download, Upload, Received."""
 ADMIN: Final = "clouddeploy.federation.v1.Admin"
-"""Service of the people: Prove, Identify, Challenge, Submit, Command, DownloadJob."""
+"""Service of the people: Prove, Login, Challenge, Submit, Command, DownloadJob."""
 
 PROVE: Final = f"/{FEDERATION}/Prove"
 PROVE_TO_ADMIN: Final = f"/{ADMIN}/Prove"
+LOGIN: Final = f"/{ADMIN}/Login"
 IDENTIFY: Final = f"/{ADMIN}/Identify"
+"""What servers before 0.4 have instead of Login, and only for people whom TLS does not show."""
 REGISTER: Final = f"/{FEDERATION}/Register"
 SESSION: Final = f"/{FEDERATION}/Session"
 DOWNLOAD: Final = f"/{FEDERATION}/Download"
 UPLOAD: Final = f"/{FEDERATION}/Upload"
+RECEIVED: Final = f"/{FEDERATION}/Received"
+"""How many bytes of an upload that was cut are at the server."""
 CHALLENGE: Final = f"/{ADMIN}/Challenge"
 SUBMIT: Final = f"/{ADMIN}/Submit"
 COMMAND: Final = f"/{ADMIN}/Command"

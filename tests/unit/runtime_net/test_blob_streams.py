@@ -18,9 +18,10 @@ CONTENT = bytes(range(256)) * (CHUNK_BYTES // 128) + b"tail"
 @pytest.mark.parametrize("offset", [0, 1, CHUNK_BYTES, len(CONTENT)])
 def test_a_blob_arrives_from_any_offset(offset):
     target = bytearray(CONTENT[:offset]) + bytearray(len(CONTENT) - offset)
-    view = memoryview(target)
-    received = asyncio.run(blobs.receive(blobs.send(CONTENT, offset=offset), view, offset=offset))
-    blobs.check(view, received=received, expected=blobs.checksum(CONTENT))
+    landing = blobs.Landing(memoryview(target))
+    landing.position = offset
+    asyncio.run(blobs.receive(blobs.send(CONTENT, offset=offset), landing))
+    blobs.check(landing.into, received=landing.position, expected=blobs.checksum(CONTENT))
     assert bytes(target) == CONTENT
 
 
@@ -30,7 +31,7 @@ def test_messages_are_one_mebibyte():
 
 def test_a_longer_blob_than_announced_is_refused():
     with pytest.raises(BlobCorrupt, match="longer"):
-        asyncio.run(blobs.receive(blobs.send(CONTENT), memoryview(bytearray(10))))
+        asyncio.run(blobs.receive(blobs.send(CONTENT), blobs.Landing(memoryview(bytearray(10)))))
 
 
 def test_a_shorter_or_changed_blob_is_refused():

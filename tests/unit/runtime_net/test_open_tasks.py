@@ -9,7 +9,8 @@ import pytest
 from clouddeploy_runtime.errors import BlobCorrupt
 from clouddeploy_runtime.job.buffers import BufferPool
 from clouddeploy_runtime.job.messages import Delivery, MessageTooLarge, Receipt, Result, SiteFailed, Task
-from clouddeploy_runtime.server.open_tasks import OpenTasks, Superseded
+from clouddeploy_runtime.server.open_tasks import OpenTasks
+from clouddeploy_runtime.server.uploads import Superseded
 from clouddeploy_runtime.wire import blobs
 
 SITES = ("site-1", "site-2")
@@ -46,10 +47,24 @@ class Job:
         for site in SITES:
             self.tasks.send(site)
 
-    def accept(self, *, site="site-1", task_id="job/0/train", update=UPDATE, model=b"model", stream=None, meta=None):
-        result = Result(task_id, "whoever", "train", 0, meta or {}, len(update))
-        delivery = Delivery(result, blobs.checksum(update), blobs.checksum(model))
-        return self.tasks.accept(site, delivery, stream or blobs.send(update))
+    def accept(self, *, site="site-1", update=UPDATE, stream=None, offset=0, **more):
+        delivery = delivery_of(update=update, offset=offset, **more)
+        return self.tasks.accept(site, delivery, stream or blobs.send(update, offset=offset))
+
+    async def cut(self, **more):
+        """Have an upload end in its middle."""
+        silent = Silent()
+        upload = asyncio.create_task(self.accept(stream=silent, **more))
+        await silent.has_begun.wait()
+        upload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+        return await self.tasks.received("site-1", delivery_of(**more))
+
+
+def delivery_of(*, task_id="job/0/train", update=UPDATE, model=b"model", meta=None, offset=0):
+    result = Result(task_id, "whoever", "train", 0, meta or {}, len(update))
+    return Delivery(result, blobs.checksum(update), blobs.checksum(model), offset)
 
 
 async def until(condition):
@@ -118,6 +133,64 @@ async def test_an_upload_that_breaks_leaves_the_task_open_for_the_next(job):
     assert job.told == []
     assert await job.accept() is Receipt.TAKEN
     assert job.told == [("Result", "site-1", UPDATE)]
+
+
+@scenario
+async def test_an_upload_that_was_cut_goes_on_where_it_stopped(job):
+    await job.open()
+    assert await job.cut() == 5
+    assert job.pool.in_use  # the part is kept
+    assert await job.accept(offset=5) is Receipt.TAKEN
+    assert job.told == [("Result", "site-1", UPDATE)]
+
+
+@scenario
+async def test_a_site_that_asks_how_far_it_came_ends_the_call_that_hangs(job):
+    await job.open()
+    silent = Silent()
+    older = asyncio.create_task(job.accept(stream=silent))
+    await silent.has_begun.wait()
+    assert await job.tasks.received("site-1", delivery_of()) == 5
+    with pytest.raises(Superseded):
+        await older
+    assert await job.accept(offset=5) is Receipt.TAKEN
+    assert job.told == [("Result", "site-1", UPDATE)]
+
+
+@scenario
+async def test_what_came_of_another_answer_is_not_gone_on_with(job):
+    """A trainer that was started again may answer something else."""
+    await job.open()
+    await job.cut()
+    other = b"twelve Bytes"
+    assert await job.tasks.received("site-1", delivery_of(update=other)) == 0
+    with pytest.raises(Superseded):
+        await job.accept(update=other, offset=5)
+    assert await job.accept(update=other) is Receipt.TAKEN
+    assert job.told == [("Result", "site-1", other)]
+
+
+@pytest.mark.parametrize("ending", ["its site failed", "its task is closed", "another is here", "it was damaged"])
+def test_the_part_of_an_upload_gives_its_memory_back_when(ending):
+    async def run():
+        job = Job()
+        await job.open()
+        before = job.pool.in_use
+        await job.cut()
+        if ending == "its site failed":
+            await job.tasks.fail("site-1", "gone")
+        elif ending == "its task is closed":
+            job.tasks.close()
+        elif ending == "another is here":
+            await job.accept(update=b"twelve Bytes", stream=None)
+        else:
+            with pytest.raises(BlobCorrupt):
+                await job.accept(offset=5, stream=blobs.send(b"other"))
+            assert await job.tasks.received("site-1", delivery_of()) == 0
+        taken = {"another is here": job.pool.held(2).capacity, "its task is closed": -before}.get(ending, 0)
+        assert job.pool.in_use == before + taken
+
+    asyncio.run(run())
 
 
 @scenario
