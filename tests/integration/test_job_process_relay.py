@@ -8,6 +8,7 @@ import json
 import os
 import time
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ import safetensors.numpy
 from clouddeploy_runtime.job import tensors
 from clouddeploy_runtime.job.buffers import BufferPool
 from clouddeploy_runtime.job.messages import Abort, Done, Progress, Result, SiteFailed, Task
-from clouddeploy_runtime.launchers.process import JobLaunch, launch
+from clouddeploy_runtime.launchers import JobLaunch
+from clouddeploy_runtime.launchers.outpost import OutpostLauncher
+from clouddeploy_runtime.launchers.process import launch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXAMPLE_APP = EXAMPLES / "jobs" / "breast-cancer" / "app"
@@ -45,10 +48,14 @@ def app(folder, script, *, rounds=1, initial="def make():\n    import numpy\n   
     return folder
 
 
+LAUNCH = ContextVar("launch", default=launch)
+"""How the processes are started."""
+
+
 @asynccontextmanager
 async def started(folder, role, site, run_dir, *, sites=SITES, data_dir=None):
     pool = BufferPool(64 << 20)
-    process = await launch(
+    process = await LAUNCH.get()(
         JobLaunch(job_id="job", role=role, site=site, app_dir=folder, run_dir=run_dir, sites=sites, data_dir=data_dir),
         pool,
     )
@@ -116,7 +123,16 @@ def example_model():
     return module
 
 
-def test_the_example_ends_with_the_weighted_mean_of_a_computation_without_processes(tmp_path):
+@pytest.fixture(params=["process", "outpost"])
+def way(request, tmp_path):
+    """A job's process is a child of its parent, or runs elsewhere: to the parent it is the same."""
+    elsewhere = OutpostLauncher.of("local", {}, tmp_path).launch
+    token = LAUNCH.set(elsewhere if request.param == "outpost" else launch)
+    yield request.param
+    LAUNCH.reset(token)
+
+
+def test_the_example_ends_with_the_weighted_mean_of_a_computation_without_processes(tmp_path, way):
     data = EXAMPLES / "hybrid" / "data"
     final, progress, seen, codes = asyncio.run(federate(EXAMPLE_APP, tmp_path, data=data))
     assert (final.status, final.reason) == ("FINISHED:COMPLETED", "")
@@ -165,7 +181,7 @@ async def first_task(folder, tmp_path, *, act=None):
 
 
 @pytest.mark.fault("script raises", "named with its line")
-def test_a_script_that_raises_is_named_with_its_line_and_its_traceback_stays_in_the_log(tmp_path):
+def test_a_script_that_raises_is_named_with_its_line_and_its_traceback_stays_in_the_log(tmp_path, way):
     folder = app(tmp_path / "app", LOOP + "    raise ValueError('no such column')\n")
     done, code, _ = asyncio.run(first_task(folder, tmp_path))
     assert done.status == "FINISHED:EXECUTION_EXCEPTION"
@@ -175,7 +191,7 @@ def test_a_script_that_raises_is_named_with_its_line_and_its_traceback_stays_in_
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_a_script_that_leaves_by_os_exit_ends_the_process_without_a_last_message(tmp_path):
+def test_a_script_that_leaves_by_os_exit_ends_the_process_without_a_last_message(tmp_path, way):
     folder = app(tmp_path / "app", LOOP + "    import os\n    os._exit(7)\n")
     done, code, _ = asyncio.run(first_task(folder, tmp_path))
     assert (done, code) == (None, 7)
@@ -192,7 +208,7 @@ BUSY = LOOP + "    import time\n    print('busy', flush=True)\n    time.sleep(60
 
 
 @pytest.mark.fault("job process killed", "known by its signal")
-def test_a_killed_trainer_is_known_by_its_signal(tmp_path):
+def test_a_killed_trainer_is_known_by_its_signal(tmp_path, way):
     async def kill(process, run_dir):
         await _until(lambda: "busy" in (run_dir / "log.txt").read_text())
         process.kill()
@@ -202,7 +218,7 @@ def test_a_killed_trainer_is_known_by_its_signal(tmp_path):
     assert seconds < 5
 
 
-def test_an_abort_ends_a_script_that_waits_for_its_next_task(tmp_path):
+def test_an_abort_ends_a_script_that_waits_for_its_next_task(tmp_path, way):
     async def abort(process, _run_dir):
         await process.send(Abort(reason="enough"))
 

@@ -6,30 +6,55 @@ from typing import TYPE_CHECKING
 
 from clouddeploy_runtime.launchers import temporary
 from clouddeploy_runtime.launchers.base import BadLauncher, JobLaunch, Launcher, Running
+from clouddeploy_runtime.launchers.outpost import OutpostLauncher
 from clouddeploy_runtime.launchers.process import ProcessLauncher
+from clouddeploy_runtime.outposts import engines
 
 if TYPE_CHECKING:
+    from clouddeploy_runtime.kit import Kit
     from clouddeploy_runtime.settings import Settings
 
-__all__ = ["BadLauncher", "JobLaunch", "Launcher", "Running", "of"]
+__all__ = ["BadLauncher", "JobLaunch", "Launcher", "Running", "made", "of"]
 
-_KNOWN = {"process": ProcessLauncher.of}
+_PROCESS = "process"
 
 
-def of(settings: Settings) -> Launcher:
+def of(settings: Settings, kit: Kit | None = None) -> Launcher:
     """Return the launcher that a site's `local/resources.json` asks for.
 
     A parent calls it once at its start; what an earlier one that was killed has left of its jobs is removed here.
 
+    Args:
+        settings: the site's.
+        kit: the site's; jobs elsewhere are known by its name, and get what its `local/study_runtime.yaml` says.
+
     Raises:
         BadLauncher: there is no such one, or its arguments are wrong.
     """
-    make = _KNOWN.get(settings.launcher)
-    if make is None:
-        raise BadLauncher(
-            f"jobs cannot be started by the launcher {settings.launcher!r}",
-            why=f"this version knows {', '.join(sorted(_KNOWN))}",
-            hint="Name process_launcher in local/resources.json.",
-        )
+    launcher = made(settings, kit)
     temporary.clear()
-    return make(settings.launcher_args)
+    if kit is not None and isinstance(launcher, OutpostLauncher):
+        engines.sweep(settings.launcher, launcher.settings, kit.name)
+    return launcher
+
+
+def made(settings: Settings, kit: Kit | None = None) -> ProcessLauncher | OutpostLauncher:
+    """Return what `of` does, and leave everything as it is.
+
+    Raises:
+        BadLauncher: as `of`.
+    """
+    name = settings.launcher
+    if name == _PROCESS:
+        return ProcessLauncher.of(settings.launcher_args)
+    if kit is None or name not in engines.KINDS:
+        raise _unknown(name)
+    return OutpostLauncher.of(name, settings.launcher_args, kit.local)
+
+
+def _unknown(name: str) -> BadLauncher:
+    return BadLauncher(
+        f"jobs cannot be started by the launcher {name!r}",
+        why=f"this version knows {', '.join(sorted([_PROCESS, *engines.KINDS]))}",
+        hint="Name process_launcher in local/resources.json.",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from clouddeploy_runtime.errors import ExitCode, RuntimeFault
 
@@ -37,6 +37,8 @@ class JobLaunch:
         hidden: the kit and the workspace: closed to the job, but for what the other attributes name inside them.
         readable: further trees that it reads.
         writable: further trees that it writes.
+        study: that the job belongs to.
+        wishes: of the job, by launcher: what its `launcher_spec` says for this site.
     """
 
     job_id: str
@@ -51,6 +53,8 @@ class JobLaunch:
     hidden: tuple[Path, ...] = ()
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
+    study: str = "default"
+    wishes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Running(Protocol):

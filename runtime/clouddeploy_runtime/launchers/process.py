@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import getpass
 import logging
 import os
-import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clouddeploy_runtime.job import confine, landlock
-from clouddeploy_runtime.launchers import ending as endings
-from clouddeploy_runtime.launchers import orphans
-from clouddeploy_runtime.launchers.base import BadLauncher, JobLaunch
-from clouddeploy_runtime.launchers.job_process import JobProcess
+from clouddeploy_runtime.launchers import child
+from clouddeploy_runtime.launchers.base import BadLauncher
 from clouddeploy_runtime.launchers.output import Output
-from clouddeploy_runtime.launchers.temporary import Temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from clouddeploy_runtime.job.buffers import BufferPool
+    from clouddeploy_runtime.launchers.base import JobLaunch
+    from clouddeploy_runtime.launchers.job_process import JobProcess
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +37,6 @@ PASSED_ON = (
 """The environment a job gets: what programs need to run, and none of what the parent knows."""
 CUSTOM_PATH = "CLOUDDEPLOY_CUSTOM_PATH"
 """Folders with code that the site has put there for all jobs, as in PATH."""
-_CHILDREN = orphans.Children()
-"""Of this process, as the kernel counts them: whoever starts jobs, none may take another's for what a job left."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +50,14 @@ class ProcessLauncher:
         shares_memory: whether jobs get /dev/shm, which is one for all jobs of the machine: what one puts there under
             a name another can read and change. Without it Python's multiprocessing has no locks and queues, and
             PyTorch's data loaders no workers. True: most scripts need it.
+        output: takes what a job prints, given its run folder; None: `log.txt` there.
     """
 
     is_confined: bool = True
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
     shares_memory: bool = True
+    output: Callable[[Path], Output] | None = None
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> ProcessLauncher:
@@ -97,51 +92,13 @@ class ProcessLauncher:
         Raises:
             OSError: it cannot be started.
         """
-        confine.guard_parent()
-        confine.adopt()
-        job.run_dir.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(orphans.end_earlier, job.run_dir.resolve())
-        oom_kills = endings.oom_kills()
-        with contextlib.ExitStack() as undo:
-            temporary = Temporary()
-            undo.callback(temporary.remove)
-            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.callback(mine.close)
-            with theirs:
-                mine.setblocking(False)
-                output = Output(job.run_dir)
-                try:
-                    process = await self._start(job, theirs.fileno(), output.writer, temporary.path)
-                finally:
-                    output.started()
-            undo.pop_all()
-        return JobProcess(
-            process,
-            mine,
+        return await child.start(
+            job,
             pool,
-            job=job,
-            output=output,
-            temporary=temporary,
-            children=_CHILDREN,
-            oom_kills=oom_kills,
+            words=lambda connection: ("clouddeploy_runtime.job.enter", *_words(job, connection)),
+            environment=lambda temporary: self._environment(job, temporary),
+            output=self.output or Output,
         )
-
-    async def _start(self, job: JobLaunch, connection: int, output: int, temporary: Path) -> asyncio.subprocess.Process:
-        with _CHILDREN.starting():
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-P", "-m", "clouddeploy_runtime.job.enter"),  # -P: the run folder holds what the job has written
-                *_words(job, connection),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=job.run_dir,
-                env=self._environment(job, temporary),
-                pass_fds=(connection,),
-                start_new_session=True,
-            )
-            _CHILDREN.add(process.pid)
-        return process
 
     def _environment(self, job: JobLaunch, temporary: Path) -> dict[str, str]:
         code = [job.app_dir / "custom", *job.code]
@@ -161,7 +118,6 @@ class ProcessLauncher:
             "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(temporary),
             "XDG_CACHE_HOME": str(temporary / "cache"),  # the home stays closed
-            orphans.MARK: str(job.run_dir.resolve()),
             confine.VARIABLE: msgspec.json.encode(bounds).decode(),
         }
 

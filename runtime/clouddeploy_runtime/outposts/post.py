@@ -1,0 +1,118 @@
+"""What every kind of outpost has in common: where a job's process runs that is none of this machine's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from clouddeploy_runtime.launchers.base import BadLauncher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CREDENTIAL = "line.json"
+"""In the folder that the outpost reads: see `line.Credential`."""
+VARIABLE = "CLOUDDEPLOY_ERRAND"
+"""Of the site's end of an outpost: its errand, as JSON; no secret is in it."""
+FAR = ("-P", "-m", "clouddeploy_runtime.outposts.far")
+"""What Python runs at the outpost; its argument is the path of the credential there."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """One job's process, as its site hands it to `near`; JSON. Paths are the site's.
+
+    Attributes:
+        kind: of outpost: a launcher's name.
+        settings: the launcher's arguments, checked.
+        study: of the job; `local/study_runtime.yaml` says what its jobs get.
+        wishes: of the job for this kind of launcher: its `launcher_spec`.
+        environment: for the job's process.
+        is_confined: whether the kernel keeps the job to its files there.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+    job_id: str
+    role: str
+    site: str
+    sites: tuple[str, ...]
+    app_dir: str
+    run_dir: str
+    local: str
+    """The kit's `local` folder."""
+    data_dir: str | None = None
+    study: str = "default"
+    wishes: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    code: tuple[str, ...] = ()
+    is_confined: bool = True
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What `far` runs; JSON. Paths are the outpost's."""
+
+    job_id: str
+    role: str
+    site: str
+    sites: tuple[str, ...]
+    app_dir: str
+    run_dir: str
+    data_dir: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    code: tuple[str, ...] = ()
+    readable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+    is_confined: bool = True
+    memory_bytes: int = 0
+    """For parameters, at most; beyond it they become files. 0: what `tensor_memory` would give a site there."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the outpost reaches its site."""
+
+    host: str
+    """As the outpost sees it."""
+    bind: str = ""
+    ports: tuple[int, ...] = (0,)
+    pending_s: float = 120.0
+    """So long it may take until it calls."""
+    poll_s: float = 1.0
+    """How often the engine is asked what became of it."""
+
+
+class Post(Protocol):
+    """One job's place at one engine. Its methods are called by one thread."""
+
+    @property
+    def way(self) -> Way:
+        """How it reaches its site."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the credential is written; the outpost alone reads it."""
+
+    def open(self) -> Launch:
+        """Starts the outpost, which then calls; returns what it is to run, as it sees the paths.
+
+        Raises:
+            RuntimeFault: the engine refuses, or is not there.
+        """
+
+    def problem(self) -> str:
+        """Returns why it does not run, or not any more; empty while it may."""
+
+    def stop(self) -> None:
+        """Asks it to end, as the engine does; harmless when it has."""
+
+    def close(self) -> None:
+        """Ends it at once, and removes all that `open` made; harmless when repeated."""
+
+
+def bad(launcher: str, key: str, *, wanted: str, value: Any) -> BadLauncher:
+    """Return what a launcher says of an argument of the wrong kind."""
+    return BadLauncher(
+        f'"{key}" of {launcher}_launcher is {value!r}', why=f"it must be {wanted}", hint="Correct local/resources.json."
+    )
