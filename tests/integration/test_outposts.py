@@ -68,7 +68,8 @@ async def interrupted(folder, act):
     tensors.write(model, buffer.view)
     await process.send(Task("t", "train", 0, 1, ["site-1"], {}, buffer.size), buffer)
     await until(lambda: "busy" in (folder / "run" / "log.txt").read_text())
-    act(process, folder)
+    if (work := act(process, folder)) is not None:
+        await work
     said = []
     while (received := await process.receive()) is not None:
         said.append(received[0])
@@ -107,3 +108,15 @@ def test_an_outpost_that_is_lost_is_named(tmp_path):
 def test_a_job_elsewhere_that_is_asked_to_end_ends_as_one_here(tmp_path):
     code, said, _ = asyncio.run(interrupted(tmp_path, ask))
     assert (code, said) == (-signal.SIGTERM, [])
+
+
+async def stop_one_that_does_not_answer(process, folder):
+    for job in [pid for pid, words in commands().items() if str(folder) in " ".join(words)]:
+        os.kill(parent_of(job), signal.SIGSTOP)
+    await process.stop("enough", grace_s=0.5)
+
+
+@pytest.mark.fault("an outpost that does not answer, stopped", "removed by its engine")
+def test_an_outpost_that_does_not_answer_is_removed_before_its_site_gives_up(tmp_path):
+    code, said, _ = asyncio.run(interrupted(tmp_path, stop_one_that_does_not_answer))
+    assert (code, said) == (-signal.SIGKILL, [])

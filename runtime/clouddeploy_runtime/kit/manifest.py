@@ -20,6 +20,9 @@ SIGNATURE_PATH = "startup/manifest.json.sig"
 OUTSIDE = frozenset({MANIFEST_PATH, SIGNATURE_PATH})
 """What the manifest cannot cover."""
 
+SITE_MADE = frozenset({"startup/start_docker.sh", "startup/start_slurm.sh", "startup/parent.slurm"})
+"""What `clouddeploy prepare` adds at a site: scripts that start what is signed, and that nothing signed calls."""
+
 
 class ManifestEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One signed file."""
@@ -107,6 +110,12 @@ def differences(root: Path, manifest: Manifest) -> dict[str, str]:
         for path, status in _entries(root, folder, problems).items():
             if path in OUTSIDE or path in folders:
                 continue
+            if path in SITE_MADE and path not in expected:
+                # It runs with what it says; that of a link, or of a file that anybody may change, is anybody's.
+                problem = _made_here(status)
+                if problem:
+                    problems[path] = problem
+                continue
             seen.add(path)
             if path in signed:
                 problem = _compare(root / path, status, signed[path])
@@ -140,6 +149,14 @@ def _entries(root: Path, folder: str, problems: dict[str, str]) -> dict[str, os.
     except OSError as exc:
         problems[folder] = f"cannot be read: {exc.strerror}"
         return {}
+
+
+def _made_here(status: os.stat_result) -> str:
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file"
+    if status.st_mode & stat.S_IWOTH:
+        return f"has mode {stat.S_IMODE(status.st_mode):04o}, so everybody may change what is in it"
+    return ""
 
 
 def _compare(path: Path, status: os.stat_result, signed: ManifestEntry) -> str:

@@ -49,17 +49,8 @@ def verify(root: Path, *, now: datetime | None = None) -> Manifest:
     """
     root = folder_of(root)
     moment = now or datetime.now(UTC)
-    if not stat.S_ISDIR((root / "startup").lstat().st_mode):
-        # A link would make this another kit with this one's local/: start.sh follows it.
-        raise KitTampered({"startup": "is not a folder of its own"})
-    try:
-        trusted = authorities(root / _ROOT_CERTIFICATE)
-    except KitError as exc:
-        raise KitTampered({_ROOT_CERTIFICATE: exc.why}) from exc
-    manifest = _signed_manifest(root, trusted)
-    problems = formats.faults(manifest) or formats.differences(root, manifest)
-    if problems:
-        raise KitTampered(problems)
+    manifest = covered(root)
+    trusted = authorities(root / _ROOT_CERTIFICATE)
     kit = load(root)
     cert = certificate(kit.cert_file)
     cert_path = f"startup/{kit.cert_file.name}"
@@ -82,6 +73,30 @@ def verify(root: Path, *, now: datetime | None = None) -> Manifest:
     _check_time(cert_path, cert, moment)
     _check_time(_ROOT_CERTIFICATE, authority, moment)
     _check_revocation(root, cert, cert_path, manifest, trusted)
+    return manifest
+
+
+def covered(root: Path) -> Manifest:
+    """Check every file under `startup/` against the manifest, and the manifest against the root certificate, no more.
+
+    Args:
+        root: the kit's folder, without links in its path.
+
+    Raises:
+        KitTampered: as `verify`.
+        KitError: the manifest is of another format.
+    """
+    if not stat.S_ISDIR((root / "startup").lstat().st_mode):
+        # A link would make this another kit with this one's local/: start.sh follows it.
+        raise KitTampered({"startup": "is not a folder of its own"})
+    try:
+        trusted = authorities(root / _ROOT_CERTIFICATE)
+    except KitError as exc:
+        raise KitTampered({_ROOT_CERTIFICATE: exc.why}) from exc
+    manifest = _signed_manifest(root, trusted)
+    problems = formats.faults(manifest) or formats.differences(root, manifest)
+    if problems:
+        raise KitTampered(problems)
     return manifest
 
 

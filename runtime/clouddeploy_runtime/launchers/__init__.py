@@ -34,7 +34,7 @@ def of(settings: Settings, kit: Kit | None = None) -> Launcher:
     launcher = made(settings, kit)
     temporary.clear()
     if kit is not None and isinstance(launcher, OutpostLauncher):
-        engines.sweep(settings.launcher, launcher.settings, kit.name)
+        launcher.sweep(kit.name)
     return launcher
 
 
@@ -44,12 +44,12 @@ def made(settings: Settings, kit: Kit | None = None) -> ProcessLauncher | Outpos
     Raises:
         BadLauncher: as `of`.
     """
-    name = settings.launcher
+    name = engines.ALIASES.get(settings.launcher, settings.launcher)
     if name == _PROCESS:
         return ProcessLauncher.of(settings.launcher_args)
     if kit is None or name not in engines.KINDS:
         raise _unknown(name)
-    return OutpostLauncher.of(name, settings.launcher_args, kit.local)
+    return OutpostLauncher.of(name, settings.launcher_args, kit.local, project=kit.project, participant=kit.name)
 
 
 def _unknown(name: str) -> BadLauncher:

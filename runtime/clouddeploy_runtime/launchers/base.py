@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from clouddeploy_runtime.job.buffers import Buffer, BufferPool
     from clouddeploy_runtime.job.messages import Message
+    from clouddeploy_runtime.jobs.spec import Need
 
 
 class BadLauncher(RuntimeFault):
@@ -39,6 +40,7 @@ class JobLaunch:
         writable: further trees that it writes.
         study: that the job belongs to.
         wishes: of the job, by launcher: what its `launcher_spec` says for this site.
+        need: what it takes here, by its `resource_spec`; None: it does not say.
     """
 
     job_id: str
@@ -55,6 +57,7 @@ class JobLaunch:
     writable: tuple[Path, ...] = ()
     study: str = "default"
     wishes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    need: Need | None = None
 
 
 class Running(Protocol):

@@ -15,6 +15,7 @@ from clouddeploy_runtime.launchers.job_process import JobProcess
 from clouddeploy_runtime.launchers.temporary import Temporary
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
@@ -34,6 +35,7 @@ async def start(
     environment: Callable[[Path], Mapping[str, str]],
     output: Callable[[Path], Output],
     mark: str = "",
+    farewell: tuple[signal.Signals, float] | None = None,
 ) -> JobProcess:
     """Start a Python module of ours as a job's process.
 
@@ -44,6 +46,7 @@ async def start(
         environment: all that the child gets, given its folder for temporary files.
         output: takes what it prints, given its run folder.
         mark: tells its processes from others of the same run folder.
+        farewell: see `JobProcess`.
 
     Raises:
         OSError: it cannot be started.
@@ -82,6 +85,7 @@ async def start(
         temporary=temporary,
         children=_CHILDREN,
         oom_kills=oom_kills,
+        farewell=farewell,
     )
 
 

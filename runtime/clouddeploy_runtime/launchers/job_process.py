@@ -94,6 +94,8 @@ class JobProcess:
         temporary: its folder for temporary files; removed when it has ended.
         children: where the process is noted.
         oom_kills: the count of `ending.oom_kills` from before its start.
+        farewell: of a process that has to clear up elsewhere: the signal that tells it to, and how many seconds it has
+            until it is killed; None: it is killed at once.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class JobProcess:
         temporary: Temporary,
         children: orphans.Children,
         oom_kills: int,
+        farewell: tuple[signal.Signals, float] | None = None,
     ) -> None:
         self._process = process
         self._socket = connection
@@ -116,6 +119,7 @@ class JobProcess:
         self._temporary = temporary
         self._children = children
         self._oom_kills = oom_kills
+        self._farewell = farewell
         self._was_memory_short = False
         self._fault = ""
         self._grace_s: float | None = None
@@ -296,7 +300,12 @@ class JobProcess:
         """Ends the process; harmless when it has ended."""
         if self._process.returncode is None:
             self._is_killed = True
-            self._signal(signal.SIGKILL)
+            if self._farewell is None:
+                self._signal(signal.SIGKILL)
+                return
+            number, limit_s = self._farewell
+            self._signal(number)
+            self._loop.call_later(limit_s, self._signal, signal.SIGKILL)
 
     async def stop(self, reason: str, *, grace_s: float) -> None:
         """Asks the job to end, and ends it when it has not after `grace_s`; harmless when it has ended.
@@ -313,7 +322,7 @@ class JobProcess:
                 return
             self._grace_s = grace_s
             self.kill()
-            await self._has_ended(_KILL_S)
+            await self._has_ended(_KILL_S + (0.0 if self._farewell is None else self._farewell[1]))
         finally:
             asking.cancel()
 

@@ -13,10 +13,20 @@ if TYPE_CHECKING:
     from clouddeploy_runtime.outposts.post import Errand, Post
 
 KINDS: Mapping[str, str] = {
+    "docker": "clouddeploy_runtime.outposts.docker",
+    "k8s": "clouddeploy_runtime.outposts.kubernetes",
     "local": "clouddeploy_runtime.outposts.local",
+    "slurm": "clouddeploy_runtime.outposts.slurm",
 }
 """Each module has `check(settings)`, which returns the launcher's arguments, checked; `post(errand)`, the place of one
-job; and `sweep(settings, site)`, which removes what a parent that was killed has left at the engine."""
+job; and `sweep(settings, site)`, which removes what a parent that was killed has left at the engine. In the settings of
+the last two are `project` and `participant`, the name of the site, too.
+
+A parent imports it for `check`, and keeps its memory: what is large, such as an engine's client, is imported by the
+other two, which have processes of their own."""
+
+ALIASES: Mapping[str, str] = {"kubernetes": "k8s"}
+"""Other names that people give a launcher."""
 
 
 def check(kind: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ import msgspec
 from clouddeploy_runtime.errors import ClouddeployError, printable
 from clouddeploy_runtime.job.buffers import BufferPool
 from clouddeploy_runtime.job.messages import Frame, decode, encode
-from clouddeploy_runtime.launchers import memory
+from clouddeploy_runtime.launchers import memory, temporary
 from clouddeploy_runtime.launchers.base import JobLaunch
 from clouddeploy_runtime.launchers.output import Output
 from clouddeploy_runtime.launchers.process import ProcessLauncher
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _CALL_S = 60.0
 """The site listens before the outpost starts: what takes longer is a network that will not let it through."""
 _GRACE_S = 3.0
+_LAST_S = 30
+"""For the last words to reach the site's machine; a site that takes them slowly has much to take."""
 _SHARE = 2
 """Parameters may take one part in so many of the memory."""
 
@@ -68,7 +70,7 @@ class Outpost:
         self._sender = sender
         self._receiver = receiver
         self._pool = BufferPool(launch.memory_bytes or memory.limit_bytes() // _SHARE)
-        self._stopping = asyncio.Event()
+        self._is_evicted = False
 
     async def run(self) -> int:
         """Return the exit status of the job's process once it has ended; negative for a signal.
@@ -89,13 +91,17 @@ class Outpost:
             run_dir=Path(given.run_dir),
             sites=given.sites,
             data_dir=None if given.data_dir is None else Path(given.data_dir),
-            environment=given.environment,
+            environment={
+                **{name: os.environ[name] for name in given.forwarded if name in os.environ},
+                **given.environment,
+            },
             code=tuple(map(Path, given.code)),
             readable=tuple(map(Path, given.readable)),
             writable=tuple(map(Path, given.writable)),
+            hidden=tuple(map(Path, given.hidden)),
         )
         running = await launcher.launch(job, self._pool)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.terminate)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._evict, running)
         down = asyncio.create_task(self._down(running))
         up = asyncio.create_task(self._up(running))
         try:
@@ -106,9 +112,21 @@ class Outpost:
             code = await running.wait()
         finally:
             down.cancel()
+            if running.ending() == "":  # the line broke on the way up
+                await running.stop("the site is gone", grace_s=_GRACE_S)
+        if self._is_evicted and code < 0:
+            return code  # without a last word: the site asks the engine, which knows why
         with contextlib.suppress(LineBroken):
+            if code < 0:  # what the kernel did to it is known here alone
+                await asyncio.to_thread(self._sender.send, Kind.OUTPUT, f"{running.ending()}\n".encode())
             await asyncio.to_thread(self._sender.send, Kind.ENDED, msgspec.json.encode(Ended(code)))
+            await asyncio.to_thread(self._sender.finish, _LAST_S)
         return code
+
+    def _evict(self, running: Running) -> None:
+        """End the job: the engine ends this outpost, for a limit of time, a node that is needed, or somebody's wish."""
+        self._is_evicted = True
+        running.terminate()
 
     async def _down(self, running: Running) -> None:
         """Carry what the site says to the job, until the line breaks."""
@@ -146,12 +164,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
     try:
+        temporary.clear()  # of this account's earlier jobs that were killed here
         sender, receiver = line.call(line.Credential.read(given.credential), timeout_s=_CALL_S)
         packet = receiver.receive()
         if packet is None or packet.kind is not Kind.LAUNCH:
             raise LineBroken("The site of this job does not say what to run", why="it left, or speaks otherwise")
         launch = msgspec.json.decode(packet.body, type=Launch)
-        code = asyncio.run(Outpost(launch, sender, receiver).run())
+        # Not `asyncio.run`: it would wait for the thread that reads the line, and the site for this process's end.
+        code = asyncio.new_event_loop().run_until_complete(Outpost(launch, sender, receiver).run())
     except (ClouddeployError, OSError, msgspec.MsgspecError) as exc:
         log.error("%s", printable(str(exc)))  # noqa: TRY400 - a message for people
         return LOST

@@ -5,15 +5,18 @@ Two, since one connection must not be read and written by two threads at the sam
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import os
+import queue
 import secrets
 import socket
 import ssl
 import struct
 import threading
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -39,9 +42,15 @@ _VALIDITY = timedelta(days=30)
 """A batch job may wait for days until it starts; only then the certificate is looked at."""
 _SKEW = timedelta(days=1)
 _HELLO_S = 10.0
+_WELCOME_S = 0.05
+"""How soon whoever has called is let in."""
 _PAUSE_S = 0.5
-_STRANGERS = 20
-"""Connections that say nothing sensible in a row are enough for a port that only one outpost knows."""
+_GUESTS = 32
+"""Who may stand at the door at one time. For one more the one who came first goes: whoever fills the port with calls
+that say nothing, another job perhaps, must keep no outpost out."""
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
+"""Seconds, seconds and a number, tcp(7). A node without power says no last word, and a firewall in between forgets a
+line on which nothing is said for some minutes. Each end listens on one of the two, and so notices."""
 
 
 class LineBroken(RuntimeFault):
@@ -129,6 +138,15 @@ class Sender:
         except OSError as exc:
             raise LineBroken("The line to a job elsewhere broke", why=str(exc)) from exc
 
+    def finish(self, timeout_s: int) -> None:
+        """Close this way once the other end's system has all that was sent, or after so many seconds.
+
+        A container's network goes with its last process, and what was sent and is still on the way goes with it.
+        """
+        with self._lock, contextlib.suppress(OSError):
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, timeout_s))
+            self._connection.close()
+
 
 class Receiver:
     """The end that listens; one thread."""
@@ -189,24 +207,28 @@ class Listening:
     def __init__(self, host: str, *, bind: str = "", ports: Sequence[int] = (0,)) -> None:
         key = keys.generate()
         certificate = _certificate(key)
-        self._token = secrets.token_bytes(_TOKEN_BYTES)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        token = secrets.token_bytes(_TOKEN_BYTES)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        # Nobody comes back; and one that leaves with a ticket unread resets the line, and its last words are lost.
+        context.num_tickets = 0
         with os.fdopen(os.memfd_create("line", os.MFD_CLOEXEC), "wb") as file:  # `ssl` reads keys from files alone
             file.write(certificate.encode() + keys.to_pem(key))
             file.flush()
-            self._context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
         self._listener = _bound(bind, ports)
         port = self._listener.getsockname()[1]
-        self.credential = Credential(host, port, certificate, self._token.hex())
+        self._door = _Door(context, token)
+        self.credential = Credential(host, port, certificate, token.hex())
 
     def __enter__(self) -> Self:
         """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the port."""
+        """Close the port; who has called in vain goes."""
         self._listener.close()
+        self._door.clear(keep_s=0)
 
     def wait(
         self, problem: Callable[[], str], *, timeout_s: float, poll_s: float = _PAUSE_S
@@ -223,45 +245,111 @@ class Listening:
         """
         deadline = time.monotonic() + timeout_s
         ends: dict[bytes, ssl.SSLSocket] = {}
-        strangers = 0
         asked = 0.0
-        self._listener.settimeout(min(_PAUSE_S, poll_s))
+        self._listener.settimeout(min(_WELCOME_S, poll_s))
         while len(ends) < len((_DOWN, _UP)):
-            try:
+            with contextlib.suppress(TimeoutError):
                 connection, _ = self._listener.accept()
-            except TimeoutError:
-                now = time.monotonic()
-                if now - asked >= poll_s:
-                    asked = now
-                    if why := problem():
-                        raise LineBroken("The process of the job did not start", why=why) from None
-                if now > deadline:
-                    why = f"it has not called within {timeout_s:g} s"
-                    raise LineBroken("The process of the job did not start", why=why) from None
-                continue
-            direction, end = self._welcome(connection)
-            if end is None or direction in ends:
-                strangers += 1
-                if strangers >= _STRANGERS:
-                    raise LineBroken("The process of the job did not start", why="strangers call at its port")
-            else:
-                ends[direction] = end
+                self._door.knock(connection)
+            self._door.clear(keep_s=_HELLO_S)
+            for direction, end in self._door.let_in():
+                if ends.setdefault(direction, end) is not end:
+                    end.close()
+            now, why = time.monotonic(), ""
+            if now - asked >= poll_s:
+                asked, why = now, problem()
+            if now > deadline:
+                why = why or f"it has not called within {timeout_s:g} s"
+            if why and len(ends) < len((_DOWN, _UP)):
+                raise LineBroken("The process of the job did not start", why=why)
         return Sender(ends[_DOWN]), Receiver(ends[_UP])
 
-    def _welcome(self, connection: socket.socket) -> tuple[bytes, ssl.SSLSocket | None]:
+
+class _Door:
+    """Those who have called, until they have shown the token; each is seen to in a thread of its own.
+
+    Args:
+        context: with the site's key.
+        token: of the one outpost that is waited for.
+    """
+
+    def __init__(self, context: ssl.SSLContext, token: bytes) -> None:
+        self._context = context
+        self._token = token
+        self._guests: deque[tuple[float, socket.socket]] = deque()
+        self._known: queue.SimpleQueue[tuple[bytes, ssl.SSLSocket]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+
+    def knock(self, connection: socket.socket) -> None:
+        """Look at one who has called."""
+        guest = (time.monotonic(), connection.dup())  # `ssl` takes the other one
+        with self._lock:
+            self._guests.append(guest)
+            first = self._guests.popleft() if len(self._guests) > _GUESTS else None
+        if first is not None:
+            _send_away(first[1])
+        threading.Thread(target=self._welcome, args=(connection, guest), daemon=True).start()
+
+    def let_in(self) -> list[tuple[bytes, ssl.SSLSocket]]:
+        """Return those who have shown the token since the last time, with the direction that they want."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._known.get_nowait())
+        return found
+
+    def clear(self, *, keep_s: float) -> None:
+        """Send those away who have stood there for so long."""
+        before = time.monotonic() - keep_s
+        with self._lock:
+            late = [guest for guest in self._guests if guest[0] <= before]
+            for guest in late:
+                self._guests.remove(guest)
+        for _, connection in late:
+            _send_away(connection)
+
+    def _welcome(self, connection: socket.socket, guest: tuple[float, socket.socket]) -> None:
+        end: ssl.SSLSocket | None = None
         try:
             connection.settimeout(_HELLO_S)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _keep_alive(connection)
             end = self._context.wrap_socket(connection, server_side=True)
             hello = memoryview(bytearray(_TOKEN_BYTES + 1))
             Receiver(end).into(hello)
             if not hmac.compare_digest(bytes(hello[:_TOKEN_BYTES]), self._token):
                 raise LineBroken("A stranger calls", why="its token is not this job's")
+            end.settimeout(None)
         except (OSError, RuntimeFault):
-            connection.close()
-            return b"", None
-        end.settimeout(None)
-        return bytes(hello[_TOKEN_BYTES:]), end
+            (end or connection).close()
+            self._leaves(guest)
+        else:
+            if self._leaves(guest):
+                self._known.put((bytes(hello[_TOKEN_BYTES:]), end))
+            else:
+                end.close()
+
+    def _leaves(self, guest: tuple[float, socket.socket]) -> bool:
+        """Take one off the list; return whether it was there, which one that was sent away is not."""
+        with self._lock:
+            is_there = guest in self._guests
+            if is_there:
+                self._guests.remove(guest)
+        if is_there:
+            guest[1].close()
+        return is_there
+
+
+def _send_away(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has left
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def call(credential: Credential, *, timeout_s: float) -> tuple[Sender, Receiver]:
@@ -283,7 +371,7 @@ def _called(credential: Credential, context: ssl.SSLContext, direction: bytes, d
     while True:
         try:
             connection = socket.create_connection((credential.host, credential.port), timeout=_HELLO_S)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _keep_alive(connection)
             end = context.wrap_socket(connection)
             end.sendall(bytes.fromhex(credential.token) + direction)
         except OSError as exc:

@@ -7,27 +7,35 @@ it ends and as it ends. When its parent is gone it ends the outpost.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import logging
+import math
 import os
+import queue
 import signal
 import socket
 import sys
 import threading
+import time
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from clouddeploy_runtime import outposts
 from clouddeploy_runtime.errors import RuntimeFault
+from clouddeploy_runtime.job.buffers import BufferPool
 from clouddeploy_runtime.job.channel import Channel
-from clouddeploy_runtime.job.messages import Frame, decode, encode
+from clouddeploy_runtime.job.messages import Frame, Release, decode, encode
 from clouddeploy_runtime.launchers import memory
 from clouddeploy_runtime.outposts import engines
 from clouddeploy_runtime.outposts.line import Kind, LineBroken, Listening, Receiver, Sender
-from clouddeploy_runtime.outposts.post import CREDENTIAL, VARIABLE, Errand
+from clouddeploy_runtime.outposts.post import AT_ONCE, CREDENTIAL, VARIABLE, Errand
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clouddeploy_runtime.outposts.post import Post
 
 log = logging.getLogger(__name__)
@@ -35,8 +43,25 @@ log = logging.getLogger(__name__)
 LOST = 104
 """Exit status when the outpost is gone: as `job.Exit.INFRASTRUCTURE`."""
 _PR_SET_PDEATHSIG = 1
+_LOST_S = 3.0
+_LOST_POLL_S = 0.2
+_LAST_S = 30.0
+"""For the last words of an outpost that takes no more; it sends them for as long, see `far`."""
 _GRACE_S = 4.0
-"""Between being asked to end and removing the outpost; a parent kills this process 5 s after it asked."""
+"""Between being asked to end and removing the outpost; a parent that will not wait so long says so."""
+_SHARE = 2
+"""Parameters of one job may take one part in so many of the memory here, as a parent takes no more from a job."""
+
+
+_MAX_STATUS = 255
+_ENDING = frozenset(
+    {
+        *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS),
+        *(signal.SIGFPE, signal.SIGKILL, signal.SIGUSR1, signal.SIGSEGV, signal.SIGUSR2, signal.SIGPIPE),
+        *(signal.SIGALRM, signal.SIGTERM, signal.SIGXCPU, signal.SIGXFSZ, signal.SIGSYS),
+    }
+)
+"""Signals that end a process. This one ends as the outpost says that the job did, and another signal would stop it."""
 
 
 class Ended(msgspec.Struct):
@@ -44,6 +69,21 @@ class Ended(msgspec.Struct):
 
     code: int
     """Negative for a signal."""
+
+
+class _News(Enum):
+    """What happens while a job runs elsewhere."""
+
+    ASKED = auto()
+    """The job is to end."""
+    HURRIED = auto()
+    """It is to end now."""
+    LEFT = auto()
+    """The parent is gone."""
+    DEAF = auto()
+    """The outpost takes no more."""
+    SILENT = auto()
+    """It has said its last word, or its line broke."""
 
 
 class Errands:
@@ -59,9 +99,10 @@ class Errands:
         self._errand = errand
         self._post = post
         self._channel = channel
-        self._over = threading.Event()
-        self._stopping = threading.Event()
+        self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()  # the one that a signal's handler may use
+        self._is_stopping = False
         self._code: int | None = None
+        channel.pool = BufferPool(memory.limit_bytes() // _SHARE)
 
     def run(self) -> int:
         """Return the exit status of the job's process; negative for a signal.
@@ -82,40 +123,63 @@ class Errands:
         finally:
             self._post.close()
 
-    def stop(self) -> None:
-        """Note that the job is to end."""
-        self._stopping.set()
-        self._over.set()
+    def stop(self, *, at_once: bool = False) -> None:
+        """Note that the job is to end; without any grace when it is said so."""
+        self._is_stopping = True
+        self._news.put(_News.HURRIED if at_once else _News.ASKED)
 
     def _problem(self) -> str:
-        return "it was stopped" if self._stopping.is_set() else self._post.problem()
+        return "it was stopped" if self._is_stopping else self._post.problem()
 
     def _relay(self, sender: Sender, receiver: Receiver) -> int:
-        for carry, end in ((self._down, sender), (self._up, receiver)):
-            threading.Thread(target=self._guarded, args=(carry, end), daemon=True).start()
-        self._over.wait()
-        if self._code is None and self._stopping.is_set():
-            self._over.clear()
-            try:
-                sender.send(Kind.STOP)
-                self._over.wait(_GRACE_S)
-            except LineBroken as exc:
-                log.warning("%s", exc)
+        _aside(lambda: self._watched(lambda: self._down(sender), broken=_News.DEAF))
+        _aside(lambda: self._watched(lambda: self._up(receiver), broken=_News.SILENT))
+        last = self._until_the_end(sender)
         if self._code is not None:
             return self._code
-        if self._stopping.is_set():
-            return -signal.SIGTERM
-        raise LineBroken("The process of the job is lost", why=self._post.problem() or "its line broke")
+        if self._is_stopping:
+            return -(signal.SIGKILL if last is _News.HURRIED else signal.SIGTERM)
+        why = self._cause() or "its line broke"
+        if self._code is not None:
+            return self._code
+        raise LineBroken("The process of the job is lost", why=why)
 
-    def _guarded(self, carry: object, end: object) -> None:
+    def _until_the_end(self, sender: Sender) -> _News | None:
+        """Return what was the last to happen; None: what had to follow did not, in time."""
+        deadline = math.inf
+        while True:
+            try:
+                wait_s = None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
+                news = self._news.get(timeout=wait_s)
+            except queue.Empty:
+                return None
+            if news in {_News.SILENT, _News.HURRIED}:
+                return news
+            if news is _News.DEAF:  # it may have said its last word before
+                deadline = min(deadline, time.monotonic() + _LAST_S)
+            elif math.isinf(deadline):
+                deadline = time.monotonic() + _GRACE_S
+                # Not here: parameters that the other end does not take may be on their way.
+                _aside(lambda: self._watched(lambda: sender.send(Kind.STOP), broken=_News.DEAF))
+
+    def _cause(self) -> str:
+        """Return what the engine says: it knows what ended a process a moment after it ended; empty: it does not."""
+        deadline = time.monotonic() + _LOST_S
+        while not (why := self._post.problem()) and time.monotonic() < deadline:
+            time.sleep(_LOST_POLL_S)
+        return why
+
+    def _watched(self, carry: Callable[[], _News | None], *, broken: _News) -> None:
+        news: _News | None = broken
         try:
-            carry(end)  # type: ignore[operator]
+            news = carry()
         except (OSError, RuntimeFault, msgspec.MsgspecError) as exc:
             log.warning("%s", exc)
         finally:
-            self._over.set()
+            if news is not None:
+                self._news.put(news)
 
-    def _down(self, sender: Sender) -> None:
+    def _down(self, sender: Sender) -> _News:
         """Carry the parent's messages to the outpost until the parent is gone."""
         while received := self._channel.receive():
             message, buffer = received
@@ -123,27 +187,37 @@ class Errands:
             sender.send(Kind.MESSAGE, encode(Frame(message, key=None if buffer is None else 0)), payload)
             if buffer is not None:
                 buffer.release()
-        self._stopping.set()
+        self._is_stopping = True
+        return _News.LEFT
 
-    def _up(self, receiver: Receiver) -> None:
+    def _up(self, receiver: Receiver) -> _News:
         """Carry what the outpost says to the parent until the job's process has ended."""
-        limit_bytes = memory.limit_bytes()
+        pool = self._channel.pool
         while packet := receiver.receive():
             if packet.kind is Kind.OUTPUT:
                 _print(packet.body)
             elif packet.kind is Kind.ENDED:
-                self._code = msgspec.json.decode(packet.body, type=Ended).code
-                return
+                code = msgspec.json.decode(packet.body, type=Ended).code
+                self._code = code if 0 <= code <= _MAX_STATUS or -code in _ENDING else LOST
+                break
             elif packet.kind is Kind.MESSAGE:
                 frame = decode(packet.body)
+                if isinstance(frame.message, Release):  # between this process and its parent alone
+                    raise LineBroken("The line to a job elsewhere broke", why="it gave back what it never had")
                 if frame.key is None:
                     self._channel.send(frame.message)
                     continue
-                if packet.size != getattr(frame.message, "size", -1) or packet.size > limit_bytes:
-                    raise LineBroken("The line to a job elsewhere broke", why=f"{packet.size} bytes of parameters")
-                buffer = self._channel.pool.acquire(packet.size)
+                if packet.size != getattr(frame.message, "size", -1) or pool.missing(packet.size):
+                    why = f"{packet.size} bytes of parameters, and {pool.in_use} are here, of {pool.budget_bytes}"
+                    raise LineBroken("The line to a job elsewhere broke", why=why)
+                buffer = pool.acquire(packet.size)
                 receiver.into(buffer.view[: packet.size])
                 self._channel.send(frame.message, buffer)
+        return _News.SILENT
+
+
+def _aside(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, daemon=True).start()
 
 
 def _print(data: bytes) -> None:
@@ -164,6 +238,7 @@ def main() -> int:
     try:
         errands = Errands(errand, engines.post(errand), channel)
         signal.signal(signal.SIGTERM, lambda *_: errands.stop())
+        signal.signal(AT_ONCE, lambda *_: errands.stop(at_once=True))
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != given.parent:
             return LOST
@@ -176,6 +251,7 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     if status < 0:  # ends as the job's process did
-        signal.signal(-status, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # SIGKILL has no other way to act
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +15,8 @@ CREDENTIAL = "line.json"
 """In the folder that the outpost reads: see `line.Credential`."""
 VARIABLE = "CLOUDDEPLOY_ERRAND"
 """Of the site's end of an outpost: its errand, as JSON; no secret is in it."""
+AT_ONCE = signal.SIGUSR1
+"""To `near` from a parent that waits no longer: the outpost is to be removed now. Some time later it is killed."""
 FAR = ("-P", "-m", "clouddeploy_runtime.outposts.far")
 """What Python runs at the outpost; its argument is the path of the credential there."""
 
@@ -24,10 +27,14 @@ class Errand:
 
     Attributes:
         kind: of outpost: a launcher's name.
-        settings: the launcher's arguments, checked.
+        settings: the launcher's arguments, checked, with `project` and `participant`.
         study: of the job; `local/study_runtime.yaml` says what its jobs get.
         wishes: of the job for this kind of launcher: its `launcher_spec`.
+        gpus: that it takes, by its `resource_spec`; 0, as with the two after it: it does not say.
+        cpus: likewise.
+        memory_gib: likewise.
         environment: for the job's process.
+        hidden: the kit and the workspace, where the outpost sees them too.
         is_confined: whether the kernel keeps the job to its files there.
     """
 
@@ -46,6 +53,10 @@ class Errand:
     wishes: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     code: tuple[str, ...] = ()
+    gpus: int = 0
+    cpus: int = 0
+    memory_gib: float = 0.0
+    hidden: tuple[str, ...] = ()
     is_confined: bool = True
 
 
@@ -61,9 +72,12 @@ class Launch:
     run_dir: str
     data_dir: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    forwarded: tuple[str, ...] = ()
+    """Variables of the outpost's own that the job gets too: secrets that the engine put there, unknown to the site."""
     code: tuple[str, ...] = ()
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
     is_confined: bool = True
     memory_bytes: int = 0
     """For parameters, at most; beyond it they become files. 0: what `tensor_memory` would give a site there."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
+import time
 from dataclasses import replace
 
 import pytest
+from clouddeploy_rehearsal.probe import until
 from clouddeploy_runtime.errors import ConnectionFailed
 from clouddeploy_runtime.launchers import BadLauncher
 from clouddeploy_runtime.outposts import engines, line
@@ -62,6 +65,19 @@ def test_a_stranger_is_turned_away_and_the_outpost_still_let_in():
     site[0].send(Kind.STOP)
     with pytest.raises(LineBroken):  # what the stranger has is no line
         speak_on(sends[0][0])
+
+
+def test_strangers_who_say_nothing_do_not_keep_the_outpost_waiting():
+    with listening() as here:
+        address = (here.credential.host, here.credential.port)
+        silent = [socket.create_connection(address) for _ in range(5)]
+        began = time.monotonic()
+        (sends, _), (_, hears) = connected(here)
+        assert time.monotonic() - began < 5
+    sends.send(Kind.STOP)
+    assert hears.receive() == Packet(Kind.STOP, b"", 0)
+    for one in silent:
+        one.close()
 
 
 def test_a_site_with_another_certificate_is_not_told_the_token():
@@ -127,3 +143,53 @@ def test_a_credential_is_its_owners_alone(tmp_path):
 def test_a_launchers_argument_of_the_wrong_kind_is_named():
     with pytest.raises(BadLauncher, match="pending_timeout"):
         engines.check("local", {"pending_timeout": "soon"})
+
+
+def test_what_was_sent_before_the_outpost_left_arrives_however_late_it_is_read():
+    with listening() as here:
+        (_, site_hears), (far_sends, far_hears) = connected(here)
+    for _ in range(40):  # more than a network holds, and less than the two systems do
+        far_sends.send(Kind.OUTPUT, b"x" * 60_000)
+    leaving = threading.Thread(target=far_sends.finish, args=(10,))
+    leaving.start()
+    far_hears._connection.close()
+    count = 0
+    while site_hears.receive() is not None:
+        count += 1
+    leaving.join()
+    assert count == 40
+
+
+def test_no_number_of_strangers_keeps_an_outpost_out():
+    with listening() as here:
+        address = (here.credential.host, here.credential.port)
+        found = []
+        waiting = threading.Thread(target=lambda: found.append(here.wait(lambda: "", timeout_s=10)))
+        waiting.start()
+        silent = [socket.create_connection(address) for _ in range(3 * line._GUESTS)]
+        until(lambda: is_closed(silent[0]))
+        sends, _ = line.call(here.credential, timeout_s=5)
+        waiting.join()
+    sends.send(Kind.OUTPUT, b"here")
+    assert found[0][1].receive() == Packet(Kind.OUTPUT, b"here", 0)
+    until(lambda: all(map(is_closed, silent)))
+    for one in silent:
+        one.close()
+
+
+def is_closed(connection):
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_a_line_on_which_nothing_is_said_is_watched_at_both_ends():
+    with listening() as here:
+        ends = [end for both in connected(here) for end in both]
+    for end in ends:
+        assert end._connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert end._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
