@@ -1,0 +1,267 @@
+"""`dashboard init | start | stop | status | reset-second-factor`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clouddeploy.cli.authority import passphrase_options
+from clouddeploy.cli.main import CommandGroup, command_options
+from clouddeploy.errors import ConfigError
+from clouddeploy.secrets import PASSPHRASE_VARIABLE, Secret, ca_passphrase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clouddeploy.cli.main import Session
+    from clouddeploy.dashboard.desk import Desk
+    from clouddeploy.dashboard.process import Running
+
+CREDENTIAL_VARIABLES = ("CLOUDDEPLOY_DASHBOARD_CREDENTIAL", "NVFL_CREDENTIAL")
+PASSPHRASE_VARIABLES = (PASSPHRASE_VARIABLE, "NVFL_DASHBOARD_PP")
+DATABASE_VARIABLES = ("CLOUDDEPLOY_DASHBOARD_DATABASE", "DATABASE_URL")
+PORT_VARIABLE = "NVFL_WEB_PORT"
+HTTPS_PORT, LOCAL_PORT = 443, 8443
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - people come from elsewhere
+_PARTS = 3
+_EXTRA = frozenset(
+    {"sqlalchemy", "alembic", "starlette", "uvicorn", "jinja2", "argon2", "python_multipart", "pyzipper", "segno"}
+)
+
+
+def _folder_option(function: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "-f",
+        "--folder",
+        type=click.Path(path_type=Path),
+        default=Path("dashboard"),
+        show_default=True,
+        help="Its database, certificate authority, kits and logs.",
+    )(function)
+
+
+def _seed_options(function: Callable[..., None]) -> Callable[..., None]:
+    cred = click.option(
+        "--cred",
+        metavar="EMAIL:PASSWORD:ORG",
+        help=f"Of the first project admin; others can see it in the list of processes, so rather set "
+        f"{CREDENTIAL_VARIABLES[0]}, or answer what is asked.",
+    )
+    variables = click.option(
+        "-e", "--env", "variables", metavar="VAR=VALUE", multiple=True, help="Variable for the dashboard."
+    )
+    return cred(variables(function))
+
+
+@click.group(cls=CommandGroup)
+def dashboard() -> None:
+    """Invite people, approve them and their sites, and hand out kits, in a browser."""
+
+
+@dashboard.command()
+@_folder_option
+@_seed_options
+@passphrase_options
+@command_options
+def init(session: Session, folder: Path, **given: Any) -> None:
+    """Make the dashboard's folder and its first project admin; start nothing."""
+    _set_variables(session, given.pop("variables"))
+    desk, password = _prepared(session, folder, given)
+    desk.database.close()
+    data = {"folder": str(folder), "password": password}
+    session.output.result(data, "\n".join([f"The dashboard's folder is {folder}.", *_told_password(password)]))
+
+
+@dashboard.command()
+@_folder_option
+@click.option("--local", "is_local", is_flag=True, help="127.0.0.1 only, without HTTPS, until Ctrl-C; to try it out.")
+@click.option("--foreground", is_flag=True, help="Stay, for systemd or a container; ends with a signal.")
+@click.option(
+    "-p", "--port", type=click.IntRange(0, 65535), help=f"Default: {HTTPS_PORT}, with --local {LOCAL_PORT}; 0: any."
+)
+@click.option("--host", default=_EVERYWHERE, show_default=True, help="Address of this machine to listen on.")
+@_seed_options
+@passphrase_options
+@command_options
+def start(
+    session: Session, folder: Path, *, is_local: bool, foreground: bool, port: int | None, host: str, **given: Any
+) -> None:
+    """Start the dashboard, by HTTPS; the first time, make its folder."""
+    _set_variables(session, given.pop("variables"))
+    _load()
+    from clouddeploy.dashboard import process  # noqa: PLC0415 - an extra, and slow to load
+
+    found = process.running(folder)
+    if found is not None:
+        raise ConfigError("the dashboard runs already", why=found.url, hint=f"clouddeploy dashboard stop -f {folder}")
+    desk, password = _prepared(session, folder, given)
+    for line in _told_password(password):
+        session.output.say(line)
+    place = process.Where(process.LOCALHOST if is_local else host, _port(port, is_local=is_local), is_local)
+    if is_local or foreground:
+        logging.getLogger().setLevel(logging.INFO)
+        process.serve(desk, place, ready=lambda told: session.output.say(_told(told)))
+        session.output.result({"running": False}, "The dashboard has ended.")
+        return
+    desk.database.close()  # a connection must not be in two processes
+
+    def run(ready: Callable[[Running], None]) -> None:
+        logging.basicConfig(level=logging.INFO, force=True, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        process.serve(desk, place, ready=ready)
+
+    told = process.detached(folder, run)
+    session.output.result({"running": True, **asdict(told), "password": password}, _told(told))
+
+
+@dashboard.command()
+@_folder_option
+@command_options
+def stop(session: Session, folder: Path) -> None:
+    """End the dashboard of a folder."""
+    _load()
+    from clouddeploy.dashboard import process  # noqa: PLC0415 - an extra
+
+    found = process.stop(folder)
+    session.output.result({"running": False, "pid": found.pid}, "The dashboard has ended.")
+
+
+@dashboard.command()
+@_folder_option
+@command_options
+def status(session: Session, folder: Path) -> None:
+    """Say whether the dashboard of a folder runs, and where."""
+    _load()
+    from clouddeploy.dashboard import process  # noqa: PLC0415 - an extra
+
+    found = process.running(folder)
+    if found is None:
+        session.output.result({"running": False}, "The dashboard does not run.")
+        return
+    session.output.result({"running": True, **asdict(found)}, _told(found))
+
+
+@dashboard.command("reset-second-factor")
+@click.argument("email")
+@_folder_option
+@passphrase_options
+@command_options
+def reset_second_factor(session: Session, email: str, folder: Path, **given: Any) -> None:
+    """Turn off the second factor of EMAIL, who has lost it; for who has the dashboard's folder."""
+    _load()
+    from clouddeploy.dashboard import logins, opening, people, second_factor  # noqa: PLC0415 - an extra
+
+    secret = _passphrase(session, folder, given)
+    desk = opening.open_desk(folder, passphrase=secret, url=_first_set(DATABASE_VARIABLES))
+    try:
+        with desk.visit() as visit:
+            user = people.of_email(visit, email)
+            second_factor.forget(visit.db, user.id)
+            logins.end_all(visit.db, user.id)
+            visit.note("reset_second_factor", user=user.email, detail="at the machine")
+    finally:
+        desk.database.close()
+    session.output.result({"email": user.email}, f"{user.email} logs in with the password alone from now on.")
+
+
+def _load() -> None:
+    """Says what to install when the extra is missing."""
+    try:
+        import clouddeploy.dashboard.process  # noqa: F401, PLC0415 - whether it can be
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
+            raise
+        hint = "pip install 'clouddeploy[dashboard]'"
+        raise ConfigError("the dashboard is not installed", why=f"{error.name} is missing", hint=hint) from error
+
+
+def _prepared(session: Session, folder: Path, given: dict[str, Any]) -> tuple[Desk, str]:
+    """Opens the folder, with a first admin if there is none; returns the password that was made for them, if any."""
+    _load()
+    from clouddeploy.dashboard import opening, passwords, people  # noqa: PLC0415 - an extra
+
+    opening.make_folder(folder)
+    secret = _passphrase(session, folder, given)
+    desk = opening.open_desk(folder, passphrase=secret, url=_first_set(DATABASE_VARIABLES))
+    cred = given.pop("cred")
+    if cred:
+        session.output.say(f"--cred shows the password to everybody on this machine; rather {CREDENTIAL_VARIABLES[0]}.")
+    if people.has_any(desk):
+        return desk, ""
+    email, password, org = _credential(session, cred or _first_set(CREDENTIAL_VARIABLES))
+    made = "" if password else passwords.made()
+    people.seed(desk, email, password or made, org)
+    return desk, made
+
+
+def _passphrase(session: Session, folder: Path, given: dict[str, Any]) -> Secret:
+    file, use_keyring = given.pop("passphrase_file"), given.pop("keyring")
+    value = _first_set(PASSPHRASE_VARIABLES) if file is None else ""
+    if value:
+        return Secret(value)
+    return ca_passphrase(
+        file=file,
+        may_ask=session.may_ask,
+        confirm=not list(folder.glob("workspace/*/state/rootCA.pem")),
+        keyring_entry=str(folder.resolve()) if use_keyring else None,
+    )
+
+
+def _credential(session: Session, given: str) -> tuple[str, str, str]:
+    """Returns e-mail, password and organisation of the first admin; an empty password is made."""
+    if given:
+        email, _, rest = given.partition(":")
+        password, _, org = rest.rpartition(":")  # a password may have colons, the others have none
+        if not email or not org or not password:
+            raise ConfigError(
+                "the first admin is not understood", why="it is not EMAIL:PASSWORD:ORG", hint="name all three"
+            )
+        return email, password, org
+    if not session.may_ask:
+        raise ConfigError(
+            "there is no project admin yet",
+            why="nobody can be asked who it is",
+            hint=f"set {CREDENTIAL_VARIABLES[0]} to EMAIL:PASSWORD:ORG",
+        )
+    email = click.prompt("E-mail of the project admin", err=True)
+    return email, "", click.prompt("Organisation", err=True)
+
+
+def _set_variables(session: Session, variables: tuple[str, ...]) -> None:
+    for one in variables:
+        name, is_pair, value = one.partition("=")
+        if not is_pair or not name:
+            raise ConfigError(f"-e {name} is not understood", why="it is not VAR=VALUE", hint="-e DATABASE_URL=…")
+        if name in {*CREDENTIAL_VARIABLES, *PASSPHRASE_VARIABLES, *DATABASE_VARIABLES}:
+            session.output.say(f"-e {name} shows its value to everybody on this machine; rather export it.")
+        os.environ[name] = value
+
+
+def _first_set(names: tuple[str, ...]) -> str:
+    return next((os.environ[name] for name in names if os.environ.get(name)), "")
+
+
+def _port(given: int | None, *, is_local: bool) -> int:
+    if given is not None:
+        return given
+    value = os.environ.get(PORT_VARIABLE, "")
+    return int(value) if value.isdecimal() else LOCAL_PORT if is_local else HTTPS_PORT
+
+
+def _told_password(password: str) -> list[str]:
+    return [f"Password of the project admin, shown this once: {password}"] if password else []
+
+
+def _told(told: Running) -> str:
+    lines = [f"The dashboard is at {told.url}"]
+    if told.fingerprint:
+        lines.append(f"SHA-256 of its certificate: {told.fingerprint}")
+    if told.is_own:
+        lines.append("It signed that itself, so a browser warns: compare these numbers with the browser's.")
+    if not told.fingerprint:
+        lines.append("Without HTTPS, for this machine only: for development and tests.")
+    return "\n".join(lines)

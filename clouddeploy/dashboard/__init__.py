@@ -1,0 +1,1 @@
+"""The web application: invite, collect, approve, freeze, hand out kits; needs the extra `dashboard`."""

@@ -1,0 +1,1 @@
+"""The dashboard's network side: REST, pages, and what stands between them and the network."""

@@ -1,0 +1,229 @@
+"""The application: routes from the tables, each run in a thread, each error told in one place."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from clouddeploy_runtime.errors import ClouddeployError, printable
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from clouddeploy.dashboard import rules
+from clouddeploy.dashboard.errors import DashboardError, NotFound, ProofNeeded, TooMany, Unauthenticated, status_of
+from clouddeploy.dashboard.web import entrance, factor_pages, openapi, streaming
+from clouddeploy.dashboard.web.asking import Answer, Archive, Page, Redirect, Reply, Stream
+from clouddeploy.dashboard.web.entrance import Cookies
+from clouddeploy.dashboard.web.guard import Guard
+from clouddeploy.dashboard.web.page_table import PAGES
+from clouddeploy.dashboard.web.rendering import Renderer
+from clouddeploy.dashboard.web.rest import CALLS, PREFIXES, encoded
+from clouddeploy.dashboard.web.shapes import ErrorOut
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+
+    from clouddeploy.dashboard.desk import Desk
+    from clouddeploy.dashboard.logins import Known
+    from clouddeploy.dashboard.web.asking import Ask
+    from clouddeploy.dashboard.web.page_table import PageCall
+    from clouddeploy.dashboard.web.rest import Call
+
+log = logging.getLogger(__name__)
+
+
+def make(desk: Desk, *, is_tls: bool, version: str, hosts: Sequence[str] = ("*",)) -> Starlette:
+    """Returns the application.
+
+    Args:
+        desk: the dashboard.
+        is_tls: whether it is reached by HTTPS: cookies and headers depend on it.
+        version: told in the OpenAPI document.
+        hosts: names under which it may be asked for; without HTTPS only those of this machine.
+    """
+    app = _App(desk, is_tls=is_tls, version=version)
+    routes: list[Route | Mount] = [
+        Route(prefix + call.path, partial(app.api, call=call), methods=[call.method])
+        for prefix in PREFIXES
+        for call in CALLS
+    ]
+    routes += [Route(f"{prefix}/openapi.json", app.document) for prefix in PREFIXES]
+    routes += [Route(page.path, partial(app.page, page=page), methods=[page.method]) for page in PAGES]
+    static = resources.files("clouddeploy.dashboard.web") / "static"
+    routes.append(Mount("/static", StaticFiles(directory=str(static))))
+    middleware = [
+        Middleware(Guard, is_tls=is_tls),
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: app.unknown, ClouddeployError: app.refused, Exception: app.defect}
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+
+
+class _App:
+    """Runs handlers and tells what they say."""
+
+    def __init__(self, desk: Desk, *, is_tls: bool, version: str) -> None:
+        self._desk = desk
+        self._cookies = Cookies(is_tls=is_tls)
+        self._renderer = Renderer()
+        self._document = encoded(openapi.document(version))
+
+    async def document(self, _request: Request) -> Response:
+        """Answers with the OpenAPI document."""
+        return Response(self._document, media_type="application/json")
+
+    async def api(self, request: Request, *, call: Call) -> Response:
+        """Answers one call of the REST interface."""
+        try:
+            answer = await self._called(request, call)
+        except ClouddeployError as error:
+            return _told(error)
+        if isinstance(answer, Archive):
+            return _file(answer)
+        assert isinstance(answer, Reply)  # noqa: S101 - the table has no other
+        data = answer.data.model_dump(mode="json")
+        return Response(encoded(data), answer.status, media_type="application/json")
+
+    async def _called(self, request: Request, call: Call) -> Answer:
+        known = await run_in_threadpool(self._caller, request)
+        if known is None and not call.is_open:
+            raise Unauthenticated("nobody is logged in", why="there is no valid token", hint="POST /login")
+        if known is not None:
+            rules.check_scope(known.actor, call.scope)
+        body = await entrance.json_body(request, call.takes) if call.takes is not None else None
+        upload = await request.body() if call.takes_archive else b""
+        ask = entrance.ask_of(self._desk, request, known, body=body, upload=upload)
+        return await self._run(call, ask)
+
+    def _caller(self, request: Request) -> Known | None:
+        """Returns who asks: a token, or the session of a browser, whose scripts must show its form token too."""
+        if entrance.has_token(request):
+            return entrance.known_program(self._desk, request)
+        known = entrance.known_browser(self._desk, request, self._cookies)
+        if known is not None and request.method not in {"GET", "HEAD"}:
+            entrance.check_origin(request)
+            entrance.check_form(request.headers.get(entrance.FORM_HEADER, ""), known.form_token)
+        return known
+
+    async def page(self, request: Request, *, page: PageCall) -> Response:
+        """Answers with a page, or with what led there and the error above it."""
+        is_use = not page.is_watching
+        known = await run_in_threadpool(entrance.known_browser, self._desk, request, self._cookies, is_use=is_use)
+        if known is None and not page.is_open:
+            return RedirectResponse("/", HTTPStatus.SEE_OTHER)
+        token = entrance.form_token(request, known, self._cookies)
+        made = "" if token or known is not None else entrance.new_form_token()
+        ask = entrance.ask_of(self._desk, request, known, token=token or made)
+        try:
+            if page.method == "POST":
+                entrance.check_origin(request)
+                fields, upload = await entrance.form_body(request)
+                entrance.check_form(fields.get(entrance.FORM_FIELD, [""])[0], token)
+                ask = replace(ask, body=fields, upload=upload)
+            answer = await self._run(page, ask)
+        except ClouddeployError as error:
+            answer = await self._with_error(page, ask, error)
+            if isinstance(error, ProofNeeded):
+                back = next((one.path for one in PAGES if one.method == "GET" and one.handle is page.again), "/")
+                asked = await run_in_threadpool(factor_pages.proof_page, ask, back)
+                answer = replace(asked, values={**asked.values, "error": error}, status=int(status_of(error)))
+        response = await run_in_threadpool(self._shown, answer, ask)
+        if made:
+            response.set_cookie(self._cookies.form, made, **self._cookies.flags)
+        return response
+
+    async def _with_error(self, page: PageCall, ask: Ask, error: ClouddeployError) -> Page:
+        """Returns the page that a form was on, with the error above it; a page of its own when there is none."""
+        status = int(status_of(error))
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("%s: %s", type(error).__name__, error)
+        plain = Page("error.html", {"error": error}, status)
+        if page.again is None:
+            return plain
+        try:
+            shown = await run_in_threadpool(page.again, ask)
+        except ClouddeployError:
+            return plain
+        if not isinstance(shown, Page):
+            return plain
+        return replace(shown, values={**shown.values, "error": error}, status=status)
+
+    async def _run(self, call: Call | PageCall, ask: Ask) -> Answer:
+        """Runs a handler in a thread of its own; those that decide who is in wait for each other."""
+
+        def run() -> Answer:
+            with self._desk.turn if call.in_turn else nullcontext():
+                return call.handle(ask)
+
+        return await run_in_threadpool(run)
+
+    def _shown(self, answer: Answer, ask: Ask) -> Response:
+        if isinstance(answer, Archive):
+            return _file(answer)
+        if isinstance(answer, Stream):
+            return streaming.response(answer, lambda: self._renderer.page(Page(answer.template, answer.values()), ask))
+        if isinstance(answer, Redirect):
+            response: Response = RedirectResponse(answer.to, HTTPStatus.SEE_OTHER)
+            session = answer.session
+        else:
+            assert isinstance(answer, Page)  # noqa: S101 - the table has no other
+            response = Response(self._renderer.page(answer, ask), answer.status, media_type="text/html")
+            session = answer.session
+            retry = answer.values.get("error")
+            if isinstance(retry, TooMany):
+                response.headers["retry-after"] = str(max(1, round(retry.retry_after_s)))
+        if session:
+            response.set_cookie(self._cookies.session, session, **self._cookies.flags)
+        elif session is not None:
+            response.delete_cookie(self._cookies.session, **self._cookies.flags)
+        return response
+
+    async def unknown(self, request: Request, error: Exception) -> Response:
+        """Answers what no route is for."""
+        status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
+        found = NotFound("there is nothing here", why=HTTPStatus(status).phrase, hint="begin at /")
+        found.status = HTTPStatus(status)
+        return await self.refused(request, found)
+
+    async def refused(self, request: Request, error: Exception) -> Response:
+        """Answers with an error that was found before any handler ran."""
+        assert isinstance(error, ClouddeployError)  # noqa: S101 - registered for it
+        if request.url.path.startswith(PREFIXES):
+            return _told(error)
+        page = Page("error.html", {"error": error}, int(status_of(error)))
+        return Response(self._renderer.page(page, None), page.status, media_type="text/html")
+
+    async def defect(self, request: Request, error: Exception) -> Response:
+        """Answers a defect of ours: the log has it, the answer does not."""
+        log.error("a defect, at %s %s", request.method, printable(request.url.path), exc_info=error)
+        return await self.refused(request, DashboardError("this is a defect of the dashboard", hint="see its log"))
+
+
+def _told(error: ClouddeployError) -> Response:
+    status = status_of(error)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s: %s", type(error).__name__, error)
+    word = error.word if isinstance(error, DashboardError) else "error"
+    out = ErrorOut(status=word, code=error.error_code, message=printable(str(error)), hint=error.hint)
+    headers = {"retry-after": str(max(1, round(error.retry_after_s)))} if isinstance(error, TooMany) else {}
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    return Response(encoded(out.model_dump()), int(status), headers, "application/json")
+
+
+def _file(answer: Archive) -> Response:
+    headers = {"content-disposition": f'attachment; filename="{answer.filename}"', **answer.headers}
+    return Response(answer.content, 200, headers, "application/zip")

@@ -1,0 +1,110 @@
+"""The OpenAPI document, made from the table of calls, so that it says what is served."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from pydantic.json_schema import models_json_schema
+
+from clouddeploy.dashboard.listing import MOST, USUAL
+from clouddeploy.dashboard.web import shapes
+from clouddeploy.dashboard.web.rest import CALLS, PREFIXES
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from clouddeploy.dashboard.web.rest import Call
+
+_REF = "#/components/schemas/{model}"
+_ERRORS = {
+    "400": "What was sent cannot be used.",
+    "401": "Nobody is logged in, or the token is not valid any more.",
+    "403": "Not allowed, or not approved yet.",
+    "404": "There is no such thing.",
+    "409": "The state of things does not allow it.",
+    "413": "More was sent than is taken.",
+    "429": "Too many tries; the header Retry-After says when the next one counts.",
+}
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
+def document(version: str) -> dict[str, Any]:
+    """Returns the document.
+
+    Args:
+        version: of the dashboard.
+    """
+    models: set[type[BaseModel]] = {
+        shapes.ErrorOut,
+        *(one.takes for one in CALLS if one.takes),
+        *(one.gives for one in CALLS if one.gives),
+    }
+    ordered = sorted(models, key=lambda one: one.__name__)
+    _, definitions = models_json_schema([(one, "validation") for one in ordered], ref_template=_REF)
+    paths: dict[str, dict[str, Any]] = {}
+    for call in CALLS:
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "clouddeploy dashboard",
+            "version": version,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": prefix} for prefix in PREFIXES],
+        "paths": paths,
+        "components": {
+            "schemas": definitions["$defs"],
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(call: Call) -> dict[str, Any]:
+    name = f"{call.method.lower()}{call.path}".replace("{id}", "one").replace("/", "_")
+    made: dict[str, Any] = {
+        "operationId": name,
+        "summary": call.summary,
+        "security": [] if call.is_open else [{"token": []}],
+        "responses": {str(call.status): _success(call), **_failures()},
+    }
+    places = [
+        {"name": place, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
+        for place in _PLACE.findall(call.path)
+    ]
+    if call.is_list:
+        places += _list_places(call)
+    if places:
+        made["parameters"] = places
+    if call.takes is not None:
+        made["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(call.takes)}}}
+    if call.takes_archive:
+        made["requestBody"] = {"required": True, "content": {"application/zip": {"schema": {}}}}
+    return made
+
+
+def _list_places(call: Call) -> list[dict[str, Any]]:
+    given: list[tuple[str, dict[str, Any]]] = [
+        ("q", {"type": "string"}),
+        ("page", {"type": "integer", "minimum": 1, "default": 1}),
+        ("per_page", {"type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL}),
+    ]
+    if call.gives is not shapes.AuditReply:
+        given.append(("state", {"type": "string", "enum": ["", "pending", "approved", "denied"]}))
+    return [{"name": name, "in": "query", "schema": schema} for name, schema in given]
+
+
+def _success(call: Call) -> dict[str, Any]:
+    if call.gives is None:
+        return {"description": "A zip archive.", "content": {"application/zip": {"schema": {}}}}
+    return {"description": "Done.", "content": {"application/json": {"schema": _ref(call.gives)}}}
+
+
+def _failures() -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref(shapes.ErrorOut)}}
+    return {status: {"description": text, "content": content} for status, text in _ERRORS.items()}
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=model.__name__)}

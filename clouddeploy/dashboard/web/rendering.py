@@ -1,0 +1,84 @@
+"""Turns a page's values into HTML; every value is escaped, since most of them others wrote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from clouddeploy_runtime.errors import printable
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from clouddeploy.dashboard import rules
+from clouddeploy.dashboard.rules import Action, Approval, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from clouddeploy.dashboard.web.asking import Ask, Page
+
+_MENU: tuple[tuple[str, str, Action | None], ...] = (
+    ("/", "Overview", None),
+    ("/live", "Live", Action.LIVE_VIEW),
+    ("/deployments", "Deployments", Action.DEPLOY_VIEW),
+    ("/downloads", "Downloads", None),
+    ("/sites", "Sites", None),
+    ("/users", "People", Action.USER_LIST),
+    ("/project", "Project", Action.PROJECT_EDIT),
+    ("/certificates", "Certificates", Action.AUDIT_VIEW),
+    ("/audit", "Audit", Action.AUDIT_VIEW),
+    ("/account", "Account", None),
+)
+"""Path, word, and what one must be allowed to see it."""
+
+
+class Renderer:
+    """Holds the compiled templates; safe for several threads."""
+
+    def __init__(self) -> None:
+        self._environment = Environment(
+            loader=PackageLoader("clouddeploy.dashboard.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= {"moment": _moment, "state": state_of, "printable": printable}
+        self._environment.globals |= {"Action": Action, "Role": Role, "turned": _turned}
+
+    def page(self, page: Page, ask: Ask | None) -> str:
+        """Returns a page as HTML.
+
+        Args:
+            page: what to show.
+            ask: who asked for it; None: it is not known, the page is one of an error.
+        """
+        known = ask.known if ask is not None else None
+        actor = known.actor if known is not None else None
+        menu = [(path, word) for path, word, action in _MENU if actor and (action is None or rules.may(actor, action))]
+        values: Mapping[str, Any] = {
+            "error": None,
+            "me": actor,
+            "menu": menu,
+            "form_token": ask.form_token if ask is not None else "",
+            "query": ask.query if ask is not None else {},
+            "may": (lambda action: actor is not None and rules.may(actor, action)),
+            **page.values,
+        }
+        return self._environment.get_template(page.template).render(values)
+
+
+def state_of(approval: int) -> str:
+    """Returns an approval as a word."""
+    if approval < 0:
+        return "denied"
+    return "approved" if approval >= Approval.APPROVED else "pending"
+
+
+def _moment(value: datetime) -> str:
+    return f"{value:%Y-%m-%d %H:%M} UTC"
+
+
+def _turned(query: Mapping[str, str], page: int) -> str:
+    """Returns the query of another page of the same list."""
+    return "?" + urlencode({**query, "page": str(page)})

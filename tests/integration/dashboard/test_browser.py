@@ -1,0 +1,218 @@
+"""The dashboard in a real browser: from an empty folder to a site that is registered, and how good the pages are."""
+
+import contextlib
+
+import pytest
+from clouddeploy_rehearsal.probe import until
+from clouddeploy_runtime import kit as kits
+
+from tests.integration.dashboard import browsing
+from tests.integration.dashboard.browsing import (
+    CHROMIUM,
+    PHONE,
+    WIDE,
+    Person,
+    clouddeploy,
+    free_port,
+    running,
+    state_of,
+)
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = [
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium: apt-get install chromium"),
+]
+PAGES = ("/", "/downloads", "/sites", "/users", "/project", "/certificates", "/audit", "/account")
+ANN = "ann@org-a.example"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as player:
+        # The sandbox wants a user other than root.
+        one = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield one
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser") / "dashboard"
+    yield clouddeploy(folder, "start", "--host", "127.0.0.1", "-p", "0")["data"]["url"]
+    clouddeploy(folder, "stop")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return tmp_path_factory.mktemp("pictures")
+
+
+@pytest.fixture(scope="module")
+def walked(browser, url, pictures, tmp_path_factory):
+    """The whole way, each step by who takes it, in the pages alone; returns the kits that were downloaded."""
+    folder, port = tmp_path_factory.mktemp("kits"), free_port()
+    root, ann = Person(browser, url), Person(browser, url)
+    root.go("/")
+    root.picture("login", pictures)
+    root.log_in()
+    root.page.get_by_role("link", name="Describe the project").click()
+    for label, value in {
+        "Short name": "trial",
+        "Title": "Tumour segmentation trial",
+        "Name": "localhost",
+        "Port": str(port),
+        "Further names and addresses": "127.0.0.1",
+    }.items():
+        root.page.get_by_label(label, exact=True).fill(value)
+    root.page.get_by_label("Public: everybody").check()
+    root.page.get_by_role("button", name="Save").click()
+    root.picture("project", pictures)
+
+    ann.sign_up(ANN, org="org_a", role="org_admin")
+    ann.page.get_by_role("link", name="List your sites").click()
+    ann.page.get_by_label("Name").fill("site-1")
+    ann.page.get_by_label("GPUs").fill("2")
+    ann.page.get_by_label("GiB each").fill("16")
+    ann.page.get_by_role("button", name="Add").click()
+    ann.page.get_by_role("rowheader", name="site-1").wait_for()
+
+    root.go("/")
+    root.picture("overview", pictures)
+    for link, path in (("Approve people", "people"), ("Approve sites", "sites")):
+        root.go("/")
+        root.page.get_by_role("link", name=link).click()
+        root.page.locator("tbody input[type=checkbox]").check()
+        root.picture(path, pictures)
+        root.page.get_by_role("button", name="Approve").click()
+    root.go("/")
+    root.page.get_by_role("link", name="Freeze the project").click()
+    root.page.get_by_label("Short name and server stay for good").check()
+    root.page.get_by_role("button", name="Freeze the project").click()
+    root.page.get_by_text("Kits depend on the short name").wait_for()
+    found = {"server": root.download("localhost", folder / "server")}
+    found["admin"] = root.download(browsing.EMAIL, folder / "admin")
+    found["client"] = ann.download("site-1", folder / "client")
+    ann.picture("downloads", pictures)
+    said = [*root.said, *ann.said]
+    root.context.close()
+    ann.context.close()
+    return found, port, said
+
+
+@pytest.fixture(scope="module")
+def federation(walked, tmp_path_factory):
+    """The server and the site, from the kits that the browser downloaded."""
+    found, port, _ = walked
+    folder = tmp_path_factory.mktemp("federation")
+    with contextlib.ExitStack() as processes:
+        for kind in ("server", "client"):
+            processes.enter_context(running(kind, found[kind], folder / kind, port=port))
+        until(lambda: state_of(folder / "client") == "registered", timeout_s=30)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def cookies(browser, url, walked):
+    """Of the project admin, who logs in once: a password takes its time to check."""
+    one = Person(browser, url).log_in()
+    yield one.context.storage_state()
+    one.context.close()
+
+
+@pytest.fixture
+def root(browser, url, cookies):
+    one = Person(browser, url, storage_state=cookies)
+    yield one
+    one.context.close()
+
+
+def test_the_kits_that_a_browser_downloaded_are_whole(walked):
+    found, port, said = walked
+    for kit in found.values():
+        kits.verify(kit)
+    client = kits.load(found["client"])
+    assert (client.name, client.host, client.port) == ("site-1", "localhost", port)
+    assert not said, "the browser complained"
+
+
+def test_the_site_registers_with_the_server_of_the_same_dashboard(federation):
+    assert state_of(federation / "client") == "registered"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser, url, cookies, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    person = Person(browser, url, color_scheme=scheme, storage_state=cookies)
+    found = []
+    for path in ("/sign-up", *PAGES):
+        found += _findings(axe, person.go(path))
+    person.context.close()
+    assert not found
+
+
+def test_a_phone_shows_every_page_without_scrolling_sideways(browser, url, cookies):
+    person = Person(browser, url, viewport=PHONE, storage_state=cookies)
+    widths = {path: person.go(path).evaluate("document.documentElement.scrollWidth") for path in PAGES}
+    person.context.close()
+    assert {path: one for path, one in widths.items() if one > PHONE["width"]} == {}
+
+
+def test_somebody_without_a_mouse_logs_in_and_skips_the_menu(browser, url, walked):
+    person = Person(browser, url)
+    page = person.go("/")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "To the content"
+    while page.evaluate("document.activeElement.name") != "email":
+        page.keyboard.press("Tab")
+    page.keyboard.type(browsing.EMAIL)
+    page.keyboard.press("Tab")
+    page.keyboard.type(browsing.PASSWORD)
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Log out").wait_for()
+    page = person.go("/account")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#main")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.getElementById('main').contains(document.activeElement)")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid", "one sees where one is"
+    person.context.close()
+
+
+def test_the_pages_follow_a_dark_system(browser, url, cookies, pictures):
+    shades = {}
+    for scheme in ("light", "dark"):
+        person = Person(browser, url, color_scheme=scheme, storage_state=cookies)
+        person.go("/")
+        shades[scheme] = person.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        person.picture(f"overview-{scheme}", pictures)
+        person.context.close()
+    assert _brightness(shades["light"]) > 200
+    assert _brightness(shades["dark"]) < 60
+
+
+def test_the_other_pages_have_their_picture(root, pictures):
+    for path, name in (("/certificates", "certificates"), ("/audit", "audit"), ("/account", "account")):
+        root.go(path)
+        root.picture(name, pictures)
+    root.page.set_viewport_size(PHONE)
+    root.go("/")
+    root.picture("phone", pictures)
+    root.page.set_viewport_size(WIDE)
+    assert not root.said
+
+
+def _findings(axe, page):
+    """What axe calls serious or critical on a page."""
+    return [
+        (page.url, one["id"], [node["html"][:200] for node in one["nodes"]][:3])
+        for one in axe.run(page).response["violations"]
+        if one["impact"] in {"serious", "critical"}
+    ]
+
+
+def _brightness(colour):
+    numbers = colour.removeprefix("rgb(").removesuffix(")").split(",")
+    return sum(map(int, numbers)) / 3

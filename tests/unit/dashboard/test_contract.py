@@ -1,0 +1,151 @@
+"""The REST interface does what its OpenAPI document says: with made-up requests, and in every answer of a workflow."""
+
+import io
+import json
+import zipfile
+from urllib.parse import quote
+
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from clouddeploy.dashboard.web.rest import CALLS
+from tests.unit.dashboard.visitors import API, HOST, PASSWORD, World
+
+EXAMPLES = 12
+"""For each call; what was found once has a test of its own below."""
+HEADERS = {"host": HOST.partition("//")[2]}
+
+
+@schemathesis.serializer("application/zip")
+def as_archive(_context, value):
+    """A body that is a file has no schema: some bytes."""
+    return repr(value).encode()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with World(tmp_path_factory.mktemp("contract") / "dashboard") as world:
+        root = world.configure(freeze=True)
+        ann = world.person()
+        ann.site(approved_by=root)
+        schema = schemathesis.openapi.from_asgi(f"{API}/openapi.json", world.app, headers=HEADERS)
+        yield world, schema, (root, ann)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda one: f"{one.method} {one.path}")
+def test_made_up_requests_get_answers_that_the_document_has(served, call):
+    world, schema, persons = served
+    if call.path == "/logout":
+        persons = (world.program(),)
+    operation = schema[call.path][call.method]
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
+    )
+    @given(case=operation.as_strategy(), who=st.sampled_from(persons), one=st.sampled_from([0, 1, 2, 3, 999]))
+    def check(case, who, one):
+        if "id" in case.path_parameters:
+            case.path_parameters["id"] = one  # else hardly any request would meet something that there is
+        case.headers.update({**HEADERS, "authorization": who.client.headers["authorization"]})
+        # What else is demanded, as of a password, no schema can say; such a request is refused with 400.
+        case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+    check()
+
+
+class Checked:
+    """Calls the REST interface, and holds each answer against the document."""
+
+    def __init__(self, world, program, seen):
+        self.document = world.client().get(f"{API}/openapi.json").json()
+        self.program, self.seen = program, seen
+
+    def __call__(self, method, path, body=None, **more):
+        answer = self.program.call(method, path, body, **more)
+        parts = ["{id}" if part.isdecimal() else part for part in path.split("/")]
+        place = "/".join(parts)
+        told = self.document["paths"][place][method.lower()]["responses"][str(answer.status_code)]["content"]
+        media = answer.headers["content-type"].partition(";")[0]
+        assert media in told
+        if media == "application/json":
+            whole = {"$ref": told[media]["schema"]["$ref"], "components": self.document["components"]}
+            jsonschema.validate(answer.json(), whole, format_checker=jsonschema.FormatChecker())
+            known = self.document["components"]["schemas"][told[media]["schema"]["$ref"].rpartition("/")[2]]
+            assert set(answer.json()) <= set(known["properties"]), "nothing is told that the document does not have"
+        self.seen.add((method, place, answer.status_code < 300))
+        return answer
+
+
+def test_every_answer_of_a_workflow_is_as_the_document_says(world):
+    seen = set()
+    root = Checked(world, world.program(), seen)
+    root("PATCH", "/project", {"short_name": "trial", "server1": "fl.example.com", "public": True})
+    root("GET", "/project")
+    sign_up = {"email": "ann@a.example", "password": PASSWORD, "organization": "org_a", "role": "org_admin"}
+    ann_id = root("POST", "/users", sign_up).json()["user"]["id"]
+    assert root("POST", "/users", sign_up).status_code == 409
+    assert root("POST", "/users", {}).status_code == 400
+    root("PATCH", f"/users/{ann_id}", {"approval_state": 100})
+    for path in ("/organizations", "/users", f"/users/{ann_id}"):
+        root("GET", path)
+    ann = Checked(world, world.program("ann@a.example"), seen)
+    site = ann("POST", "/clients", {"name": "site-1"}).json()["client"]["id"]
+    spare = ann("POST", "/clients", {"name": "site-2"}).json()["client"]["id"]
+    ann("DELETE", f"/clients/{spare}")
+    ann("PATCH", f"/clients/{site}", {"capacity": {"num_of_gpus": 1}})
+    for path in ("/clients", f"/clients/{site}"):
+        ann("GET", path)
+    assert ann("GET", "/certificates").status_code == 403
+    assert ann("POST", f"/users/{ann_id}/blob", {}).status_code == 409
+    root("PATCH", "/project", {"frozen": True})
+    root("PATCH", f"/clients/{site}", {"approval_state": 100})
+    for path in (f"/users/{ann_id}", f"/clients/{site}", "/servers/1"):
+        root("POST", f"{path}/blob", {})
+        root("POST", f"{path}/reissue", {})
+        assert root("POST", f"{path}/enrolment", content=_no_request(), headers=_ZIP).status_code == 400
+    root("POST", "/invitations", {"role": "lead", "organization": "org_a"})
+    root("POST", "/tokens", {"name": "one", "scopes": ["read"]})
+    token = root("GET", "/tokens").json()["token_list"][0]["id"]
+    root("DELETE", f"/tokens/{token}")
+    for path in ("/certificates", "/audit"):
+        root("GET", path)
+    extra = root("POST", "/users", {**sign_up, "email": "bob@a.example"}).json()["user"]["id"]
+    root("DELETE", f"/users/{extra}")
+    assert root("GET", "/users/999").status_code == 404
+    login = {"email": "ann@a.example", "password": PASSWORD}
+    root("POST", "/login", login)
+    assert root("POST", "/login", {**login, "password": "wrong"}).status_code == 401
+    ann("POST", "/logout")
+    assert ann("GET", "/users").status_code == 401
+    done = {(method, path) for method, path, went_well in seen if went_well}
+    assert {(one.method, one.path) for one in CALLS} - done == {
+        ("POST", f"/{folder}/{{id}}/enrolment") for folder in ("users", "clients", "servers")
+    }, "an answer to a request is an archive; tests/integration/dashboard has one"
+
+
+_ZIP = {"content-type": "application/zip"}
+
+
+def _no_request():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("request.json", "{}")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("text", ["\x00", "a\x00b", "\ud800"])
+def test_text_that_no_database_takes_is_refused(world, text):
+    ann = world.configure() and world.person()
+    given = {"content": json.dumps({"name": text}), "headers": {"content-type": "application/json"}}
+    assert ann.client.patch(f"{API}/users/{ann.id}", **given).status_code == 400
+    query = quote(text, errors="surrogatepass")
+    assert ann.client.get(f"{API}/clients?q={query}").status_code in {200, 400}
+    browser = world.browser()
+    browser.get("/account")
+    body = f"form_token={browser.token}&name={query}"
+    form = {"content": body, "headers": {"content-type": "application/x-www-form-urlencoded"}}
+    assert browser.client.post("/account", **form).status_code == 400

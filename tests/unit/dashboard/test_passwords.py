@@ -1,0 +1,89 @@
+"""Passwords, and how fast they can be tried."""
+
+import pytest
+
+from clouddeploy.dashboard import passwords
+from clouddeploy.dashboard.attempts import Attempts, Limits
+from clouddeploy.dashboard.errors import Invalid, TooMany
+from clouddeploy.dashboard.passwords import Passwords
+from tests.unit.dashboard.visitors import CHEAP, Clock
+
+
+def test_a_password_is_kept_as_argon2id():
+    kept = Passwords().hash("correct horse battery")
+    assert kept.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    assert "correct" not in kept
+
+
+def test_an_account_that_is_not_there_takes_a_hash_too():
+    calls = []
+
+    class Counting(type(CHEAP)):
+        def verify(self, *given):
+            calls.append(given)
+            return super().verify(*given)
+
+    found = Passwords(Counting(time_cost=1, memory_cost=8, parallelism=1))
+    assert not found.is_right(None, "whatever it is")
+    assert not found.is_right(found.hash("another one"), "whatever it is")
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "password", ["eleven sign", "ann@a.example 12", "my ann1 password", "aaaabbbbaaaabbbb", "x" * 257]
+)
+def test_a_weak_password_is_refused(password):
+    with pytest.raises(Invalid):
+        passwords.check(password, email="ann1@a.example" if "ann1" in password else "ann@a.example")
+
+
+def test_a_long_one_is_taken():
+    passwords.check("four words in a row", email="ann@a.example")
+    passwords.check(passwords.made(), email="ann@a.example")
+
+
+def test_each_failure_makes_the_next_try_wait_longer():
+    clock = Clock()
+    tries = Attempts(clock, Limits(account_failures=3, first_wait_s=30, longest_wait_s=100))
+    waits = []
+    for _ in range(6):
+        tries.failed(account="a", address="1")
+        try:
+            tries.check(account="a", address="2")
+            waits.append(0)
+        except TooMany as error:
+            waits.append(round(error.retry_after_s))
+            clock.move(seconds=error.retry_after_s)
+    assert waits == [0, 0, 30, 60, 100, 100]
+    tries.check(account="a", address="2")
+
+
+def test_an_address_that_tries_many_accounts_waits_too():
+    tries = Attempts(Clock(), Limits(account_failures=3, address_failures=5))
+    for number in range(5):
+        tries.failed(account=f"account {number}", address="1")
+    with pytest.raises(TooMany):
+        tries.check(account="another", address="1")
+    tries.check(account="another", address="2")
+
+
+def test_a_success_frees_the_account_and_not_the_address():
+    tries = Attempts(Clock(), Limits(account_failures=2, address_failures=2))
+    for _ in range(2):
+        tries.failed(account="a", address="1")
+    tries.succeeded(account="a")
+    tries.check(account="a", address="2")
+    with pytest.raises(TooMany):
+        tries.check(account="a", address="1")
+
+
+def test_an_hour_is_forgotten_and_so_is_the_oldest_of_many():
+    clock = Clock()
+    tries = Attempts(clock, Limits(account_failures=2, most_keys=4))
+    tries.failed(account="a", address="1")
+    clock.move(hours=2)
+    tries.failed(account="a", address="1")
+    tries.check(account="a", address="1")
+    for number in range(10):
+        tries.failed(account=f"{number}", address=f"{number}")
+    assert len(tries._tries) == 4
