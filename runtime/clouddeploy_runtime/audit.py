@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -11,6 +10,7 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from clouddeploy_runtime.audit_chain import FIRST, KEPT, ROTATED, ChainBroken, digest, follow
 from clouddeploy_runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 16 << 20
-"""A full file is set aside as `<name>.1`, that one as `<name>.2`, and so on."""
-KEPT = 9
-"""So many are set aside; the oldest one goes. Together with the current one at most 160 MiB."""
-_FIRST = "0" * 64
-_ROTATED = "audit_rotated"
+"""A full file is set aside as `<name>.1`, that one as `<name>.2`, and so on up to `KEPT`, at most 160 MiB in all."""
 _REPAIRED = "audit_repaired"
 _MAX_DETAIL = 2000
+_MAX_NAME = 255
+"""A site writes down whom the server names, which may be anything, and must find its last entry again."""
 _TAIL_BYTES = 1 << 16
 """More than an entry has."""
 
@@ -35,11 +33,6 @@ class AuditUnwritable(RuntimeFault):
     """An answer cannot be recorded, so it is not given."""
 
     error_code = "AUDIT_UNWRITABLE"
-
-
-def _hash(previous: str, entry: dict[str, object]) -> str:
-    body = json.dumps(entry, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()
 
 
 class AuditLog:
@@ -60,23 +53,75 @@ class AuditLog:
         self._torn_at: int | None = None
         """Where the file ends, when what a failed write left there could not be taken away."""
         line, torn_bytes = _end_of(path)
-        self._last = str(_parsed(line).get("hash", _FIRST)) if line or not _before(path).exists() else _last_of(path)
+        self._last = str(_parsed(line).get("hash", FIRST)) if line or not _before(path).exists() else _last_of(path)
         if torn_bytes:
             log.warning("%s ends with half a line of %d bytes, which is cut off", path, torn_bytes)
             self._torn_at = path.stat().st_size - torn_bytes
             with contextlib.suppress(OSError):  # the next entry cuts it, too, and says when it cannot
                 self._own(_REPAIRED, f"{torn_bytes} bytes of half a line were cut off")
 
-    def record(self, *, user: str, role: str, action: str, address: str, allowed: bool, detail: str = "") -> None:
+    def record(
+        self,
+        *,
+        user: str,
+        role: str,
+        action: str,
+        address: str,
+        allowed: bool,
+        detail: str = "",
+        code: str = "",
+        reference: str = "",
+    ) -> None:
         """Append one entry and flush it to the disk before the command goes on.
+
+        Args:
+            user: who asks.
+            role: the one that counts.
+            action: for what.
+            address: from where.
+            allowed: the answer.
+            detail: why, or more about it.
+            code: of the error that a refusal is.
+            reference: the same in each entry about one command, at the server and at sites.
 
         Raises:
             AuditUnwritable: it is not on the disk, and nothing of it is; the chain is as it was.
         """
+        self._note(
+            user=user,
+            role=role,
+            action=action,
+            address=address,
+            result="allowed" if allowed else "refused",
+            code=code,
+            detail=detail,
+            reference=reference,
+        )
+
+    def record_end(
+        self, *, user: str, role: str, action: str, address: str, reference: str, code: str = "", detail: str = ""
+    ) -> None:
+        """Append how something ended that was allowed: well, or with an error of a code.
+
+        Raises:
+            AuditUnwritable: as in `record`.
+        """
+        self._note(
+            user=user,
+            role=role,
+            action=action,
+            address=address,
+            result="failed" if code else "done",
+            code=code,
+            detail=detail,
+            reference=reference,
+        )
+
+    def _note(self, **facts: str) -> None:
         with self._lock, self._named():
             if self._path.exists() and self._path.stat().st_size >= self._max_bytes:
                 self._rotate()
-            self._append(user=user, role=role, action=action, address=address, allowed=allowed, detail=detail)
+            self._append(**facts)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -91,20 +136,22 @@ class AuditLog:
 
     def _own(self, action: str, detail: str) -> None:
         """Append what no person did."""
-        self._append(user="", role="", action=action, address="", allowed=True, detail=detail)
+        self._append(user="", role="", action=action, address="", result="allowed", detail=detail)
 
-    def _append(self, *, user: str, role: str, action: str, address: str, allowed: bool, detail: str) -> None:
+    def _append(self, *, action: str, detail: str, **facts: str) -> None:
         entry: dict[str, object] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "user": user,
-            "role": role,
+            "user": facts["user"][:_MAX_NAME],
+            "role": facts["role"][:_MAX_NAME],
             "action": action[:100],
-            "address": address,
-            "result": "allowed" if allowed else "refused",
+            "address": facts["address"][:_MAX_NAME],
+            "result": facts["result"],
+            "code": facts.get("code", "")[:_MAX_NAME],
             "detail": detail[:_MAX_DETAIL],
+            "reference": facts.get("reference", "")[:_MAX_NAME],
             "previous": self._last,
         }
-        entry["hash"] = own = _hash(self._last, entry)
+        entry["hash"] = own = digest(self._last, entry)
         self._write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
         self._last = own  # not before: an entry that is not there would break the chain for ever
 
@@ -136,7 +183,7 @@ class AuditLog:
             if older.exists():
                 older.replace(_aside(self._path, number))
         self._torn_at = None
-        self._own(_ROTATED, f"goes on from {_before(self._path).name}")
+        self._own(ROTATED, f"goes on from {_before(self._path).name}")
 
 
 def _aside(path: Path, number: int) -> Path:
@@ -164,7 +211,7 @@ def _end_of(path: Path) -> tuple[bytes, int]:
 
 def _last_of(path: Path) -> str:
     """Return the hash that the next entry of a file with none yet continues."""
-    return str(_parsed(_end_of(_before(path))[0]).get("hash", _FIRST))
+    return str(_parsed(_end_of(_before(path))[0]).get("hash", FIRST))
 
 
 def _parsed(line: bytes) -> dict[str, object]:
@@ -181,14 +228,9 @@ def first_broken_line(path: Path) -> int | None:
     The first line of a file continues the one that was set aside before it. When that one has gone, as the oldest ones
     do, it is believed if it says that the file was begun so.
     """
-    previous = _last_of(path)
-    has_older = _before(path).exists()
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        entry = _parsed(line)
-        claimed = entry.pop("hash", None)
-        if number == 1 and not has_older and entry.get("action") == _ROTATED:
-            previous = str(entry.get("previous"))
-        if entry.get("previous") != previous or claimed != _hash(previous, entry):
-            return number
-        previous = str(claimed)
+    try:
+        for _ in follow(path.read_bytes(), previous=_last_of(path), is_part=not _before(path).exists()):
+            pass
+    except ChainBroken as exc:
+        return exc.line
     return None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clouddeploy_runtime.kit import Kit
+    from clouddeploy_runtime.preflight.findings import Report
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,23 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, text)
         kit(sub)
         sub.add_argument("--workspace", type=Path, help="folder for jobs, logs and status; default: <KIT>/workspace")
-    for name, text in (
-        ("verify", "check that a startup kit is as it was signed"),
-        ("preflight", "check a startup kit before it starts, one line for each check"),
-    ):
-        sub = command(name, text)
-        kit(sub)
-        sub.add_argument("--workspace", type=Path, help="where the site works; default: as for start.sh")
+    works = "where the site works; default: as for start.sh"
+    verify = command("verify", "check that a startup kit is as it was signed")
+    kit(verify)
+    verify.add_argument("--workspace", type=Path, help=works)
+    audit = command("audit", "check that an audit log is whole, with what was set aside of it")
+    audit.add_argument("action", choices=("verify",))
+    audit.add_argument("files", type=Path, nargs="+", metavar="FILE", help="an audit.jsonl")
+    audit.add_argument("--known-hash", default="", help="hash of an entry that has to be in it")
+    audit.add_argument("--part", action="store_true", help="what was set aside before is elsewhere")
+    preflight = command("preflight", "check a startup kit, this machine and the way to the server; changes nothing")
+    named = preflight.add_mutually_exclusive_group(required=True)
+    named.add_argument("kit", type=Path, nargs="?", metavar="KIT", help="the folder that holds startup/ and local/")
+    named.add_argument("-p", "--package-path", "--package_path", type=Path, metavar="KIT", help="the same")
+    preflight.add_argument("--workspace", type=Path, help=works)
+    preflight.add_argument("--offline", action="store_true", help="connect to nobody")
+    preflight.add_argument("--output", choices=("text", "json"), default="text", help="form of the result")
+    preflight.add_argument("-v", "--verbose", action="store_true", help="tell what was seen where all is well, too")
     request = command("request", "make a private key here and a request for its certificate, for the project admin")
     for name, text in (
         ("--project", "the project's name"),
@@ -86,8 +97,10 @@ def _run(given: Any) -> int:
         return _serve(given.command, given.kit, given.workspace)
     if given.command == "verify":
         _verify(given.kit, given.workspace)
+    elif given.command == "audit":
+        _audit(given)
     elif given.command == "preflight":
-        return _preflight(given.kit, given.workspace)
+        return _preflight(given)
     elif given.command == "request":
         _request(given)
     else:
@@ -112,15 +125,34 @@ def _verify(folder: Path, workspace: Path | None) -> None:
         sys.stderr.write(f"Warning: {notice.text}\n")
 
 
-def _preflight(folder: Path, workspace: Path | None) -> int:
-    from clouddeploy_runtime.preflight import kit as checks
+def _audit(given: Any) -> None:
+    from clouddeploy_runtime import audit_chain
 
-    found = checks.check(folder, workspace=workspace)
-    for one in found:
-        sys.stdout.write(f"{'PROBLEM' if one.is_problem else 'ok':8}{one.check}: {one.text}\n")
-        if one.remedy:
-            sys.stdout.write(f"{'':8}fix: {one.remedy}\n")
-    return ExitCode.BAD_INPUT if any(one.is_problem for one in found) else ExitCode.OK
+    for file in given.files:
+        found = audit_chain.verify(file, known=given.known_hash, is_part=given.part)
+        sys.stdout.write(f"{file}: {found.entries} entries, the chain is whole. Last hash: {found.last_hash}\n")
+
+
+def _preflight(given: Any) -> int:
+    from clouddeploy_runtime.preflight import package, text
+
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # what it would write to the terminal is a line of the table
+    report: Report | None = None
+    refusal: ClouddeployError | None = None
+    try:
+        folder = given.kit if given.kit is not None else given.package_path
+        report = package.check(folder, workspace=given.workspace, offline=given.offline)
+        refusal = report.refusal
+    except ClouddeployError as exc:
+        refusal = exc
+    if given.output == "json":
+        sys.stdout.write(text.envelope(report, refusal) + "\n")
+        return refusal.exit_code if refusal is not None else ExitCode.OK
+    if report is not None:
+        sys.stdout.write(text.table(report, is_verbose=given.verbose) + "\n")
+    if refusal is not None:
+        raise refusal
+    return ExitCode.OK
 
 
 def _serve(command: str, folder: Path, workspace: Path | None) -> int:

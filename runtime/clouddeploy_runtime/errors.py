@@ -80,6 +80,32 @@ class NoSession(RuntimeFault):
     error_code = "NO_SESSION"
 
 
+class SessionExpired(RuntimeFault):
+    """A person's session was ended: by a logout, by somebody else, for its certificate, or since nobody used it.
+
+    Unlike one that the server does not know, it does not come back by itself.
+    """
+
+    exit_code = ExitCode.CONNECTION
+    error_code = "SESSION_EXPIRED"
+
+
+class AuthenticationRefused(RuntimeFault):
+    """The server does not let somebody log in.
+
+    Args:
+        code: names the reason for programs.
+    """
+
+    exit_code = ExitCode.CONNECTION
+    error_code = "AUTHENTICATION_REFUSED"
+
+    def __init__(self, what: str, *, why: str = "", hint: str = "", code: str = "") -> None:
+        super().__init__(what, why=why, hint=hint)
+        if code:
+            self.error_code = code
+
+
 class AuthorizationRefused(RuntimeFault):
     """The policy of the server or of a site does not allow this user the command."""
 
@@ -108,6 +134,13 @@ class JobNotFinished(RuntimeFault):
     error_code = "JOB_NOT_FINISHED"
 
 
+class JobNotRunning(RuntimeFault):
+    """What was asked for needs a job that runs."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "JOB_NOT_RUNNING"
+
+
 class SubmitTokenConflict(RuntimeFault):
     """This submit token stands for a job of other content."""
 
@@ -134,6 +167,24 @@ class InvalidTarget(RuntimeFault):
 
     exit_code = ExitCode.BAD_INPUT
     error_code = "INVALID_TARGET"
+
+
+class NoClients(RuntimeFault):
+    """A command is for clients, and none is connected."""
+
+    error_code = "NO_CLIENTS"
+
+
+class JobsRunning(RuntimeFault):
+    """Jobs run, and what was asked for would disturb them."""
+
+    error_code = "JOB_RUNNING"
+
+
+class ClientsRunning(RuntimeFault):
+    """The server is to stop while clients are connected, which would look for it for ever."""
+
+    error_code = "CLIENTS_RUNNING"
 
 
 class ServerBusy(RuntimeFault):

@@ -72,9 +72,33 @@ def check(
     """
     try:
         proof = msgspec.msgpack.decode(data, type=IdentityProof)
-        cert = x509.load_pem_x509_certificate(proof.certificate)
-    except (msgspec.MsgspecError, RecursionError, ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
-        raise IdentityRefused("the proof of identity is missing or cannot be read") from exc
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise _unreadable() from exc
+    cert = valid_certificate(proof.certificate, name=proof.name, trusted=trusted, now=now)
+    signed = _signed(proof.number, project=proof.project, name=proof.name, server=server_name)
+    if not keys.is_signed_by(cert.public_key(), proof.signature, signed):
+        raise no_key(proof.name)
+    return proof
+
+
+def valid_certificate(
+    pem: bytes, *, name: str, trusted: Sequence[x509.Certificate], now: datetime | None = None
+) -> x509.Certificate:
+    """Read the certificate that somebody claims to hold the key of.
+
+    Args:
+        pem: the certificate.
+        name: whose it must be.
+        trusted: the project's root certificates.
+        now: the time; the clock's when not given.
+
+    Raises:
+        IdentityRefused: it is not this participant's, not this project's, or not valid now.
+    """
+    try:
+        cert = x509.load_pem_x509_certificate(pem)
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
+        raise _unreadable() from exc
     if issuer_of(cert, trusted) is None:
         raise IdentityRefused("the certificate was issued by another authority than this project's")
     moment = now or datetime.now(UTC)
@@ -83,12 +107,18 @@ def check(
     if moment < cert.not_valid_before_utc:
         begin = f"{cert.not_valid_before_utc:%Y-%m-%d %H:%M}"
         raise IdentityRefused(f"the certificate is not valid before {begin} UTC, here it is {moment:%Y-%m-%d %H:%M}")
-    if attribute(cert, NameOID.COMMON_NAME) != proof.name:
-        raise IdentityRefused(f"the certificate is not that of {proof.name!r}")
-    signed = _signed(proof.number, project=proof.project, name=proof.name, server=server_name)
-    if not keys.is_signed_by(cert.public_key(), proof.signature, signed):
-        raise IdentityRefused(f"{proof.name} does not hold the key of its certificate")
-    return proof
+    if attribute(cert, NameOID.COMMON_NAME) != name:
+        raise IdentityRefused(f"the certificate is not that of {name!r}")
+    return cert
+
+
+def no_key(name: str) -> IdentityRefused:
+    """Return the refusal of somebody whose signature does not hold."""
+    return IdentityRefused(f"{name} does not hold the key of its certificate")
+
+
+def _unreadable() -> IdentityRefused:
+    return IdentityRefused("the proof of identity is missing or cannot be read")
 
 
 def _signed(number: bytes, *, project: str, name: str, server: str) -> bytes:

@@ -155,6 +155,19 @@ def _entries(root: Path, folder: str) -> list[os.DirEntry[str]]:
         return []
 
 
+def opened_folder(name: str, *, inside: int | None = None) -> int:
+    """Return a descriptor of a folder, which is no link.
+
+    Args:
+        name: of one entry, when `inside` is given; else a path.
+        inside: descriptor of the folder that it is in.
+
+    Raises:
+        OSError: there is none.
+    """
+    return os.open(name, _FOLDER, dir_fd=inside)
+
+
 def opened(root: Path, name: str) -> IO[bytes]:
     """Open a plain file below a folder for reading; never waits.
 

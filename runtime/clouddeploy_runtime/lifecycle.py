@@ -51,15 +51,20 @@ class WorkspaceUnusable(RuntimeFault):
     error_code = "WORKSPACE_UNUSABLE"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Replace a file so that a reader sees the old content or the new, never a part, after a power failure too.
+
+    Args:
+        path: the file.
+        content: all of it.
+        mode: of the new file, from its first byte on; the process's umask takes from it.
 
     Raises:
         OSError: it could not be written; the old content is there.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("wb") as file:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -7,15 +7,17 @@ loggers count, and of each handler, by its id, `level`, `maxBytes` and `backupCo
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import logging.handlers
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from clouddeploy_runtime.errors import printable
 from clouddeploy_runtime.lifecycle import is_supervised
 
 if TYPE_CHECKING:
@@ -25,9 +27,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+MODES: Mapping[str, str] = {
+    "concise": "%(asctime)s - %(levelname)s - %(message)s",
+    "msg_only": "%(message)s",
+    "full": FORMAT,
+    "verbose": "%(asctime)s - %(name)s - %(levelname)s - %(threadName)s %(filename)s:%(lineno)d - %(message)s",
+}
+"""How a line of text looks, by the reference's names; `verbose` has every record, too."""
 CONFIG_FILES = ("log_config.json", "log_config.json.default")
 """The site's own file wins over the one the kit was made with."""
 CONSOLE = "console"
+_INDENT = "    "
 FILES = {
     "log_file": "log.txt",
     "json_file": "log.json",
@@ -71,6 +81,29 @@ class Config:
 
 class BadConfig(ValueError):
     """The configuration is no use; never leaves this module, since a site must not stop for want of a level."""
+
+
+class TextFormatter(logging.Formatter):
+    """A record as text: what it quotes can neither steer a terminal nor look like a line of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record; its further lines, if it has some, are moved in."""
+        own = copy.copy(record)  # the texts that formatters leave in a record are theirs
+        own.exc_text = None
+        return super().format(own)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return what was said."""
+        record.message = _quoted(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """Return where it came from."""
+        return f"{_INDENT}{_quoted(super().formatException(ei))}"
+
+
+def _quoted(text: str) -> str:
+    return text if text.isascii() and text.isprintable() else printable(text).replace("\n", f"\n{_INDENT}")
 
 
 class JsonFormatter(logging.Formatter):
@@ -130,14 +163,14 @@ def configure(workspace: Path, local: Path | None = None) -> None:
     for name, file in FILES.items():
         # Opened by the first record: what goes wrong then is said, and the site runs.
         handler = _RotatedFile(workspace / file, encoding="utf-8", delay=True)
-        handler.setFormatter(JsonFormatter() if name == "json_file" else logging.Formatter(FORMAT))
+        handler.setFormatter(JsonFormatter() if name == "json_file" else TextFormatter(FORMAT))
         if name == "fl_file":
             handler.addFilter(_is_of_a_job)
         handler.set_name(name)
         root.addHandler(handler)
     if not is_supervised() or os.isatty(2):
         console = logging.StreamHandler(sys.stderr)
-        console.setFormatter(logging.Formatter(FORMAT))
+        console.setFormatter(TextFormatter(FORMAT))
         console.set_name(CONSOLE)
         root.addHandler(console)
     _apply(Config())
@@ -158,6 +191,24 @@ def reload(local: Path) -> str:
     if problem:
         log.warning("%s; until it is corrected the usual levels count", problem)
     return problem
+
+
+def set_levels(levels: Mapping[str, int], local: Path) -> None:
+    """Log as much as these levels say, by the names of loggers, until the next `reload`.
+
+    Args:
+        levels: `root` is the one for all that are not named.
+        local: the kit's folder, whose configuration counts for the files.
+    """
+    config, _ = load(local)
+    _apply(replace(config, levels={"root": logging.INFO, **levels}))
+
+
+def set_mode(mode: str) -> None:
+    """Write the lines of text in another form, one of `MODES`; those of log.json stay as they are."""
+    for handler in logging.getLogger().handlers:
+        if handler.get_name() in (*FILES, CONSOLE) and handler.get_name() != "json_file":
+            handler.setFormatter(TextFormatter(MODES[mode]))
 
 
 def load(local: Path) -> tuple[Config, str]:

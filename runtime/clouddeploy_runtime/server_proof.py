@@ -39,7 +39,8 @@ class Proof(msgspec.Struct, frozen=True):
     crl: bytes = b""
     """The newest list of revoked certificates that the server knows, PEM; empty: none."""
     number: bytes = b""
-    """For the peer to sign where TLS shows no certificate, see `identity_proof`."""
+    """To be signed in turn: by people to log in, by sites where TLS shows no certificate; see `login_proof` and
+    `identity_proof`."""
     time_s: float = 0.0
     """The server's clock, seconds since 1970. Not signed: it serves for a warning only."""
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FILES = ("resources.json", "resources.json.default")
 """The site's own file wins over the one the kit was made with."""
+PASSTHROUGH = "nvflare.app_common.resource_managers.passthrough_resource_manager.PassthroughResourceManager"
+"""The reference's class of a resource manager that takes every job; the last part of its path counts."""
 LAUNCHER = "_launcher"
 """End of the id of the component that says where job processes run."""
 _METRICS_PORT = 9090
@@ -50,11 +52,16 @@ class Settings:
         gpus: how many the site offers to jobs.
         gib_per_gpu: memory of each.
         ignores_host: whether the site offers them without a look at what the machine has.
+        is_passthrough: whether jobs get what they ask for without a look at this machine: the engine that runs them
+            elsewhere decides.
         reservation_s: so long resources are held for a job that does not start.
         launcher: where job processes run: `process`, `docker`, `k8s` or `slurm`.
         launcher_args: the launcher's arguments.
         allowed_classes: what a job's configuration may name, besides its own code where that is allowed.
         is_list_enforced: whether anything else is refused; else it is only noted.
+        studies: of a client: it takes jobs of these only; None: of any. Those of no study are of `default`.
+        session_idle_s: of a server: a person's session that is not used for so long ends.
+        session_life_s: of a server: so long a person's login is good, at most.
         metrics: of a server: where it serves metrics over HTTP; None: nowhere.
         budget_gib: shared memory for tensors of all jobs; beyond it they go to files. None: half of what there is.
         job_budget_gib: the same of one job; None: as much as all together.
@@ -67,11 +74,15 @@ class Settings:
     gpus: int = 0
     gib_per_gpu: float = 0.0
     ignores_host: bool = False
+    is_passthrough: bool = False
     reservation_s: float = 300.0
     launcher: str = "process"
     launcher_args: Mapping[str, Any] = field(default_factory=dict)
     allowed_classes: frozenset[str] = frozenset()
     is_list_enforced: bool = True
+    studies: frozenset[str] | None = None
+    session_idle_s: float = 1800.0
+    session_life_s: float = 43_200.0
     metrics: Address | None = None
     budget_gib: float | None = None
     job_budget_gib: float | None = None
@@ -103,13 +114,12 @@ def _parsed(path: Path, document: Any) -> Settings:
     server = next(iter(document.get("servers") or [{}]))
     if not isinstance(server, dict):
         raise _bad(path, '"servers" must be a list of objects')
+    sessions = components.get("admin_sessions", {})
     manager, jobs = components.get("resource_manager", {}), components.get("job_scheduler", {})
     launchers = [name for name in components if name.endswith(LAUNCHER)]
     if len(launchers) > 1:
         raise _bad(path, f"one launcher, and it names {', '.join(launchers)}")
-    classes = document.get("class_allow_list", [])
-    if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
-        raise _bad(path, '"class_allow_list" must be a list of texts')
+    classes, studies = (_texts(path, document, key) for key in ("class_allow_list", "allowed_studies"))
     usual = Settings()
     return Settings(
         max_clients=int(_number(path, server, "max_num_clients", usual.max_clients)),
@@ -118,14 +128,26 @@ def _parsed(path: Path, document: Any) -> Settings:
         gpus=int(_number(path, manager, "num_of_gpus", usual.gpus)),
         gib_per_gpu=_number(path, manager, "mem_per_gpu_in_GiB", usual.gib_per_gpu),
         ignores_host=manager.get("ignore_host", False) is True,
+        is_passthrough=_is_passthrough(document),
         reservation_s=_number(path, manager, "expiration_period", usual.reservation_s),
         launcher=launchers[0].removesuffix(LAUNCHER) if launchers else usual.launcher,
         launcher_args=components[launchers[0]] if launchers else {},
-        allowed_classes=frozenset(classes),
+        allowed_classes=classes or frozenset(),
         is_list_enforced=document.get("class_list_enforcement_mode", "enforce") == "enforce",
+        studies=studies,
+        session_idle_s=_number(path, sessions, "idle_timeout", usual.session_idle_s),
+        session_life_s=_number(path, sessions, "max_lifetime", usual.session_life_s),
         metrics=_metrics(path, components.get("metrics_endpoint")),
         **_tensors(path, components.get("tensor_memory", {})),
     )
+
+
+def _texts(path: Path, document: Mapping[str, Any], key: str) -> frozenset[str] | None:
+    """Return what a list names; None: it is not there."""
+    given = document.get(key, [])
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise _bad(path, f'"{key}" must be a list of texts')
+    return frozenset(given) if key in document else None
 
 
 def _tensors(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,6 +171,12 @@ def _components(path: Path, document: dict[str, Any]) -> dict[str, dict[str, Any
             raise _bad(path, 'an entry of "components" has no "id", or "args" that are no object')
         found[one["id"]] = arguments
     return found
+
+
+def _is_passthrough(document: Mapping[str, Any]) -> bool:
+    managers = [one for one in document.get("components") or [] if one["id"] == "resource_manager"]
+    paths = [str(one.get("path") or one.get("class_path") or "") for one in managers]
+    return any(path.rpartition(".")[2] == PASSTHROUGH.rpartition(".")[2] for path in paths)
 
 
 def address_of(text: str) -> Address | None:

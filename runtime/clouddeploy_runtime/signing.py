@@ -7,6 +7,7 @@ gave out, so that it is good for one use there; a site remembers which job it sa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -37,10 +38,15 @@ COMMAND_AGE = timedelta(minutes=10)
 """A site obeys a command that is no older; clocks differ, and what is older has been obeyed or is of no use."""
 
 
+REFERENCE_SIGNS = 16
+"""Of a fingerprint, where it only has to tell entries of a log apart."""
 MAX_BYTES = 4 << 20
 """Of what is signed: ten thousand files, each with a path of three hundred signs; a message may have twice as much."""
 CLONE = "clone_job"
 """The command with which a person makes another's signed job his own."""
+FORCE = "force"
+"""Argument of `shutdown` and `restart`: whoever gives it knows whom it disturbs."""
+FORCED = "yes"
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -127,11 +133,16 @@ class Permit:
     time: datetime
     """When that was signed."""
     seal: str
-    """Fingerprint of what was signed for this one job."""
+    """Fingerprint of what was signed for this one job; its beginning ties the audit logs' entries together."""
     origin: str
     """Fingerprint of the job's statement; a clone has it from the original."""
     cloned_from: str = ""
     """Id of the original, as whoever cloned it said."""
+
+    @property
+    def reference(self) -> str:
+        """What the audit logs call it."""
+        return self.seal[:REFERENCE_SIGNS]
 
 
 def sign(key: keys.PrivateKey, certificate: bytes, statement: Statement) -> bytes:
@@ -206,6 +217,14 @@ def require_recent(command: CommandStatement, *, now: datetime | None = None) ->
         raise _refused(f"the command {command.command} is {age.total_seconds():.0f} s old by this machine's clock")
 
 
+def stop_arguments(target: str, *, is_forced: bool) -> dict[str, str]:
+    """Return what is signed of a shutdown or restart: the target, and the force only where it is meant.
+
+    So a site of a version that knows no force obeys who uses none.
+    """
+    return {"target": target, **({FORCE: FORCED} if is_forced else {})}
+
+
 def permit(
     manifest: bytes,
     *,
@@ -252,6 +271,23 @@ def permit(
         origin=origin,
         cloned_from=command.arguments.get("job_id", ""),
     )
+
+
+def reference(envelope: bytes) -> str:
+    """Return what the audit logs call a statement: the beginning of its fingerprint.
+
+    Raises:
+        SignatureRefused: it cannot be read.
+    """
+    return fingerprint(envelope)[:REFERENCE_SIGNS]
+
+
+def reference_of_job(manifest: bytes) -> str:
+    """Return what the audit logs call what came with a job; nothing, where it cannot be read."""
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError, SignatureRefused):
+        parts = msgspec.msgpack.decode(manifest, type=Manifest)
+        return reference(parts.clone or parts.job)
+    return ""
 
 
 def fingerprint(envelope: bytes) -> str:

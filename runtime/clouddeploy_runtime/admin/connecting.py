@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from clouddeploy_runtime import revocation, server_proof, tls
-from clouddeploy_runtime.admin.introduction import introduce
+from clouddeploy_runtime.admin.introduction import log_in
 from clouddeploy_runtime.client import diagnosis
 from clouddeploy_runtime.errors import ConnectionFailed
 from clouddeploy_runtime.kit.kit import authorities, certificate
@@ -24,27 +24,37 @@ log = logging.getLogger(__name__)
 
 _LOOK_AFTER = 0.3
 """Part of the time after which a look is worth it: on a good line the connection is there long before."""
+_SPARE_S = 1.0
+"""The call's own end would not say whether there was a connection."""
 _HINT = "Check that the server runs, that its port is reachable and that the kit is of its project."
 
 
-def wait_until_ready(channel: Any, kit: Kit, *, timeout_s: float) -> None:
-    """Return once there is a secure connection.
+def answered(call: Any, kit: Kit, *, timeout_s: float) -> bytes:
+    """Return the server's answer to the first call on a line, which waits for the connection.
+
+    Not by `grpc.channel_ready_future`: what it leaves behind holds up the channel's end for a fifth of a second.
+
+    Args:
+        call: it, begun with `wait_for_ready`.
+        kit: whose line it is.
+        timeout_s: how long it may take.
 
     Raises:
-        ConnectionFailed: there is none within `timeout_s`; names the cause, as far as it is found in that time.
+        ConnectionFailed: there is no secure connection within `timeout_s`; names the cause, as far as it is found in
+            that time.
+        grpc.RpcError: the server refuses the call.
     """
-    ready, began = grpc.channel_ready_future(channel), time.monotonic()
+    began = time.monotonic()
     with contextlib.suppress(grpc.FutureTimeoutError):
-        ready.result(timeout=timeout_s * _LOOK_AFTER)
-        return
+        return bytes(call.result(timeout=timeout_s * _LOOK_AFTER))
     found: list[str] = []
     left_s = timeout_s - (time.monotonic() - began)
     # A thread that nobody waits for: a resolver that does not answer has a time of its own.
     threading.Thread(target=_look, args=(kit, found, left_s), daemon=True).start()
     try:
-        ready.result(timeout=max(0.0, left_s))
+        return bytes(call.result(timeout=max(0.0, left_s)))
     except grpc.FutureTimeoutError as exc:
-        ready.cancel()
+        call.cancel()
         raise ConnectionFailed(
             f"Cannot connect to the server at {tls.target(kit)}",
             why="".join(found) or f"no secure connection within {timeout_s:g} s",
@@ -52,32 +62,37 @@ def wait_until_ready(channel: Any, kit: Kit, *, timeout_s: float) -> None:
         ) from exc
 
 
-def introduced(line: Any, kit: Kit, *, timeout_s: float) -> Any:
-    """Return a channel on which the server knows who calls; its certificate was not revoked.
+def introduced(line: Any, kit: Kit, *, study: str, timeout_s: float, is_new: bool = False) -> Any:
+    """Return a channel on which the calls are those of a session; the server's certificate was not revoked.
 
     Args:
         line: a channel to the kit's server.
         kit: an admin's.
+        study: which one to work in.
         timeout_s: how long each of the two calls may take.
+        is_new: the line has not been connected yet.
 
     Raises:
-        ConnectionFailed: the server's certificate was revoked, or it cannot prove that it has one.
-        grpc.RpcError: a call fails, or the server does not accept this side's proof.
+        ConnectionFailed: there is no connection; the server's certificate was revoked, or it cannot prove that it has
+            one.
+        grpc.RpcError: a call fails, or the server does not let this side log in.
     """
     roots, number = authorities(kit.root_cert_file), server_proof.nonce()
     security = kit.connection_security
-    reply = line.unary_unary(rpc.PROVE_TO_ADMIN)(
+    call = line.unary_unary(rpc.PROVE_TO_ADMIN).future(
         server_proof.request(number, security=security, certificate=kit.cert_file.read_bytes()),
-        timeout=timeout_s,
+        timeout=timeout_s + (_SPARE_S if is_new else 0.0),
         metadata=((rpc.SECURITY_KEY, security),),
+        wait_for_ready=is_new,
     )
+    reply = answered(call, kit, timeout_s=timeout_s) if is_new else call.result()
     proof, server = server_proof.check(
         reply, nonce=number, own=certificate(kit.cert_file), server_name=kit.server_name, trusted=roots
     )
     known = revocation.read(kit.root / revocation.LIST_PATH, roots)
     sent = revocation.parse(proof.crl, roots) if proof.crl else revocation.Revoked()
     server_proof.refuse_revoked(server, known.serials | sent.serials, kit.server_name)
-    return introduce(line, kit, number=proof.number, timeout_s=timeout_s)
+    return log_in(line, kit, number=proof.number, study=study, server=server, timeout_s=timeout_s)
 
 
 def _look(kit: Kit, found: list[str], whole_s: float) -> None:

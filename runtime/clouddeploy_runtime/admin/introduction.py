@@ -1,4 +1,4 @@
-"""A person's first call where TLS shows the server no certificate: it gets a token, which all later calls carry."""
+"""A person logs in: the server opens a session, whose token all later calls carry."""
 
 from __future__ import annotations
 
@@ -6,28 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from clouddeploy_runtime import identity_proof
+from clouddeploy_runtime import login_proof
 from clouddeploy_runtime.wire import rpc
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from clouddeploy_runtime.kit import Kit
 
 
-def introduce(channel: Any, kit: Kit, *, number: bytes, timeout_s: float) -> Any:
-    """Return a channel whose calls the server knows to be this person's; with `mtls` that is the same one.
+def log_in(channel: Any, kit: Kit, *, number: bytes, study: str, server: x509.Certificate, timeout_s: float) -> Any:
+    """Return a channel whose calls belong to this person's session.
 
     Args:
         channel: to the kit's server.
         kit: an admin's.
         number: the server's, from its answer to Prove.
+        study: which one to work in.
+        server: the server's certificate.
         timeout_s: how long the call may take.
 
     Raises:
-        grpc.RpcError: the server does not accept the proof.
+        grpc.RpcError: the server does not accept the login.
     """
-    if kit.connection_security == "mtls":
-        return channel
-    token: bytes = channel.unary_unary(rpc.IDENTIFY)(identity_proof.make(kit, number=number), timeout=timeout_s)
+    proof = login_proof.make(kit, number=number, study=study, server=server)
+    token: bytes = channel.unary_unary(rpc.LOGIN)(proof, timeout=timeout_s)
     return grpc.intercept_channel(channel, _WithToken(token.decode()))
 
 

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import msgspec
 
-from clouddeploy_runtime import revocation
+from clouddeploy_runtime import revocation, studies
 from clouddeploy_runtime.errors import (
+    AuthenticationRefused,
     AuthorizationRefused,
+    ClientsRunning,
     ConnectionFailed,
     InvalidCommand,
     InvalidJob,
     InvalidTarget,
     JobNotFinished,
     JobNotFound,
+    JobsRunning,
+    NoClients,
     NoSession,
     RuntimeFault,
     ServerBusy,
+    SessionExpired,
     SubmitTokenConflict,
     SubmitTokenJobDeleted,
     Timeout,
@@ -34,23 +39,32 @@ if TYPE_CHECKING:
 _ERRORS: Mapping[str, type[RuntimeFault]] = {
     error.error_code: error
     for error in (
+        AuthenticationRefused,
         AuthorizationRefused,
+        ClientsRunning,
         ComponentRefused,
         InvalidCommand,
         InvalidJob,
         InvalidTarget,
         JobNotFinished,
         JobNotFound,
+        JobsRunning,
+        NoClients,
         NoSession,
         NonceUnknown,
         ServerBusy,
+        SessionExpired,
         SignatureRefused,
         SubmitTokenConflict,
         SubmitTokenJobDeleted,
         UnsignedJob,
         revocation.RevocationFault,
     )
-}
+} | {error.error_code: error for error in studies.ERRORS}
+
+
+_LOGIN = "AUTH_"
+"""How the codes of refused logins begin."""
 
 
 def translated(exc: Any) -> RuntimeFault:
@@ -61,7 +75,8 @@ def translated(exc: Any) -> RuntimeFault:
         parts = {"what": "The server refused", "why": details, "hint": ""}
         with contextlib.suppress(msgspec.MsgspecError):
             parts |= msgspec.json.decode(details, type=dict[str, str])
-        fault = _ERRORS.get(code, RuntimeFault)(parts["what"], why=parts["why"], hint=parts["hint"])
+        kind = AuthenticationRefused if code.startswith(_LOGIN) else _ERRORS.get(code, RuntimeFault)
+        fault = kind(parts["what"], why=parts["why"], hint=parts["hint"])
         fault.error_code = code  # of a newer server there may be some that are not in the table
         return fault
     if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:

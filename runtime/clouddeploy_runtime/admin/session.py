@@ -7,39 +7,44 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import msgspec
 
-from clouddeploy_runtime import jobs, tls
+from clouddeploy_runtime import jobs
 from clouddeploy_runtime.admin import results
-from clouddeploy_runtime.admin.connecting import introduced, wait_until_ready
+from clouddeploy_runtime.admin.line import Line
 from clouddeploy_runtime.admin.replies import translated
 from clouddeploy_runtime.admin.signatures import Signatures
+from clouddeploy_runtime.admin.sites import Sites
+from clouddeploy_runtime.admin.status import ClientInfo, OpenSession, SystemStatus
+from clouddeploy_runtime.admin.studies import Studies
 from clouddeploy_runtime.errors import (
     BlobCorrupt,
     ConnectionFailed,
     InvalidCommand,
-    NoSession,
+    RuntimeFault,
     Timeout,
 )
 from clouddeploy_runtime.jobs import JobInfo
 from clouddeploy_runtime.jobs.info import check_submit_token
 from clouddeploy_runtime.jobs.normal import normalised
 from clouddeploy_runtime.jobs.rounds import MAX_ROUNDS, Round
-from clouddeploy_runtime.signing import NonceUnknown
+from clouddeploy_runtime.signing import NonceUnknown, stop_arguments
 from clouddeploy_runtime.wire import blobs, rpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
     from clouddeploy_runtime.kit import Kit
+
+__all__ = ["AdminSession", "ClientInfo", "OpenSession", "SystemStatus"]
 
 _HELD_S = 20.0
 """So long the server may hold back its answer while nothing changes; as `server.commands`."""
@@ -50,86 +55,67 @@ _TRANSFER_S = 600.0
 """A job archive is at most half a GiB; slower than 1 MiB/s is a broken line."""
 _DOWNLOAD_S = 86_400.0
 """A result may be many models; keepalive ends the call when the server is gone."""
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class ClientInfo:
-    """One connected client."""
-
-    name: str
-    address: str
-    connected_since: str
-    jobs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class SystemStatus:
-    """The federation as its server sees it."""
-
-    server: str
-    clients: tuple[ClientInfo, ...]
-    state: str = ""
-    disabled: tuple[str, ...] = ()
-    """Clients that are kept out."""
-    jobs: tuple[str, ...] = ()
-    """Ids of those that run."""
-    resources: Mapping[str, Any] = field(default_factory=dict)
-    """Site → `total` and `free`, as it last said."""
 
 
 class AdminSession:
-    """A connection to the server with an admin's certificate; use it in a `with` statement.
+    """A connection to the server and a session on it, with an admin's certificate; use it in a `with` statement.
+
+    It logs in when it is entered and out when it is left. A restart of the server goes unnoticed; a session that was
+    ended there, or that was idle for too long, raises `SessionExpired`.
 
     Args:
         kit: an admin's kit.
         timeout_s: how long connecting and each command may take.
+        study: which one to work in.
     """
 
-    def __init__(self, kit: Kit, *, timeout_s: float = 10) -> None:
-        self._kit = kit
-        self._timeout_s = timeout_s
-        self._line: Any = None
-        self._channel: Any = None
-        """The line, on which each call says who calls."""
+    def __init__(self, kit: Kit, *, timeout_s: float = 10, study: str = "default") -> None:
+        self.timeout_s = timeout_s
+        """May be set: so long each later command may take."""
+        self.study = study
+        self._line = Line(kit, study=study, timeout_s=timeout_s)
+        self._known = self._line.known
         self._signatures = Signatures(kit, self._challenge)
+        self.sites = Sites(self)
+        self.studies = Studies(ask=self.ask, give=self.give)
         self._signing = threading.Lock()  # the server wants signed commands in their order
 
     def __enter__(self) -> Self:
-        """Connect.
+        """Connect and log in.
 
         Raises:
             ConnectionFailed: nobody answers within the timeout, or one side does not accept the other's certificate.
+            AuthenticationRefused: the server does not let this person log in to this study.
         """
-        self._channel = self._line = tls.channel(self._kit)
-        try:
-            wait_until_ready(self._line, self._kit, timeout_s=self._timeout_s)
-            self._know()
-        except BaseException:
-            self._line.close()
-            raise
+        self._line.open()
         return self
-
-    def _known(self, call: Callable[[], _T]) -> _T:
-        """Do what a call does; once more, introduced anew, when the server does not know us: it was restarted."""
-        try:
-            return call()
-        except NoSession:
-            self._know()
-            return call()
-
-    def _know(self) -> None:
-        """Make sure that the server's certificate was not revoked, and that it knows who calls."""
-        try:
-            self._channel = introduced(self._line, self._kit, timeout_s=self._timeout_s)
-        except grpc.RpcError as exc:
-            raise translated(exc) from exc
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the connection."""
+        """Log out and close the connection; a server that does not answer delays it by a second at most."""
         self._line.close()
+
+    @property
+    def _channel(self) -> Any:
+        """The connection, on which each call says in whose session it is."""
+        return self._line.channel
+
+    def logout(self) -> None:
+        """End the session at once; each later call raises `SessionExpired`. May be repeated.
+
+        Raises:
+            RuntimeFault: the server could not be told; it ends the session itself once that was idle for a while.
+        """
+        self._line.log_out(timeout_s=self.timeout_s)
+
+    def sessions(self) -> list[OpenSession]:
+        """Return who is logged in at the server, oldest first."""
+        return msgspec.convert(self.ask("list_sessions"), list[OpenSession])
+
+    def end_sessions(self, user: str, *, session: str = "") -> int:
+        """End a person's sessions, or only the one of a name; returns how many. The person may log in again."""
+        return int(self.give("end_sessions", user=user, session=session)["ended"])
 
     def submit(self, folder: Path, *, token: str = "") -> str:
         """Submit a job folder.
@@ -155,8 +141,7 @@ class AdminSession:
             return self._known(partial(self._submit, ready, token))
 
     def _submit(self, folder: Path, token: str) -> str:
-        study = jobs.load(folder).study
-        signed, archive = self._signatures.job(folder, study=study), jobs.pack(folder)
+        signed, archive = self._signatures.job(folder, study=self.study), jobs.pack(folder)
         metadata = ((rpc.SIGNED_KEY, "1"), *(((rpc.SUBMIT_TOKEN_KEY, token),) if token else ()))
         call = self._channel.stream_unary(rpc.SUBMIT)
         try:
@@ -165,16 +150,19 @@ class AdminSession:
             raise translated(exc) from exc
         return reply.decode()
 
-    def list_jobs(self, *, name: str = "", state: str = "", submitter: str = "", limit: int = 0) -> list[JobInfo]:
+    def list_jobs(
+        self, *, name: str = "", id_prefix: str = "", state: str = "", submitter: str = "", limit: int = 0
+    ) -> list[JobInfo]:
         """Return the jobs the server knows, oldest first, each with the last entry of its history only.
 
         Args:
             name: how their names begin.
+            id_prefix: how their ids begin.
             state: their status, with or without `FINISHED:`; `FINISHED` alone for every one that has ended.
             submitter: whose they are.
             limit: only the newest so many; 0: as many as the server sends in one answer.
         """
-        documents = self.ask("list_jobs", name=name, state=state, submitter=submitter, limit=limit)
+        documents = self.ask("list_jobs", name=name, id=id_prefix, state=state, submitter=submitter, limit=limit)
         return [JobInfo.parse(document) for document in documents]
 
     def job_meta(self, job_id: str) -> JobInfo:
@@ -220,20 +208,7 @@ class AdminSession:
 
     def system_status(self) -> SystemStatus:
         """Return the server's state, its connected clients and what they have, and the running jobs."""
-        document = self.ask("system_status")
-        known = ClientInfo.__dataclass_fields__
-        clients = tuple(
-            ClientInfo(**{**{name: client[name] for name in known}, "jobs": tuple(client["jobs"])})
-            for client in document["clients"]
-        )
-        return SystemStatus(
-            server=document["server"],
-            clients=clients,
-            state=document.get("state", ""),
-            disabled=tuple(document.get("disabled", ())),
-            jobs=tuple(one["job_id"] for one in document.get("jobs", ())),
-            resources=document.get("resources", {}),
-        )
+        return SystemStatus.parse(self.ask("system_status"))
 
     def report_resources(self) -> dict[str, Any]:
         """Ask every connected site what it has and what of it is free; one that does not answer is left out."""
@@ -267,23 +242,30 @@ class AdminSession:
         """
         return bool(self.ask("update_crl", crl=pem.decode("ascii", "replace"))["is_newer"])
 
-    def shutdown(self, target: str = jobs.SERVER) -> None:
+    def shutdown(self, target: str = jobs.SERVER, *, force: bool = False) -> None:
         """Stop the server with the jobs that run there, a client, or with `@ALL` every connected client.
 
         A client asks its own site's policy; whether it obeyed shows in `system_status`.
 
+        Args:
+            target: `server`, the name of a client, or `@ALL`.
+            force: although jobs run there, or clients are connected to the server.
+
         Raises:
             InvalidTarget: the client is not connected.
+            JobsRunning: jobs run there.
+            ClientsRunning: it is the server, and clients are connected.
         """
-        self.give("shutdown", target=target)
+        self.give("shutdown", held_s=None, **stop_arguments(target, is_forced=force))
 
-    def restart(self, target: str = jobs.SERVER) -> None:
+    def restart(self, target: str = jobs.SERVER, *, force: bool = False) -> None:
         """Let its supervisor start the server or a client again, see `shutdown`; the jobs that run go on.
 
         Raises:
             InvalidTarget: the client is not connected.
+            JobsRunning: jobs run there.
         """
-        self.give("restart", target=target)
+        self.give("restart", held_s=None, **stop_arguments(target, is_forced=force))
 
     def job_rounds(self, job_id: str, *, after: int = 0) -> tuple[Round, ...]:
         """Return a job's finished rounds with a number above `after`, the last thousand at most; running or ended.
@@ -404,20 +386,20 @@ class AdminSession:
 
     def _ask(self) -> str:
         try:
-            reply: bytes = self._channel.unary_unary(rpc.CHALLENGE)(b"", timeout=self._timeout_s)
+            reply: bytes = self._channel.unary_unary(rpc.CHALLENGE)(b"", timeout=self.timeout_s)
         except grpc.RpcError as exc:
             raise translated(exc) from exc
         return reply.decode()
 
-    def give(self, command: str, **arguments: str) -> Any:
-        """Send a command that changes something, signed; anew when the server was restarted, or an hour has passed."""
+    def give(self, command: str, *, held_s: float | None = None, **arguments: str) -> Any:
+        """Send a signed command, see `ask`; anew when the server was restarted, or an hour has passed."""
         request: dict[str, Any] = {**arguments}
         with self._signing:
             try:
-                return self.ask(command, **request, signed=self._signatures.command(command, arguments))
+                return self.ask(command, held_s=held_s, **request, signed=self._signatures.command(command, arguments))
             except NonceUnknown:
                 self._signatures.renew()
-            return self.ask(command, **request, signed=self._signatures.command(command, arguments))
+            return self.ask(command, held_s=held_s, **request, signed=self._signatures.command(command, arguments))
 
     def ask(self, command: str, *, held_s: float | None = None, **arguments: Any) -> Any:
         """Send a command; `held_s` is how long the server may hold back its answer, which a restart may interrupt."""
@@ -425,11 +407,13 @@ class AdminSession:
 
     def _send(self, command: str, held_s: float | None, arguments: Mapping[str, Any]) -> Any:
         request = msgspec.json.encode({"command": command, **arguments})
-        timeout_s = self._timeout_s + max(0.0, held_s or 0.0)
+        timeout_s = self.timeout_s + max(0.0, held_s or 0.0)
         try:
             reply = self._channel.unary_unary(rpc.COMMAND)(
                 request, timeout=timeout_s, wait_for_ready=held_s is not None
             )
+            return msgspec.json.decode(reply)
         except grpc.RpcError as exc:
             raise translated(exc) from exc
-        return msgspec.json.decode(reply)
+        except (msgspec.MsgspecError, RecursionError) as exc:
+            raise RuntimeFault(f"The server's answer to {command} cannot be read", why=str(exc)) from exc

@@ -34,7 +34,7 @@ class Signatures:
 
         Args:
             folder: the job as it is sent.
-            study: what its meta.json names.
+            study: of the session, and so of the job.
         """
         statement = JobStatement(
             project=self._kit.project,

@@ -10,15 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clouddeploy_runtime import jobs, launchers, lifecycle, settings, temporary_folder
 from clouddeploy_runtime import kit as kits
-from clouddeploy_runtime import launchers, lifecycle, settings, temporary_folder
 from clouddeploy_runtime.audit import AuditLog
+from clouddeploy_runtime.client import submitters
 from clouddeploy_runtime.client.admission import Admission, Admitted
 from clouddeploy_runtime.client.connection import Connection
+from clouddeploy_runtime.client.inquiries import SiteInquiries
 from clouddeploy_runtime.client.jobs import Ending, Place, SiteJob, sweep
 from clouddeploy_runtime.client.resources import ResourceManager
 from clouddeploy_runtime.client.transfer import Transfer
-from clouddeploy_runtime.errors import AuthorizationRefused, NoResources, RuntimeFault, printable
+from clouddeploy_runtime.errors import AuthorizationRefused, JobNotFound, NoResources, RuntimeFault, printable
+from clouddeploy_runtime.inspection.inspector import Inspector
+from clouddeploy_runtime.inspection.subject import RunningHere, Subject
 from clouddeploy_runtime.job.buffers import RECLAIM_S
 from clouddeploy_runtime.jobs import components
 from clouddeploy_runtime.jobs.archive import is_plain
@@ -28,14 +32,21 @@ from clouddeploy_runtime.tensor_memory import TensorMemory
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from clouddeploy_runtime.inspection.tallies import JobTally
     from clouddeploy_runtime.kit import Kit
     from clouddeploy_runtime.privacy import Scope
+    from clouddeploy_runtime.tls import Peer
 
 log = logging.getLogger(__name__)
 
 DATA_VARIABLE = "CLOUDDEPLOY_DATA_DIR"
 """Where the site's own data is; default `<workspace>/data` when that exists."""
 _MAX_SHOWN = 100
+_FAILED, _CRASHED = "JOB_FAILED", "JOB_CRASHED"
+_MAX_TALLIES = 100
+"""Of the last jobs, running or ended."""
 
 
 class ClientAgent:
@@ -53,12 +64,13 @@ class ClientAgent:
         self._workspace = workspace
         self._settings = settings.load(kit.local)
         self._resources = ResourceManager(self._settings)
-        self._launcher = launchers.of(self._settings)
+        self._launcher = launchers.of(self._settings, kit)
         self._memory = TensorMemory(self._settings)
         self._jobs_folder = workspace / "jobs"
         self._transfer = Transfer()
         self._jobs: dict[str, tuple[SiteJob, asyncio.Task[None]]] = {}
         self._admitted: dict[str, Admitted] = {}
+        self._tallies: dict[str, JobTally] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._connection = Connection(
             kit,
@@ -69,7 +81,24 @@ class ClientAgent:
             ended=self._ended_at_server,
         )
         audit = AuditLog(workspace / "audit.jsonl")
-        self._admission = Admission(kit, workspace, audit, revoked=self._connection.revoked)
+        self._admission = Admission(
+            kit, workspace, audit, revoked=self._connection.revoked, studies=self._settings.studies
+        )
+        subject = Subject(
+            kit.name,
+            "client",
+            kit.org,
+            workspace=workspace,
+            kit=kit.root,
+            jobs=self._jobs_folder,
+            run="run",
+            running=self._running,
+            stats=self._stats,
+            hidden=(self._data_place(),),
+        )
+        self._inquiries = SiteInquiries(
+            self._admission, Inspector(subject), submitter=self._submitter, send=self._connection.send
+        )
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -112,6 +141,23 @@ class ClientAgent:
             self._resources.release(event.release_resources.reservation)
         elif kind == "stop_site":
             self._stop_site(event.stop_site)
+        elif kind == "ask_site":
+            self._inquiries.asked(event.ask_site)
+
+    def _running(self) -> list[RunningHere]:
+        return [RunningHere(job_id, job.app, job.status) for job_id, (job, _) in list(self._jobs.items())]
+
+    def _submitter(self, job_id: str) -> Peer | None:
+        admitted = self._admitted.get(job_id)
+        return submitters.known(self._jobs_folder, job_id) if admitted is None else admitted.submitter
+
+    def _stats(self, job_id: str) -> Mapping[str, Any]:
+        tally = self._tallies.get(job_id)
+        if tally is None:
+            raise JobNotFound(
+                f"Nothing is known of the job {job_id[:_MAX_SHOWN]}", why="it has not run since the start"
+            )
+        return tally.report()
 
     def _stop_site(self, wish: pb.StopSite) -> None:
         """Stop, or start again, for an admin who signed that and whom this site's policy gives the right."""
@@ -126,20 +172,26 @@ class ClientAgent:
             self._stop.restart()
         else:
             self._stop.set()
+        self._admission.ended(user, right, command=wish.command)
 
     def _abort(self, wish: pb.AbortJob) -> None:
         """End a job here: it has ended at the server, or a person who may wants it."""
         entry = self._jobs.get(wish.job_id)
         if entry is None:
-            log.info("Job %s was to be stopped, and does not run here", wish.job_id)
+            log.info("Job %s was to be stopped, and does not run here", printable(wish.job_id)[:_MAX_SHOWN])
             return
         try:
-            self._admission.abort(wish, self._admitted.get(wish.job_id))
+            user = self._admission.abort(wish, self._admitted.get(wish.job_id))
         except RuntimeFault as exc:
             extra = {"job": wish.job_id, "site": self._kit.name}
             log.warning("Job %s is not stopped: %s (%s)", wish.job_id, exc, exc.error_code, extra=extra)
             return
-        self._spawn(entry[0].stop(wish.reason))
+        self._spawn(self._end(entry[0], wish, user))
+
+    async def _end(self, job: SiteJob, wish: pb.AbortJob, user: Peer | None) -> None:
+        await job.stop(wish.reason)
+        if user is not None:
+            self._admission.ended(user, f"abort_job {wish.job_id}", command=wish.command)
 
     def _answer(self, question: pb.CheckResources) -> pb.Resources:
         if question.job_id:
@@ -173,6 +225,7 @@ class ClientAgent:
         try:
             environment = self._resources.claim(start.job_id, start.reservation)
         except NoResources as exc:
+            self._job_ended(admitted, code=exc.error_code, detail=str(exc))
             self._refuse(start.job_id, f"{site}: {exc}")
             return
         place = Place(
@@ -193,6 +246,9 @@ class ClientAgent:
             report=self._connection.send,
         )
         self._admitted[start.job_id] = admitted
+        while len(self._tallies) >= _MAX_TALLIES:
+            del self._tallies[next(iter(self._tallies))]
+        self._tallies[start.job_id] = job.tally
         task = asyncio.create_task(self._run_job(job))
         task.add_done_callback(lambda _: asyncio.get_running_loop().call_later(RECLAIM_S, pool.reclaim))
         self._jobs[start.job_id] = (job, task)
@@ -206,11 +262,13 @@ class ClientAgent:
         Raises:
             RuntimeFault: names it.
         """
+        submitters.note(self._folder(admitted.job_id), admitted.submitter)
         self._admission.folder(admitted, self._folder(admitted.job_id) / "job", name)
         own = app / "custom"
-        brings_code = own.is_dir() and any(own.iterdir())
+        chooses_code = jobs.read_meta(app.parent).chooses_code(self._kit.name)
+        brings_code = chooses_code or (own.is_dir() and any(own.iterdir()))
         may_bring_code = brings_code and self._admission.may_bring_code(admitted)
-        components.check(app, "client", self._settings, may_bring_code=may_bring_code)
+        components.check(app, "client", self._settings, may_bring_code=may_bring_code, chooses_code=chooses_code)
         return self._admission.scope(admitted, app)
 
     def _refuse(self, job_id: str, reason: str) -> None:
@@ -225,8 +283,11 @@ class ClientAgent:
     def _folder(self, job_id: str) -> Path:
         return self._jobs_folder / Path(job_id).name
 
+    def _data_place(self) -> Path:
+        return Path(os.environ.get(DATA_VARIABLE) or self._workspace / "data")
+
     def _data_dir(self) -> Path | None:
-        folder = Path(os.environ.get(DATA_VARIABLE) or self._workspace / "data")
+        folder = self._data_place()
         return folder if folder.is_dir() else None
 
     async def _run_job(self, job: SiteJob) -> None:
@@ -239,12 +300,21 @@ class ClientAgent:
             ending = Ending(f"{self._kit.name}: {type(exc).__name__}: {exc}")
         finally:
             self._jobs.pop(job.job_id, None)
-            self._admitted.pop(job.job_id, None)
+            admitted = self._admitted.pop(job.job_id, None)
             self._resources.free(job.job_id)
             event = pb.JobEnded(job_id=job.job_id, reason=ending.reason, crashed=ending.is_crash)
             self._connection.send(pb.ClientEvent(job_ended=event))
         how = ending.reason.partition("\n")[0] or "as it should"
         log.info("Job %s ended: %s", job.job_id, how, extra={"job": job.job_id})
+        if admitted is not None:
+            code = (_CRASHED if ending.is_crash else _FAILED) if ending.reason else ""
+            self._job_ended(admitted, code=code, detail=how if code else "")
+
+    def _job_ended(self, admitted: Admitted, *, code: str, detail: str) -> None:
+        try:
+            self._admission.job_ended(admitted, code=code, detail=detail)
+        except RuntimeFault as exc:  # the disk is full: the job has ended all the same
+            log.warning("The end of job %s is not in the audit log: %s", admitted.job_id, exc)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -42,6 +43,16 @@ _AGAIN_S = 30.0
 """While nothing changes, a cause is looked for again after this time, not at each attempt: a look is a connection."""
 _PROXY_PORT = 80
 _MAX_ANSWER_BYTES = 16 << 10
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why there is no connection."""
+
+    code: str = ""
+    """Stable name, one of `preflight.codes.CODES`; empty: there is one."""
+    text: str = ""
+    """For people."""
 
 
 class Diagnosis:
@@ -123,24 +134,34 @@ def cause(kit: Kit, *, now: datetime | None = None, whole_s: float = WHOLE_S) ->
         now: the time; the clock's when not given.
         whole_s: how long looking may take.
     """
+    return explain(kit, now=now, whole_s=whole_s).text
+
+
+def explain(kit: Kit, *, now: datetime | None = None, whole_s: float = WHOLE_S) -> Cause:
+    """Return what `cause` says, with a stable name of it."""
     moment, left = now or datetime.now(UTC), _Left(whole_s)
     if kit.connection_security == "mtls":
         own = certificate(kit.cert_file)
         if problem := _outside_its_time(own, moment):
-            return f"The server refuses {_whose(kit)} certificate: {problem}"
+            return Cause(f"KIT_{_age(own, moment)}", f"The server refuses {_whose(kit)} certificate: {problem}")
     try:
         with _dial(kit, left) as raw:
             return _asked(kit, raw, moment, left)
     except _Unreachable as exc:
-        return str(exc)
+        return exc.cause
     except OSError as exc:
-        return f"The connection to {join(kit.host, kit.port)} breaks: {_words(exc)}"
+        return Cause("CONNECTION_BROKEN", f"The connection to {join(kit.host, kit.port)} breaks: {_words(exc)}")
     except ValueError as exc:
-        return f"What answers at {join(kit.host, kit.port)} shows no certificate that can be read: {exc}"
+        text = f"What answers at {join(kit.host, kit.port)} shows no certificate that can be read: {exc}"
+        return Cause("SERVER_UNREADABLE", text)
 
 
 class _Unreachable(Exception):
     """Says why no connection could be made."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.cause = Cause(code, text)
 
 
 def _whose(kit: Kit) -> str:
@@ -154,7 +175,10 @@ def _dial(kit: Kit, left: _Left) -> socket.socket:
         return _connect(kit.host, kit.port, "the server", left)
     parts = urlsplit(proxy)
     where = f"the HTTP proxy {parts.hostname}:{parts.port or _PROXY_PORT}"
-    raw = _connect(unquote(parts.hostname or ""), parts.port or _PROXY_PORT, "the HTTP proxy", left)
+    try:
+        raw = _connect(unquote(parts.hostname or ""), parts.port or _PROXY_PORT, "the HTTP proxy", left)
+    except _Unreachable as exc:
+        raise _Unreachable("PROXY_FAILED", exc.cause.text) from exc
     host = join(kit.host, kit.port)
     try:
         raw.sendall(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n{_credentials(proxy)}\r\n".encode())
@@ -166,11 +190,11 @@ def _dial(kit: Kit, left: _Left) -> socket.socket:
             answer += part
     except OSError as exc:
         raw.close()
-        raise _Unreachable(f"{_upper(where)} does not answer: {_words(exc)}") from exc
+        raise _Unreachable("PROXY_FAILED", f"{_upper(where)} does not answer: {_words(exc)}") from exc
     line = printable(answer.split(b"\r\n", 1)[0].decode("latin-1"))[:100]
     if line.split(" ")[1:2] != ["200"]:
         raw.close()
-        raise _Unreachable(f"{_upper(where)} does not lead to {host}: it answers {line!r}")
+        raise _Unreachable("PROXY_FAILED", f"{_upper(where)} does not lead to {host}: it answers {line!r}")
     return raw
 
 
@@ -187,15 +211,19 @@ def _connect(host: str, port: int, what: str, left: _Left) -> socket.socket:
     try:
         return _connected(host, port, left)
     except socket.gaierror as exc:
-        raise _Unreachable(f"The name {host} of {what} cannot be resolved: {exc.strerror}") from exc
+        code = "RESOLVER_SILENT" if exc.errno == socket.EAI_AGAIN else "NAME_UNKNOWN"
+        raise _Unreachable(code, f"The name {host} of {what} cannot be resolved: {exc.strerror}") from exc
     except TimeoutError as exc:
         raise _Unreachable(
-            f"Nothing answers at {join(host, port)} within {_CONNECT_S:g} s: {what} is off, or a firewall is in between"
+            "SERVER_SILENT",
+            f"Nothing answers at {join(host, port)} within {_CONNECT_S:g} s: {what} is off, or a firewall is in "
+            "between",
         ) from exc
     except ConnectionRefusedError as exc:
-        raise _Unreachable(f"Nobody listens at {join(host, port)}: {what} does not run") from exc
+        raise _Unreachable("SERVER_REFUSES", f"Nobody listens at {join(host, port)}: {what} does not run") from exc
     except OSError as exc:
-        raise _Unreachable(f"There is no way to {what} at {join(host, port)}: {_words(exc)}") from exc
+        text = f"There is no way to {what} at {join(host, port)}: {_words(exc)}"
+        raise _Unreachable("SERVER_NO_ROUTE", text) from exc
 
 
 def _connected(host: str, port: int, left: _Left) -> socket.socket:
@@ -219,7 +247,7 @@ def _connected_to(address: Any, left: _Left) -> socket.socket:
     return raw
 
 
-def _asked(kit: Kit, raw: socket.socket, now: datetime, left: _Left) -> str:
+def _asked(kit: Kit, raw: socket.socket, now: datetime, left: _Left) -> Cause:
     """Shake hands without checking anything, then check what was seen."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -233,17 +261,19 @@ def _asked(kit: Kit, raw: socket.socket, now: datetime, left: _Left) -> str:
         link = context.wrap_socket(raw, server_hostname=name)
     except (ssl.SSLError, ConnectionError, TimeoutError) as exc:
         if kit.connection_security == "clear":
-            return ""
-        return (
+            return Cause()
+        return Cause(
+            "TLS_NOT_SPOKEN",
             f"What answers at {join(kit.host, kit.port)} does not speak TLS ({_words(exc)}): it is no server of this "
-            "kind, or has connection_security clear"
+            "kind, or has connection_security clear",
         )
     with link:
         if kit.connection_security == "clear":
-            return "The server speaks TLS, and this site's kit has connection_security clear; provision both alike"
+            text = "The server speaks TLS, and this site's kit has connection_security clear; provision both alike"
+            return Cause("TLS_UNEXPECTED", text)
         shown = x509.load_der_x509_certificate(link.getpeercert(binary_form=True) or b"")
         problem = _server_problem(kit, shown, name, now)
-        if not problem:
+        if not problem.code:
             link.settimeout(left.at_most(_ANSWER_S))
             return _refusal(kit, link, now)
     _object(kit, name, left)
@@ -266,39 +296,48 @@ def _object(kit: Kit, name: str, left: _Left) -> None:
         context.wrap_socket(raw, server_hostname=name).close()
 
 
-def _server_problem(kit: Kit, shown: x509.Certificate, name: str, now: datetime) -> str:
+def _server_problem(kit: Kit, shown: x509.Certificate, name: str, now: datetime) -> Cause:
     roots = authorities(kit.root_cert_file)
     if (extra := tls.proxy_root(kit)) is not None:
         roots += authorities(extra)
     if issuer_of(shown, roots) is None:
         issuer = printable(shown.issuer.rfc4514_string())[:80]
-        return f"The server's certificate was issued by another authority ({issuer}) than this kit's rootCA.pem"
+        text = f"The server's certificate was issued by another authority ({issuer}) than this kit's rootCA.pem"
+        return Cause("SERVER_FOREIGN", text)
     if problem := _outside_its_time(shown, now):
-        return f"The server's certificate is refused: {problem}"
+        return Cause(f"SERVER_{_age(shown, now)}", f"The server's certificate is refused: {problem}")
     names = _names(shown)
     if name not in names:
-        return f"The server's certificate is for {', '.join(sorted(names))[:200]}, not for {name}"
-    return ""
+        text = f"The server's certificate is for {', '.join(sorted(names))[:200]}, not for {name}"
+        return Cause("SERVER_NAME_WRONG", text)
+    return Cause()
 
 
-def _refusal(kit: Kit, link: ssl.SSLSocket, now: datetime) -> str:
+def _refusal(kit: Kit, link: ssl.SSLSocket, now: datetime) -> Cause:
     """Wait for the server's first words; one that refuses a certificate ends the connection instead (RFC 8446 §4.4)."""
     try:
         if link.recv(1):
-            return ""
+            return Cause()
     except TimeoutError:
-        return ""
+        return Cause()
     except OSError:
         pass
     if kit.connection_security != "mtls":
-        return "The server demands a certificate in TLS (mtls), and this site's kit has connection_security tls"
+        text = "The server demands a certificate in TLS (mtls), and this site's kit has connection_security tls"
+        return Cause("MTLS_DEMANDED", text)
     end = certificate(kit.cert_file).not_valid_after_utc
     if issuer_of(certificate(kit.cert_file), authorities(kit.root_cert_file)) is None:
-        return f"The server refused {_whose(kit)} certificate: it was issued by another authority than rootCA.pem"
-    return (
+        text = f"The server refused {_whose(kit)} certificate: it was issued by another authority than rootCA.pem"
+        return Cause("CERT_REFUSED", text)
+    return Cause(
+        "CERT_REFUSED",
         f"The server refused {_whose(kit)} certificate, which is valid here until {end:%Y-%m-%d}: the clock of one of "
-        f"the two machines is wrong (here it is {now:%Y-%m-%d %H:%M} UTC), or the server has another rootCA.pem"
+        f"the two machines is wrong (here it is {now:%Y-%m-%d %H:%M} UTC), or the server has another rootCA.pem",
     )
+
+
+def _age(cert: x509.Certificate, now: datetime) -> str:
+    return "EXPIRED" if now > cert.not_valid_after_utc else "NOT_YET_VALID"
 
 
 def _outside_its_time(cert: x509.Certificate, now: datetime) -> str:

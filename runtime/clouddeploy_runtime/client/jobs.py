@@ -17,6 +17,7 @@ from clouddeploy_runtime.client.site_tasks import SiteTasks
 from clouddeploy_runtime.errors import RuntimeFault
 from clouddeploy_runtime.job.messages import Done, Result
 from clouddeploy_runtime.launchers import JobLaunch, orphans
+from clouddeploy_runtime.studies import named
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from clouddeploy_runtime.client.transfer import Transfer
+    from clouddeploy_runtime.inspection.tallies import JobTally
     from clouddeploy_runtime.job.buffers import BufferPool
     from clouddeploy_runtime.launchers import Launcher, Running
     from clouddeploy_runtime.privacy import Scope
@@ -108,6 +110,7 @@ class SiteJob:
         self._process: Running | None = None
         self._fetching: asyncio.Task[bytes] | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self.app = start.app
         self._is_stopping = False
 
     def add(self, event: pb.RunTask) -> None:
@@ -146,6 +149,7 @@ class SiteJob:
         self._scope = await asyncio.to_thread(self._check, app)  # reads every file
         if self._is_stopping:
             return False
+        spec = await asyncio.to_thread(jobs.read_meta, folder / "job")
         job = JobLaunch(
             job_id=self.job_id,
             role="trainer",
@@ -157,6 +161,9 @@ class SiteJob:
             environment={**(self._place.environment or {}), **(self._scope.environment() if self._scope else {})},
             code=self._place.code,
             hidden=self._place.hidden,
+            study=named(start.study),
+            wishes=spec.wishes_of(self._place.site),
+            need=spec.need_of(self._place.site),
         )
         job.run_dir.mkdir(parents=True, exist_ok=True)
         self._process = await self._launcher.launch(job, self._pool)
@@ -207,6 +214,18 @@ class SiteJob:
             "The server does not run job %s any more; its trainer is stopped", self.job_id, extra={"job": self.job_id}
         )
         self._spawn(self.stop("the server does not run this job any more"))
+
+    @property
+    def tally(self) -> JobTally:
+        """What it has done."""
+        return self._tasks.tally
+
+    @property
+    def status(self) -> str:
+        """What it does, in the words of `check_status`."""
+        if self._is_stopping:
+            return "stopping"
+        return "starting" if self._process is None else "running"
 
     async def stop(self, reason: str) -> None:
         """End the trainer: ask, then insist. What it has not delivered is lost."""

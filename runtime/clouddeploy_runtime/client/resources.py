@@ -94,6 +94,14 @@ class ResourceManager:
         for token in [token for token, held in self._held.items() if held.job_id == job_id and held.until is not None]:
             del self._held[token]
         free = self._free()
+        if not self._settings.is_passthrough:
+            self._require(wanted, free)
+        # The need stands in the token: a site that was restarted can still honour it, see `claim`.
+        token = f"{secrets.token_hex(8)}:{msgspec.json.encode(wanted).decode()}"
+        self._held[token] = _Held(wanted=wanted, gpus=free.gpus[: wanted.num_of_gpus], job_id=job_id, until=until)
+        return token
+
+    def _require(self, wanted: Wanted, free: Machine) -> None:
         gpus = self._machine.gpus
         for what, asked, there, left in (
             ("GPUs", wanted.num_of_gpus, len(gpus), len(free.gpus)),
@@ -110,10 +118,6 @@ class ResourceManager:
                 "The site has not what the job needs",
                 why=f"{wanted.mem_per_gpu_in_GiB:g} GiB on each GPU, and it offers {self._settings.gib_per_gpu:g}",
             )
-        # The need stands in the token: a site that was restarted can still honour it, see `claim`.
-        token = f"{secrets.token_hex(8)}:{msgspec.json.encode(wanted).decode()}"
-        self._held[token] = _Held(wanted=wanted, gpus=free.gpus[: wanted.num_of_gpus], job_id=job_id, until=until)
-        return token
 
     def claim(self, job_id: str, reservation: str) -> dict[str, str]:
         """Give a job what was reserved for it, until `free`.
@@ -180,8 +184,8 @@ class ResourceManager:
         held = self._held.values()
         taken = {gpu for one in held for gpu in one.gpus}
         return Machine(
-            cpus=self._machine.cpus - sum(one.wanted.num_of_cpus for one in held),
-            memory_gib=self._machine.memory_gib - sum(one.wanted.memory_in_GiB for one in held),
+            cpus=max(0, self._machine.cpus - sum(one.wanted.num_of_cpus for one in held)),
+            memory_gib=max(0, self._machine.memory_gib - sum(one.wanted.memory_in_GiB for one in held)),
             gpus=tuple(gpu for gpu in self._machine.gpus if gpu not in taken),
         )
 

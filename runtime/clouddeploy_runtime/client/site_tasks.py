@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import msgspec
 
 from clouddeploy_runtime.client.transfer import Gone
 from clouddeploy_runtime.errors import RuntimeFault
+from clouddeploy_runtime.inspection.tallies import JobTally
 from clouddeploy_runtime.job.messages import Receipt, Task
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
@@ -46,6 +48,7 @@ class _Work:
     """False: the server has gone on to another task."""
     running: asyncio.Task[None] | None = None
     answered: asyncio.Event = field(default_factory=asyncio.Event)
+    began: float = field(default_factory=time.monotonic)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server repeats its wish."""
 
@@ -86,6 +89,7 @@ class SiteTasks:
         self._works: dict[str, _Work] = {}
         self._taken: tuple[str, str, int] | None = None
         """The last task that counted, its parameters, and over which connection the server said so."""
+        self.tally = JobTally()
         self._running: set[asyncio.Task[None]] = set()
         self._is_over = False
         """The trainer has ended, or was told to: nobody is there for another task."""
@@ -169,6 +173,7 @@ class SiteTasks:
         except Gone:
             self._gone()
         except (RuntimeFault, OSError, grpc.RpcError) as exc:
+            self.tally.failed(work.task.name)
             log.warning("Task %s of job %s failed: %s", task_id, self._job_id, exc, extra={"job": self._job_id})
             failed = pb.TaskFailed(
                 job_id=self._job_id,
@@ -222,6 +227,12 @@ class SiteTasks:
             receipt = await self._transfer.send(self._job_id, work.result, view, task_checksum=work.event.checksum)
             if receipt is Receipt.TAKEN:
                 self._taken = (work.task.task_id, work.event.checksum, self._transfer.connections)
+                self.tally.answered(
+                    work.task.name,
+                    seconds=time.monotonic() - work.began,
+                    bytes_in=work.event.size if work.event.blob else 0,
+                    bytes_out=len(view),
+                )
             if receipt is not Receipt.NOT_OPEN:
                 return
             await work.asked.wait()

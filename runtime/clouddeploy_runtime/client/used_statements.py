@@ -23,6 +23,10 @@ MAX_JOBS = 2000
 """A year of five jobs a day; a record has about 300 bytes, and the file is written anew for each job."""
 
 
+MAX_COMMANDS = 2000
+"""Of one person, in twenty minutes: the file is written anew for each command, and everybody may ask. Guessed."""
+
+
 class _Used(msgspec.Struct, frozen=True):
     seal: str
     origin: str
@@ -33,7 +37,9 @@ class _Memory(msgspec.Struct):
     jobs: dict[str, _Used] = {}
     """By job id."""
     commands: dict[str, Moment] = {}
-    """Fingerprint → when it was given; kept for as long as a site would obey it."""
+    """Signer and fingerprint → when it was given; kept for as long as a site would obey it."""
+    commands_forgotten: Moment | None = None
+    """The same for commands: the time of the newest of which the fingerprint is not kept any more."""
     forgotten: Moment | None = None
     """The time of the newest statement that made room: none that is as old is taken any more."""
 
@@ -66,7 +72,7 @@ class UsedStatements:
             return _Memory()
         except (OSError, msgspec.MsgspecError, RecursionError) as exc:
             log.error("%s cannot be read, so older jobs are refused here from now on: %s", self._path, exc)  # noqa: TRY400
-            return _Memory(forgotten=self._now())
+            return _Memory(commands_forgotten=self._now(), forgotten=self._now())
 
     def check_job(self, job_id: str, permit: Permit) -> None:
         """Refuse what was signed for another job.
@@ -106,23 +112,32 @@ class UsedStatements:
             oldest = min(jobs, key=lambda one: jobs[one].time)
             gone = jobs.pop(oldest)
             forgotten = max(forgotten or gone.time, gone.time)
-        self._keep(_Memory(jobs, memory.commands, forgotten))
+        self._keep(_Memory(jobs, memory.commands, memory.commands_forgotten, forgotten))
 
-    def note_command(self, seal: str, time: datetime) -> None:
+    def note_command(self, seal: str, time: datetime, *, signer: int) -> None:
         """Remember a command, before it is obeyed.
 
         Args:
             seal: its fingerprint.
             time: when it was given.
+            signer: serial number of the certificate of whoever gave it.
 
         Raises:
-            SignatureRefused: it was obeyed before, or it cannot be written down.
+            SignatureRefused: it was obeyed before, it is one too many, or it cannot be written down.
         """
-        memory, now = self._memory, self._now()
-        if seal in memory.commands:
+        memory, now, own = self._memory, self._now(), f"{signer:x}."
+        forgotten = memory.commands_forgotten
+        if {seal, own + seal} & memory.commands.keys():  # the first as versions before this one noted it
             raise _refused("the command was obeyed here before")
-        commands = {one: given for one, given in memory.commands.items() if now - given <= 2 * COMMAND_AGE}
-        self._keep(_Memory(memory.jobs, {**commands, seal: time}, memory.forgotten))
+        if forgotten is not None and time <= forgotten:
+            raise _refused(f"it was given at {time:%H:%M:%S} UTC, before what this site remembers")
+        kept = {one: given for one, given in memory.commands.items() if now - given <= 2 * COMMAND_AGE}
+        if sum(one.startswith(own) for one in kept) >= MAX_COMMANDS:
+            raise _refused(f"its signer gave {MAX_COMMANDS} commands within {2 * COMMAND_AGE}")
+        # Not by age alone: a clock that jumps ahead and back would make room for what was obeyed already.
+        gone = [given for one, given in memory.commands.items() if one not in kept]
+        newest = max([*gone, *([forgotten] if forgotten else [])], default=None)
+        self._keep(_Memory(memory.jobs, {**kept, own + seal: time}, newest, memory.forgotten))
 
     def _keep(self, memory: _Memory) -> None:
         try:

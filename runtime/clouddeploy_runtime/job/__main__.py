@@ -18,7 +18,7 @@ from typing import Any
 
 from clouddeploy_runtime import privacy
 from clouddeploy_runtime.errors import ClouddeployError, InvalidJob
-from clouddeploy_runtime.job import client_api, config, nvflare_alias, scoping
+from clouddeploy_runtime.job import client_api, config, log_level, nvflare_alias, scoping
 from clouddeploy_runtime.job.buffers import NoBuffer
 from clouddeploy_runtime.job.checkpoint import BadCheckpoint
 from clouddeploy_runtime.job.controller import BadWorkflow, JobAborted
@@ -77,6 +77,7 @@ def main() -> int:
     arguments = parser.parse_args()
     _die_with(arguments.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
+    log_level.follow(arguments.run)
     channel = FilteredChannel(socket.socket(fileno=arguments.fd))
     try:
         metrics = _control(channel, arguments) if arguments.role == "controller" else _train(channel, arguments)

@@ -3,7 +3,7 @@
 from clouddeploy_runtime.jobs.archive import members, pack, unpack
 from clouddeploy_runtime.jobs.info import TRANSITIONS, JobInfo, JobStatus
 from clouddeploy_runtime.jobs.normal import normalised
-from clouddeploy_runtime.jobs.spec import ALL_SITES, SERVER, JobSpec, Need, load, parse_meta
+from clouddeploy_runtime.jobs.spec import ALL_SITES, SERVER, JobSpec, Need, load, parse_meta, read_meta
 
 __all__ = [
     "ALL_SITES",
@@ -18,5 +18,6 @@ __all__ = [
     "normalised",
     "pack",
     "parse_meta",
+    "read_meta",
     "unpack",
 ]

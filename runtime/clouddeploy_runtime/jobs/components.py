@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 ANY_CLASS = "*"
 
 
-def check(app: Path, side: Side, settings: Settings, *, may_bring_code: bool) -> None:
+def check(app: Path, side: Side, settings: Settings, *, may_bring_code: bool, chooses_code: bool = False) -> None:
     """Refuse an app that names or brings what this site does not allow.
 
     A class must stand in the site's `class_allow_list`, wholly or by a prefix that ends with a dot, or be code that
@@ -33,6 +33,7 @@ def check(app: Path, side: Side, settings: Settings, *, may_bring_code: bool) ->
         side: which of its configurations runs here.
         settings: the site's.
         may_bring_code: whether the submitter has the right `byoc` here.
+        chooses_code: whether the job's `launcher_spec` chooses an image or a program for this site.
 
     Raises:
         ComponentRefused: names the classes and the list, or the right.
@@ -43,6 +44,13 @@ def check(app: Path, side: Side, settings: Settings, *, may_bring_code: bool) ->
             f'The app "{app.name}" is not allowed here',
             why='it brings code in its folder custom/, and its submitter does not have the right "byoc"',
             hint="Ask the site for the right, or use classes that the site has.",
+        )
+    if chooses_code and not may_bring_code:
+        raise ComponentRefused(
+            f'The app "{app.name}" is not allowed here',
+            why="launcher_spec of its meta.json chooses an image or a program, and its submitter does not have the "
+            'right "byoc"',
+            hint="Ask the site for the right, or leave the choice to the site.",
         )
     config = read(app, side)
     allowed = settings.allowed_classes or known.ALL

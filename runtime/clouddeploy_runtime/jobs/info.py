@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 from clouddeploy_runtime.errors import InvalidCommand
+from clouddeploy_runtime.studies import named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,6 +95,7 @@ class JobInfo:
     sites: tuple[str, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     study: str = ""
+    """Empty in the server's record, and `default` to who looks at it, when it is of no other."""
     cloned_from: str = ""
     """Id of the job that this one repeats."""
     byoc: bool = False
@@ -139,4 +141,5 @@ class JobInfo:
 
     def seen_by(self, user: str) -> Self:
         """Return what another admin may see of it: how a submission was named is the submitter's business."""
-        return replace(self, reservations={}, submit_token=self.submit_token if user == self.submitter else "")
+        token = self.submit_token if user == self.submitter else ""
+        return replace(self, reservations={}, submit_token=token, study=named(self.study))

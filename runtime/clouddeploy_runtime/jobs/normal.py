@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SUFFIXES = (".conf", ".yml", ".yaml")
+_METAS = tuple(f"meta{suffix}" for suffix in (".json", *_SUFFIXES))
 _STEMS = ("config_fed_server", "config_fed_client")
+
+
+def is_job(folder: Path) -> bool:
+    """Tell whether a folder has a meta file, as every job has; nothing else of it is looked at."""
+    return any((folder / meta).is_file() for meta in _METAS)
 
 
 @contextmanager
@@ -30,8 +36,14 @@ def normalised(folder: Path) -> Iterator[Path]:
     A `.json` beside a `.conf` or `.yml` of the same name wins, as in the reference.
 
     Raises:
-        InvalidJob: a file cannot be read or is not what its name says; names file and line.
+        InvalidJob: it is no job's folder, or a file cannot be read or is not what its name says; names file and line.
     """
+    if not is_job(folder):  # what follows looks at every file, and a slip such as `/` means a whole disk
+        raise InvalidJob(
+            f"{folder} is no job's folder",
+            why="it holds no meta.json" if folder.is_dir() else "there is no such folder",
+            hint="Name the folder that holds meta.json and the job's apps.",
+        )
     foreign = _foreign(folder)
     if not foreign:
         yield folder

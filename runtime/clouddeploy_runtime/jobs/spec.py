@@ -85,6 +85,20 @@ class JobSpec:
         """Tell whether an app brings code; yes as long as nobody has looked."""
         return self.own_code is None or app in self.own_code
 
+    def wishes_of(self, site: str) -> Mapping[str, Mapping[str, Any]]:
+        """Return launcher → its settings for a site: the site's own over the default ones, key by key."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in (DEFAULT_RESOURCES, "default", site):
+            for launcher, settings in self.launcher_spec.get(name, {}).items():
+                found.setdefault(launcher, {}).update(settings)
+        return found
+
+    @property
+    def brings_code(self) -> bool:
+        """Whether an app brings code, or the launcher settings of any site choose it."""
+        chosen = any(self.chooses_code(site) for site in self.launcher_spec)
+        return chosen or any(self.has_own_code(app) for app in self.deploy_map)
+
     def chooses_code(self, site: str) -> bool:
         """Tell whether the launcher settings for a site choose an image or a program; that is bringing code too."""
         entries = [self.launcher_spec.get(name, {}) for name in (site, *_DEFAULT_LAUNCHERS)]
@@ -104,6 +118,15 @@ def parse_meta(document: Any) -> JobSpec:
     if reader.problems:
         raise invalid("; ".join(reader.problems))
     return spec
+
+
+def read_meta(folder: Path) -> JobSpec:
+    """Read the `meta.json` of a job folder, and nothing else of it.
+
+    Raises:
+        InvalidJob: it is missing, or wrong.
+    """
+    return parse_meta(load_object(folder / META, META))
 
 
 def load(folder: Path, *, apps: Iterable[str] | None = None) -> JobSpec:

@@ -23,6 +23,10 @@ class Call:
     may_bring_code: bool = False
     signed: bytes = b""
     """What the asker signed of a command that changes something; checked."""
+    study: str = "default"
+    """Of the asker's session."""
+    role: str = ""
+    """The asker's in that study; `peer` has the certificate's."""
 
     def text(self, name: str, usual: str = "") -> str:
         """Return an argument that is text.
@@ -59,5 +63,9 @@ class Command(NamedTuple):
     """Changes nothing and is asked over and over."""
     is_signed: bool = False
     """It changes something, so it carries the asker's signature."""
+    is_passed_on: bool = False
+    """Whoever is asked looks into its own policy, the server too when it is; the server's does not speak for sites."""
     needs_code_right: bool = False
     """The answer depends on the right `byoc` too."""
+    subject: str = ""
+    """The argument whose text the audit log has beside the right, as that of a job command has the job's id."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from clouddeploy_runtime import job_folders
 from clouddeploy_runtime.errors import InvalidCommand, InvalidTarget, JobNotFound
-from clouddeploy_runtime.jobs import ALL_SITES, SERVER, JobInfo, JobStatus
+from clouddeploy_runtime.jobs import SERVER, JobInfo, JobStatus
 from clouddeploy_runtime.launchers import output
 from clouddeploy_runtime.server.calls import Call, Command
 from clouddeploy_runtime.server.rounds import read
+from clouddeploy_runtime.server.stops import Stops
 from clouddeploy_runtime.server.store import ERROR_LOG
-from clouddeploy_runtime.wire import federation_pb2 as pb
+from clouddeploy_runtime.studies import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,8 +44,12 @@ MAX_LISTED = 2000
 """Jobs in one answer, the newest: a message is at most 8 MiB."""
 MAX_LISTED_BYTES = 4 << 20
 """Of these jobs: the newest that fit."""
+MAX_NAME = 255
+"""Of a client; a common name has at most 64 signs (RFC 5280, appendix A.1), and some authorities are generous."""
 MAX_LOG_BYTES = 5 << 20
 """The reference's bound."""
+_MAX_LOG_ANSWER_BYTES = 7 << 20
+"""As JSON."""
 
 
 class Commands:
@@ -71,6 +79,7 @@ class Commands:
         self._membership = membership
         self._submissions = submissions
         self._stop = stop
+        self._since = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.table: Mapping[str, Command] = {
             "list_jobs": Command("list_jobs", self._list_jobs, is_watching=True),
             "job_meta": Command("get_job_meta", self._job_meta, is_for_job=True, is_watching=True),
@@ -84,11 +93,10 @@ class Commands:
             "list_components": Command("download_job", self._list_components, is_for_job=True),
             "system_status": Command("check_status", self._system_status, is_watching=True),
             "report_resources": Command("report_resources", self._report_resources),
-            "shutdown": Command("shutdown", self._shutdown, is_signed=True),
-            "restart": Command("restart", self._restart, is_signed=True),
-            "disable_client": Command("disable_client", self._disable_client, is_signed=True),
-            "enable_client": Command("enable_client", self._enable_client, is_signed=True),
-            "remove_client": Command("remove_client", self._remove_client, is_signed=True),
+            "disable_client": Command("disable_client", self._disable_client, is_signed=True, subject="client"),
+            "enable_client": Command("enable_client", self._enable_client, is_signed=True, subject="client"),
+            "remove_client": Command("remove_client", self._remove_client, is_signed=True, subject="client"),
+            **Stops(kit, store=store, scheduler=scheduler, registry=registry, stop=stop).table,
             **(more or {}),
         }
 
@@ -99,7 +107,8 @@ class Commands:
         found = [
             info
             for info in self._store.all()
-            if info.name.startswith(name)
+            if named(info.study) == call.study
+            and info.name.startswith(name)
             and _is_in_state(info, state)
             and (not submitter or info.submitter == submitter)
             and info.job_id.startswith(call.text("id"))
@@ -173,59 +182,37 @@ class Commands:
 
     async def _list_components(self, call: Call) -> Any:
         """Return the names of what a download of the job brings, with their sizes."""
-        files = await asyncio.to_thread(lambda: list(self._store.files(call.job_id))[:MAX_LISTED])
-        return [{"name": name, "size": path.lstat().st_size} for path, name in files]
+        return await asyncio.to_thread(_sizes, self._store.files(call.job_id))
 
-    async def _system_status(self, _call: Call) -> Any:
+    async def _system_status(self, call: Call) -> Any:
+        """Tell how the server is; of jobs of other studies than the asker's, only how many run."""
+        every = [self._store.get(job_id) for job_id in self._scheduler.running]
+        running = [info for info in every if named(info.study) == call.study]
+        shown = {info.job_id for info in self._store.all() if named(info.study) == call.study}
         clients = [
-            {"name": s.name, "address": s.address, "connected_since": s.since, "jobs": sorted(s.jobs)}
+            {
+                "name": s.name,
+                "address": s.address,
+                "connected_since": s.since,
+                "silent_s": round(self._registry.silent_s(s), 1),
+                "jobs": sorted(s.jobs & shown),
+                "other_jobs": len(s.jobs - shown),
+            }
             for s in self._registry.connected()
         ]
-        running = [self._store.get(job_id) for job_id in self._scheduler.running]
         return {
             "server": self._kit.server_name,
             "state": "stopping" if self._stop.cause else "serving",
+            "since": self._since,
             "clients": clients,
             "disabled": list(self._membership.disabled),
             "jobs": [{"job_id": info.job_id, "name": info.name, "status": info.status} for info in running],
+            "other_jobs": len(every) - len(running),
             "resources": self._scheduler.reservations.offers,
         }
 
     async def _report_resources(self, _call: Call) -> Any:
         return await self._scheduler.reservations.report()
-
-    async def _shutdown(self, call: Call) -> Any:
-        """End the server with the jobs that run there, or the process of a client, or of all."""
-        if self._tell_clients(call, is_restart=False):
-            return {}
-        self._scheduler.end_all(f"the server was shut down by {call.peer.name}")
-        self._stop.set()
-        return {}
-
-    async def _restart(self, call: Call) -> Any:
-        """End a process that its supervisor starts again; the jobs that run go on."""
-        if self._tell_clients(call, is_restart=True):
-            return {}
-        log.info("The server is restarted by %s", call.peer.name)
-        self._stop.restart()
-        return {}
-
-    def _tell_clients(self, call: Call, *, is_restart: bool) -> bool:
-        """Pass the wish on to clients if it is about them; each asks its own policy."""
-        target = call.text("target", SERVER)
-        if target in {SERVER, self._kit.name}:
-            return False
-        sessions = self._registry.connected() if target == ALL_SITES else [self._registry.find(target)]
-        peer = call.peer
-        for session in sessions:
-            if session is None:
-                raise InvalidTarget(
-                    f"The client {target} is not connected", hint="`system_status` names those that are."
-                )
-            wish = pb.StopSite(restart=is_restart, user=peer.name, user_org=peer.org, user_role=peer.role)
-            wish.command = call.signed
-            session.outbox.put_nowait(pb.ServerEvent(stop_site=wish))
-        return True
 
     async def _disable_client(self, call: Call) -> Any:
         self._membership.disable(self._known_site(call))
@@ -234,21 +221,23 @@ class Commands:
     async def _enable_client(self, call: Call) -> Any:
         name = call.text("client")
         if name not in self._membership.disabled:
-            raise InvalidTarget(f"The client {name!r} is not disabled", hint="`system_status` names those that are.")
+            raise InvalidTarget(f"The client {name!r} is not disabled", hint="`clouddeploy system status` names those that are.")
         self._membership.enable(name)
         return {"disabled": list(self._membership.disabled)}
 
     async def _remove_client(self, call: Call) -> Any:
         name = self._known_site(call)
         if not self._membership.remove(name):
-            raise InvalidTarget(f"The client {name} is not connected", hint="`system_status` names those that are.")
+            raise InvalidTarget(f"The client {name} is not connected", hint="`clouddeploy system status` names those that are.")
         return {}
 
     def _known_site(self, call: Call) -> str:
-        """Any name may be disabled, connected or not; an empty one is a mistake."""
+        """Any name may be disabled, connected or not; one that no client can have is a mistake."""
         name = call.text("client")
         if not name:
             raise InvalidTarget("No client is named")
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise InvalidTarget("No client has such a name", why=f"it is {name[:MAX_NAME]!r}")
         return name
 
 
@@ -262,8 +251,26 @@ def _shown(info: JobInfo, peer: Peer) -> dict[str, Any]:
     return asdict(info.seen_by(peer.name))
 
 
+def _sizes(files: Iterable[tuple[Path, str]]) -> list[dict[str, Any]]:
+    """Return what files are called and how large they are, as many as an answer takes; a job may take some away."""
+    found: list[dict[str, Any]] = []
+    left = MAX_LISTED_BYTES
+    for path, name in islice(files, MAX_LISTED):
+        with contextlib.suppress(OSError):
+            one = {"name": name, "size": path.lstat().st_size}
+            left -= len(msgspec.json.encode(one))
+            if left < 0:
+                break
+            found.append(one)
+    return found
+
+
 def _end_of(root: Path, path: Path, size: int) -> str:
+    """Return a log's end that fits into an answer, where a sign that a job has printed may be six bytes."""
     try:
-        return job_folders.end_of(root, str(path.relative_to(root)), size)
+        text = job_folders.end_of(root, str(path.relative_to(root)), size)
     except OSError as exc:  # a link in its place, too: it could lead to the server's own files
         raise JobNotFound("The job has no log", why="it has not started", hint="Look at its meta.") from exc
+    while len(msgspec.json.encode(text)) > _MAX_LOG_ANSWER_BYTES:
+        text = text[len(text) // 4 :]
+    return text

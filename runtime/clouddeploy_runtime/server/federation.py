@@ -20,7 +20,7 @@ from clouddeploy_runtime.wire import blobs, rpc
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from clouddeploy_runtime.server.registration import Registration
     from clouddeploy_runtime.server.running import RunningJob
@@ -49,10 +49,18 @@ class _Wanted(msgspec.Struct):
 class FederationCalls:
     """Handlers of the service `rpc.FEDERATION`."""
 
-    def __init__(self, registration: Registration, registry: Registry, scheduler: Scheduler) -> None:
+    def __init__(
+        self,
+        registration: Registration,
+        registry: Registry,
+        scheduler: Scheduler,
+        *,
+        answered: Callable[[Session, pb.SiteAnswer], None] | None = None,
+    ) -> None:
         self._registration = registration
         self._registry = registry
         self._scheduler = scheduler
+        self._answered = answered
 
     def handler(self) -> Any:
         """Return the generic handler to add to a server."""
@@ -137,6 +145,8 @@ class FederationCalls:
                 job.deployed(session.name, _said(deployed.reason), scope=_said(deployed.scope))
         elif kind == "resources":
             self._scheduler.resources(session.name, _bounded(event.resources))
+        elif kind == "site_answer" and self._answered is not None:
+            self._answered(session, event.site_answer)
 
     def _job_ended(self, session: Session, event: pb.JobEnded) -> None:
         job = self._scheduler.find(event.job_id)

@@ -69,6 +69,7 @@ class Handout:
             submitter_role=info.submitter_role,
             manifest=self._manifest,
             reservation=reservation,
+            study=info.study,
         )
 
     def clear(self) -> None:

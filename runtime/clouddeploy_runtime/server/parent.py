@@ -24,6 +24,8 @@ from clouddeploy_runtime.server.commands import Commands
 from clouddeploy_runtime.server.federation import FederationCalls
 from clouddeploy_runtime.server.gate import Gate
 from clouddeploy_runtime.server.health import Health
+from clouddeploy_runtime.server.inquiries import of_server
+from clouddeploy_runtime.server.logins import Logins
 from clouddeploy_runtime.server.membership import HEARTBEAT_S, Membership
 from clouddeploy_runtime.server.monitoring import Monitoring, asked_for
 from clouddeploy_runtime.server.people import PeopleCalls
@@ -32,13 +34,17 @@ from clouddeploy_runtime.server.running import RunningJob
 from clouddeploy_runtime.server.scheduler import Scheduler
 from clouddeploy_runtime.server.sessions import Registry
 from clouddeploy_runtime.server.store import JobStore, held, root_of
+from clouddeploy_runtime.server.studies import StudyBook
+from clouddeploy_runtime.server.study_commands import StudyCommands
 from clouddeploy_runtime.server.submissions import Submissions
 from clouddeploy_runtime.wire import rpc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from clouddeploy_runtime.kit import Kit
+    from clouddeploy_runtime.server.calls import Command
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +55,8 @@ HEARTBEAT_VARIABLE = "CLOUDDEPLOY_HEARTBEAT_S"
 _GRACE_S = 2.0
 
 
-def _listen_address(kit: Kit) -> str:
+def listen_address(kit: Kit) -> str:
+    """Return where a server listens, `host:port`: as its kit says, unless the environment says otherwise."""
     given = os.environ.get(BIND_VARIABLE)
     if given:
         return given
@@ -82,6 +89,16 @@ def _is_running(job_id: str, *, scheduler: Scheduler, store: JobStore) -> bool:
         return store.get(job_id).status in {JobStatus.RUNNING, JobStatus.DISPATCHED}
     except JobNotFound:
         return False
+
+
+def _about_studies(studies: StudyBook, store: JobStore, scheduler: Scheduler, logins: Logins) -> Mapping[str, Command]:
+    """Return the commands about studies, after which jobs may start, and who is no member any more is logged out."""
+
+    def changed() -> None:
+        logins.end_where(lambda login: studies.role_of(login.peer, login.study) != login.role, "the study was changed")
+        scheduler.wake()
+
+    return StudyCommands(studies, store, changed=changed).table
 
 
 async def _listening(server: Any) -> None:
@@ -118,12 +135,15 @@ async def _serve(kit: Kit, workspace: Path, own: settings.Settings, store: JobSt
     health = Health(stop)
     membership = Membership(registry, workspace, own, heartbeat_s=_heartbeat_s())
     await asyncio.to_thread(orphans.end_below, store.root.resolve())
-    start = partial(RunningJob, launcher=launchers.of(own), hidden=(kit.root, workspace))
-    scheduler = Scheduler(store, registry, settings=own, start=start)
-    submissions = Submissions(store, own)
+    start = partial(RunningJob, launcher=launchers.of(own, kit), hidden=(kit.root, workspace))
+    studies = StudyBook(kit.local, workspace, registry)
+    scheduler = Scheduler(store, registry, settings=own, start=start, takes=studies.takes)
+    submissions = Submissions(store, own, check_study=studies.check_job)
     audit = AuditLog(workspace / "audit.jsonl")
-    gate = Gate(kit, registry, workspace, audit)
+    logins = Logins(admit=studies.admit, idle_s=own.session_idle_s, life_s=own.session_life_s)
+    gate = Gate(kit, registry, workspace, audit, logins=logins)
     server = grpc.aio.server(options=list(rpc.SERVER_OPTIONS))
+    inquiries = of_server(kit, workspace, registry=registry, scheduler=scheduler, store=store, audit=audit)
     commands = Commands(
         kit,
         store=store,
@@ -132,6 +152,7 @@ async def _serve(kit: Kit, workspace: Path, own: settings.Settings, store: JobSt
         membership=membership,
         submissions=submissions,
         stop=stop,
+        more={**logins.commands(), **inquiries.table, **_about_studies(studies, store, scheduler, logins)},
     )
     people = PeopleCalls(
         kit,
@@ -144,11 +165,12 @@ async def _serve(kit: Kit, workspace: Path, own: settings.Settings, store: JobSt
     )
     monitoring = Monitoring(kit, registry=registry, scheduler=scheduler, store=store, health=health)
     watched_at = asked_for(own)
-    is_running = partial(_is_running, scheduler=scheduler, store=store)
-    registration = Registration(kit, registry, gate, membership, is_running=is_running)
-    federation = FederationCalls(registration, registry, scheduler)
+    registration = Registration(
+        kit, registry, gate, membership, is_running=partial(_is_running, scheduler=scheduler, store=store)
+    )
+    federation = FederationCalls(registration, registry, scheduler, answered=inquiries.answered)
     server.add_generic_rpc_handlers((federation.handler(), people.handler()))
-    address = _listen_address(kit)
+    address = listen_address(kit)
     status.write("starting", port=kit.port)
     try:
         port = tls.listen(server, address, kit)
@@ -166,7 +188,7 @@ async def _serve(kit: Kit, workspace: Path, own: settings.Settings, store: JobSt
     if kit.connection_security == "clear":
         log.warning("connection_security is clear: everybody on the way to this server can read and change it all")
     memory.remember(kit, workspace)
-    status.write("serving", port=port)
+    status.write("serving", port=port, detail=studies.problem)
     log.info("The server %s of project %s listens on port %d", kit.name, kit.project, port)
     try:
         await lifecycle.until(stop, *work)

@@ -20,6 +20,7 @@ from clouddeploy_runtime.server.progress import ProgressRecord
 from clouddeploy_runtime.server.rounds import Rounds
 from clouddeploy_runtime.server.tally import Cause
 from clouddeploy_runtime.settings import Settings
+from clouddeploy_runtime.studies import named
 from clouddeploy_runtime.wire.federation_pb2 import AbortJob, ServerEvent
 
 if TYPE_CHECKING:
@@ -156,6 +157,9 @@ class RunningJob:
                 sites=self.sites,
                 data_dir=None,
                 hidden=self._hidden,
+                study=named(self._store.get(self.job_id).study),
+                wishes=self._spec.wishes_of(jobs.SERVER),
+                need=self._spec.needs.get(jobs.SERVER),  # @default is of the sites
             )
             self._process = await self._launcher.launch(job, self._pool)
             if self._must_end:
@@ -400,8 +404,6 @@ class RunningJob:
         if self._process is not None:
             with contextlib.suppress(OSError):  # the controller has ended; `run` finds out why
                 await self._process.send(message, buffer)
-
-    # The end.
 
     async def abort(self, reason: str, *, command: bytes = b"") -> None:
         """End the job, whatever it does just now: ask the controller, then insist.

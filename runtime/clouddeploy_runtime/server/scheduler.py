@@ -56,6 +56,7 @@ class Scheduler:
         registry: the sites.
         settings: how many jobs may run at a time, and in how much memory.
         start: makes a running job; `RunningJob`'s arguments.
+        takes: tells whether jobs of a study may go to a site; None: all do.
         clock: seconds, only ever growing.
     """
 
@@ -66,6 +67,7 @@ class Scheduler:
         *,
         settings: Settings | None = None,
         start: Callable[..., RunningJob] = RunningJob,
+        takes: Callable[[str, Session], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -73,6 +75,7 @@ class Scheduler:
         self._max_jobs = max(1, (settings or Settings()).max_jobs)
         self._memory = TensorMemory(settings or Settings())
         self._start = start
+        self._takes = takes or (lambda _study, _site: True)
         self._clock = clock
         self._began = clock()
         self.reservations = Reservations(registry)
@@ -205,13 +208,15 @@ class Scheduler:
         spec = self._specs.get(info.job_id)
         if spec is None:
             spec = self._specs[info.job_id] = self._store.spec(info.job_id)
-        connected = {session.name for session in self._registry.connected()}
+        there = self._registry.connected()
+        connected = {session.name for session in there if self._takes(info.study, session)}
         sites = tuple(sorted(site for site in connected if spec.app_for(site) is not None))
-        late = sorted(site for site in self._expected - connected if spec.app_for(site) is not None)
+        away = self._expected - {session.name for session in there}
+        late = sorted(site for site in away if spec.app_for(site) is not None)
         if late and self._clock() < self._began + RETURN_S:
             self._put_off(info, f"{', '.join(late)} may come back after the server's restart", counts=False)
         elif problem := _too_few(spec, sites):
-            self._put_off(info, problem, counts=bool(connected))
+            self._put_off(info, problem, counts=bool(there))
         elif any((needs := _needs(spec, sites)).values()):
             self._asking[info.job_id] = task = self._spawn(self._ask(info, spec, needs))
             task.add_done_callback(lambda _: self._asked(info.job_id))

@@ -159,6 +159,10 @@ class Registry:
         """Note that the client said something."""
         session.heard = self._clock()
 
+    def silent_s(self, session: Session) -> float:
+        """Return how long ago the client said something."""
+        return max(0.0, self._clock() - session.heard)
+
     def hand_over(self, session: Session) -> None:
         """Note that its connection is to take an event, until `handed_over`."""
         session.stuck_since = self._clock()

@@ -20,9 +20,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from clouddeploy_runtime import job_folders, jobs
 from clouddeploy_runtime.errors import JobNotFinished, JobNotFound
+from clouddeploy_runtime.job import log_level
 from clouddeploy_runtime.jobs import TRANSITIONS, JobInfo, JobStatus
 from clouddeploy_runtime.lifecycle import WorkspaceUnusable, locked, write_atomically
 from clouddeploy_runtime.server.tombstones import Tombstones
+from clouddeploy_runtime.studies import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,7 +150,7 @@ class JobStore:
             submitter_org=submitter.org,
             submitter_role=submitter.role,
             submit_time=stamp(),
-            byoc=any(spec.has_own_code(app) for app in spec.deploy_map),
+            byoc=spec.brings_code,
             **more,
         )
         _write(folder / RECORD, info)
@@ -173,9 +175,20 @@ class JobStore:
         """
         info = self._infos.get(job_id)
         if info is None:
-            raise JobNotFound(f"There is no job {job_id!r}", hint="List the jobs with `clouddeploy job list`.")
+            raise no_job(job_id)
         if info.status is JobStatus.RUNNING and info.start_time:
             return replace(info, duration_s=_since(info.start_time))
+        return info
+
+    def get_in(self, study: str, job_id: str) -> JobInfo:
+        """Return what is known of a job of one study.
+
+        Raises:
+            JobNotFound: there is none of this id, or it is another study's, which cannot be told from that.
+        """
+        info = self.get(job_id)
+        if named(info.study) != study:
+            raise no_job(job_id)
         return info
 
     def all(self) -> list[JobInfo]:
@@ -288,7 +301,7 @@ class JobStore:
         for folder, name in ((self.job_folder(job_id), "job"), (self.run_folder(job_id), "workspace")):
             for found in job_folders.files(folder, limit=left):
                 left -= 1
-                if "__pycache__" not in found.split("/"):
+                if "__pycache__" not in found.split("/") and found != log_level.FILE:
                     yield folder / found, f"{name}/{found}"
         for path in self.error_logs(job_id):
             yield path, path.name
@@ -367,3 +380,8 @@ def _read(record: Path) -> JobInfo:
             log.warning("The record of job %s cannot be replaced: %s", lost.job_id, problem)
         return lost
     return replace(info, job_id=record.parent.name)
+
+
+def no_job(job_id: str) -> JobNotFound:
+    """Return the error for a job that is not there, or that the asker must not know of."""
+    return JobNotFound(f"There is no job {job_id!r}", hint="List the jobs with `clouddeploy job list`.")

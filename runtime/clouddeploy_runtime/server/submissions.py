@@ -23,6 +23,7 @@ from clouddeploy_runtime.jobs.info import check_submit_token
 from clouddeploy_runtime.server import statements
 from clouddeploy_runtime.server.store import content_of
 from clouddeploy_runtime.signing import Manifest, SignatureRefused
+from clouddeploy_runtime.studies import DEFAULT, named, recorded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -50,10 +51,19 @@ class Submissions:
     Args:
         store: where they are kept.
         settings: the server's, with the classes that a job's server side may name.
+        check_study: refuses what a job's study cannot have; None: every job is one that its study can.
         limit_bytes: how large an archive may be.
     """
 
-    def __init__(self, store: JobStore, settings: Settings, *, limit_bytes: int = MAX_ARCHIVE_BYTES) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        settings: Settings,
+        *,
+        check_study: Callable[[str, JobSpec], None] | None = None,
+        limit_bytes: int = MAX_ARCHIVE_BYTES,
+    ) -> None:
+        self._check_study = check_study or (lambda _study, _spec: None)
         self._store = store
         self._settings = settings
         self._limit_bytes = limit_bytes
@@ -65,8 +75,10 @@ class Submissions:
         submitter: Peer,
         *,
         token: str = "",
+        study: str = DEFAULT,
         may_bring_code: bool,
         verify: Callable[[bytes], JobStatement] | None = None,
+        require_session: Callable[[], None] = lambda: None,
     ) -> JobInfo:
         """Keep a job folder that comes as the chunks of a zip.
 
@@ -74,10 +86,14 @@ class Submissions:
             requests: the chunks.
             submitter: whose job it is.
             token: what the submitter calls this submission: sent again, it gives the same job. Empty: a new one always.
+            study: of the submitter's session, and of the job.
             may_bring_code: whether he has the right `byoc` here.
             verify: checks what he signed, which comes before the zip; None: he signed nothing, and need not.
+            require_session: raises when the submitter has no session any more: a job may take long to come, and who
+                was locked out meanwhile submits nothing.
 
         Raises:
+            SessionExpired: the session was ended meanwhile.
             InvalidJob: the job is wrong or too large.
             SignatureRefused: it is not the job that he signed.
             ComponentRefused: it names or brings what this server does not allow.
@@ -98,10 +114,12 @@ class Submissions:
                 spec = await asyncio.to_thread(self._store.prepare, archive, folder)
                 archive.unlink()
                 if statement is not None:
-                    await asyncio.to_thread(_compare, folder / "job", spec, statement)
+                    await asyncio.to_thread(_compare, folder / "job", study, statement)
                     statements.keep(folder, Manifest(envelope))
                 content = await asyncio.to_thread(self._check, folder, spec, may_bring_code)
-                known = self._known(spec, submitter, token=token, content=content)
+                require_session()
+                self._check_study(study, spec)  # last: it may have changed while the job came
+                known = self._known(study, submitter, token=token, content=content)
                 if known is not None:
                     return known
                 info = self._store.admit(
@@ -110,7 +128,7 @@ class Submissions:
                     submitter,
                     content=content,
                     submit_token=token,
-                    study=spec.study,
+                    study=recorded(study),
                     statement=signing.fingerprint(envelope) if envelope else "",
                 )
             except OSError as exc:
@@ -144,6 +162,7 @@ class Submissions:
                 signed = await asyncio.to_thread(statements.kept, self._store.root / job_id)
                 if signed:
                     statements.keep(folder, Manifest(_signed_job(signed), command))
+                self._check_study(named(original.study), spec)
                 info = self._store.admit(
                     folder,
                     spec,
@@ -173,7 +192,7 @@ class Submissions:
             self._open -= 1
 
     async def _envelope(self, stream: AsyncIterator[bytes]) -> bytes:
-        envelope = await _next(stream) or b""
+        envelope = await next_of(stream) or b""
         if len(envelope) > signing.MAX_BYTES:
             raise InvalidJob(
                 "The job is too large",
@@ -186,7 +205,7 @@ class Submissions:
         size = 0
         with target.open("wb") as file:
             while True:
-                chunk = await _next(stream)
+                chunk = await next_of(stream)
                 if chunk is None:
                     return target
                 size += len(chunk)
@@ -201,14 +220,15 @@ class Submissions:
     def _check(self, folder: Path, spec: JobSpec, may_bring_code: bool) -> str:
         """Look at what would run here (the sites look at theirs themselves); returns the content's digest."""
         app = folder / "job" / (spec.app_for(SERVER) or "")
-        components.check(app, "server", self._settings, may_bring_code=may_bring_code)
+        chooses_code = spec.chooses_code(SERVER)
+        components.check(app, "server", self._settings, may_bring_code=may_bring_code, chooses_code=chooses_code)
         return content_of(folder / "job")
 
-    def _known(self, spec: JobSpec, submitter: Peer, *, token: str, content: str) -> JobInfo | None:
+    def _known(self, study: str, submitter: Peer, *, token: str, content: str) -> JobInfo | None:
         """Return the job that was submitted with this token before."""
         if not token:
             return None
-        scope = (spec.study, submitter.name, token)
+        scope = (recorded(study), submitter.name, token)
         for info in self._store.all():
             if (info.study, info.submitter, info.submit_token) != scope:
                 continue
@@ -219,7 +239,7 @@ class Submissions:
                 why=f"it stands for the job {info.job_id}, whose content is another",
                 hint="Submit the changed job with another token.",
             )
-        gone = self._store.tombstones.find(study=spec.study, submitter=submitter.name, submit_token=token)
+        gone = self._store.tombstones.find(study=recorded(study), submitter=submitter.name, submit_token=token)
         if gone is not None:
             raise SubmitTokenJobDeleted(
                 f"The submit token {token} is used up",
@@ -229,8 +249,12 @@ class Submissions:
         return None
 
 
-async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
-    """Return the next message of a submission; None at its end."""
+async def next_of(stream: AsyncIterator[bytes]) -> bytes | None:
+    """Return the next message of a submission; None at its end.
+
+    Raises:
+        InvalidJob: nothing comes for a minute.
+    """
     try:
         return await asyncio.wait_for(anext(stream), _SILENCE_S)
     except StopAsyncIteration:
@@ -248,13 +272,13 @@ def _signed_job(manifest: bytes) -> bytes:
         raise InvalidJob("The job cannot be cloned", why=why, hint="Submit it anew.") from exc
 
 
-def _compare(folder: Path, spec: JobSpec, statement: JobStatement) -> None:
+def _compare(folder: Path, study: str, statement: JobStatement) -> None:
     """Refuse a job that is not the one that was signed."""
     signing.check_files(folder, statement.files)
-    if spec.study != statement.study:
+    if named(statement.study) != study:
         raise SignatureRefused(
             "The job does not pass signature verification",
-            why=f"it was signed for the study {statement.study!r}, and its meta.json names {spec.study!r}",
+            why=f"it was signed for the study {named(statement.study)!r}, and this session is of {study!r}",
             hint="Submit it again.",
         )
 

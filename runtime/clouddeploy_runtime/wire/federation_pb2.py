@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)clouddeploy_runtime/wire/federation.proto\x12\x19\x63louddeploy.federation.v1\"\x85\x01\n\x0fRegisterRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63tive_jobs\x18\x04 \x03(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\r\n\x05proof\x18\x06 \x01(\x0c\x12\x10\n\x08instance\x18\x07 \x01(\t\"`\n\rRegisterReply\x12\r\n\x05token\x18\x01 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\x17\n\x0ftoken_signature\x18\x03 \x01(\x0c\x12\x12\n\nended_jobs\x18\x04 \x03(\t\"\x0b\n\tHeartbeat\";\n\x08JobEnded\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07\x63rashed\x18\x03 \x01(\x08\"T\n\nTaskFailed\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x15\n\rtask_checksum\x18\x04 \x01(\t\"<\n\x0bJobDeployed\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\"O\n\tResources\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x13\n\x0breservation\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05offer\x18\x04 \x01(\x0c\"\xc4\x02\n\x0b\x43lientEvent\x12\x39\n\theartbeat\x18\x01 \x01(\x0b\x32$.clouddeploy.federation.v1.HeartbeatH\x00\x12\x38\n\tjob_ended\x18\x02 \x01(\x0b\x32#.clouddeploy.federation.v1.JobEndedH\x00\x12<\n\x0btask_failed\x18\x03 \x01(\x0b\x32%.clouddeploy.federation.v1.TaskFailedH\x00\x12>\n\x0cjob_deployed\x18\x04 \x01(\x0b\x32&.clouddeploy.federation.v1.JobDeployedH\x00\x12\x39\n\tresources\x18\x05 \x01(\x0b\x32$.clouddeploy.federation.v1.ResourcesH\x00\x42\x07\n\x05\x65vent\"@\n\x0e\x43heckResources\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04need\x18\x02 \x01(\x0c\x12\x10\n\x08manifest\x18\x03 \x01(\x0c\"7\n\x10ReleaseResources\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x13\n\x0breservation\x18\x02 \x01(\t\"\xcd\x01\n\x08StartJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\x12\r\n\x05sites\x18\x03 \x03(\t\x12\x0c\n\x04\x62lob\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\t\x12\x11\n\tsubmitter\x18\x07 \x01(\t\x12\x15\n\rsubmitter_org\x18\x08 \x01(\t\x12\x16\n\x0esubmitter_role\x18\t \x01(\t\x12\x10\n\x08manifest\x18\n \x01(\x0c\x12\x13\n\x0breservation\x18\x0b \x01(\t\"U\n\x07RunTask\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\x0c\x12\x0c\n\x04\x62lob\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\t\";\n\x08\x41\x62ortJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\x0c\"_\n\x08StopSite\x12\x0f\n\x07restart\x18\x01 \x01(\x08\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x10\n\x08user_org\x18\x03 \x01(\t\x12\x11\n\tuser_role\x18\x04 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x05 \x01(\x0c\"\x1a\n\x0bRevocations\x12\x0b\n\x03\x63rl\x18\x01 \x01(\x0c\"\x86\x04\n\x0bServerEvent\x12\x39\n\theartbeat\x18\x01 \x01(\x0b\x32$.clouddeploy.federation.v1.HeartbeatH\x00\x12\x38\n\tstart_job\x18\x02 \x01(\x0b\x32#.clouddeploy.federation.v1.StartJobH\x00\x12\x36\n\x08run_task\x18\x03 \x01(\x0b\x32\".clouddeploy.federation.v1.RunTaskH\x00\x12\x38\n\tabort_job\x18\x04 \x01(\x0b\x32#.clouddeploy.federation.v1.AbortJobH\x00\x12=\n\x0brevocations\x18\x05 \x01(\x0b\x32&.clouddeploy.federation.v1.RevocationsH\x00\x12\x44\n\x0f\x63heck_resources\x18\x06 \x01(\x0b\x32).clouddeploy.federation.v1.CheckResourcesH\x00\x12H\n\x11release_resources\x18\x07 \x01(\x0b\x32+.clouddeploy.federation.v1.ReleaseResourcesH\x00\x12\x38\n\tstop_site\x18\x08 \x01(\x0b\x32#.clouddeploy.federation.v1.StopSiteH\x00\x42\x07\n\x05\x65vent2\xcd\x01\n\nFederation\x12`\n\x08Register\x12*.clouddeploy.federation.v1.RegisterRequest\x1a(.clouddeploy.federation.v1.RegisterReply\x12]\n\x07Session\x12&.clouddeploy.federation.v1.ClientEvent\x1a&.clouddeploy.federation.v1.ServerEvent(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)clouddeploy_runtime/wire/federation.proto\x12\x19\x63louddeploy.federation.v1\"\x85\x01\n\x0fRegisterRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63tive_jobs\x18\x04 \x03(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\r\n\x05proof\x18\x06 \x01(\x0c\x12\x10\n\x08instance\x18\x07 \x01(\t\"`\n\rRegisterReply\x12\r\n\x05token\x18\x01 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\x17\n\x0ftoken_signature\x18\x03 \x01(\x0c\x12\x12\n\nended_jobs\x18\x04 \x03(\t\"\x0b\n\tHeartbeat\";\n\x08JobEnded\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07\x63rashed\x18\x03 \x01(\x08\"T\n\nTaskFailed\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x15\n\rtask_checksum\x18\x04 \x01(\t\"<\n\x0bJobDeployed\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\"O\n\tResources\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x13\n\x0breservation\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05offer\x18\x04 \x01(\x0c\"H\n\nSiteAnswer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x82\x03\n\x0b\x43lientEvent\x12\x39\n\theartbeat\x18\x01 \x01(\x0b\x32$.clouddeploy.federation.v1.HeartbeatH\x00\x12\x38\n\tjob_ended\x18\x02 \x01(\x0b\x32#.clouddeploy.federation.v1.JobEndedH\x00\x12<\n\x0btask_failed\x18\x03 \x01(\x0b\x32%.clouddeploy.federation.v1.TaskFailedH\x00\x12>\n\x0cjob_deployed\x18\x04 \x01(\x0b\x32&.clouddeploy.federation.v1.JobDeployedH\x00\x12\x39\n\tresources\x18\x05 \x01(\x0b\x32$.clouddeploy.federation.v1.ResourcesH\x00\x12<\n\x0bsite_answer\x18\x06 \x01(\x0b\x32%.clouddeploy.federation.v1.SiteAnswerH\x00\x42\x07\n\x05\x65vent\"@\n\x0e\x43heckResources\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04need\x18\x02 \x01(\x0c\x12\x10\n\x08manifest\x18\x03 \x01(\x0c\"7\n\x10ReleaseResources\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x13\n\x0breservation\x18\x02 \x01(\t\"\xdc\x01\n\x08StartJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\x12\r\n\x05sites\x18\x03 \x03(\t\x12\x0c\n\x04\x62lob\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\t\x12\x11\n\tsubmitter\x18\x07 \x01(\t\x12\x15\n\rsubmitter_org\x18\x08 \x01(\t\x12\x16\n\x0esubmitter_role\x18\t \x01(\t\x12\x10\n\x08manifest\x18\n \x01(\x0c\x12\x13\n\x0breservation\x18\x0b \x01(\t\x12\r\n\x05study\x18\x0c \x01(\t\"U\n\x07RunTask\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\x0c\x12\x0c\n\x04\x62lob\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\t\";\n\x08\x41\x62ortJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\x0c\"_\n\x08StopSite\x12\x0f\n\x07restart\x18\x01 \x01(\x08\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x10\n\x08user_org\x18\x03 \x01(\t\x12\x11\n\tuser_role\x18\x04 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x05 \x01(\x0c\"\x1a\n\x0bRevocations\x12\x0b\n\x03\x63rl\x18\x01 \x01(\x0c\"&\n\x07\x41skSite\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\x0c\"\xbe\x04\n\x0bServerEvent\x12\x39\n\theartbeat\x18\x01 \x01(\x0b\x32$.clouddeploy.federation.v1.HeartbeatH\x00\x12\x38\n\tstart_job\x18\x02 \x01(\x0b\x32#.clouddeploy.federation.v1.StartJobH\x00\x12\x36\n\x08run_task\x18\x03 \x01(\x0b\x32\".clouddeploy.federation.v1.RunTaskH\x00\x12\x38\n\tabort_job\x18\x04 \x01(\x0b\x32#.clouddeploy.federation.v1.AbortJobH\x00\x12=\n\x0brevocations\x18\x05 \x01(\x0b\x32&.clouddeploy.federation.v1.RevocationsH\x00\x12\x44\n\x0f\x63heck_resources\x18\x06 \x01(\x0b\x32).clouddeploy.federation.v1.CheckResourcesH\x00\x12H\n\x11release_resources\x18\x07 \x01(\x0b\x32+.clouddeploy.federation.v1.ReleaseResourcesH\x00\x12\x38\n\tstop_site\x18\x08 \x01(\x0b\x32#.clouddeploy.federation.v1.StopSiteH\x00\x12\x36\n\x08\x61sk_site\x18\t \x01(\x0b\x32\".clouddeploy.federation.v1.AskSiteH\x00\x42\x07\n\x05\x65vent2\xcd\x01\n\nFederation\x12`\n\x08Register\x12*.clouddeploy.federation.v1.RegisterRequest\x1a(.clouddeploy.federation.v1.RegisterReply\x12]\n\x07Session\x12&.clouddeploy.federation.v1.ClientEvent\x1a&.clouddeploy.federation.v1.ServerEvent(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,24 +45,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBDEPLOYED']._serialized_end=526
   _globals['_RESOURCES']._serialized_start=528
   _globals['_RESOURCES']._serialized_end=607
-  _globals['_CLIENTEVENT']._serialized_start=610
-  _globals['_CLIENTEVENT']._serialized_end=934
-  _globals['_CHECKRESOURCES']._serialized_start=936
-  _globals['_CHECKRESOURCES']._serialized_end=1000
-  _globals['_RELEASERESOURCES']._serialized_start=1002
-  _globals['_RELEASERESOURCES']._serialized_end=1057
-  _globals['_STARTJOB']._serialized_start=1060
-  _globals['_STARTJOB']._serialized_end=1265
-  _globals['_RUNTASK']._serialized_start=1267
-  _globals['_RUNTASK']._serialized_end=1352
-  _globals['_ABORTJOB']._serialized_start=1354
-  _globals['_ABORTJOB']._serialized_end=1413
-  _globals['_STOPSITE']._serialized_start=1415
-  _globals['_STOPSITE']._serialized_end=1510
-  _globals['_REVOCATIONS']._serialized_start=1512
-  _globals['_REVOCATIONS']._serialized_end=1538
-  _globals['_SERVEREVENT']._serialized_start=1541
-  _globals['_SERVEREVENT']._serialized_end=2059
-  _globals['_FEDERATION']._serialized_start=2062
-  _globals['_FEDERATION']._serialized_end=2267
+  _globals['_SITEANSWER']._serialized_start=609
+  _globals['_SITEANSWER']._serialized_end=681
+  _globals['_CLIENTEVENT']._serialized_start=684
+  _globals['_CLIENTEVENT']._serialized_end=1070
+  _globals['_CHECKRESOURCES']._serialized_start=1072
+  _globals['_CHECKRESOURCES']._serialized_end=1136
+  _globals['_RELEASERESOURCES']._serialized_start=1138
+  _globals['_RELEASERESOURCES']._serialized_end=1193
+  _globals['_STARTJOB']._serialized_start=1196
+  _globals['_STARTJOB']._serialized_end=1416
+  _globals['_RUNTASK']._serialized_start=1418
+  _globals['_RUNTASK']._serialized_end=1503
+  _globals['_ABORTJOB']._serialized_start=1505
+  _globals['_ABORTJOB']._serialized_end=1564
+  _globals['_STOPSITE']._serialized_start=1566
+  _globals['_STOPSITE']._serialized_end=1661
+  _globals['_REVOCATIONS']._serialized_start=1663
+  _globals['_REVOCATIONS']._serialized_end=1689
+  _globals['_ASKSITE']._serialized_start=1691
+  _globals['_ASKSITE']._serialized_end=1729
+  _globals['_SERVEREVENT']._serialized_start=1732
+  _globals['_SERVEREVENT']._serialized_end=2306
+  _globals['_FEDERATION']._serialized_start=2309
+  _globals['_FEDERATION']._serialized_end=2514
 # @@protoc_insertion_point(module_scope)

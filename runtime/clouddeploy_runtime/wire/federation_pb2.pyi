@@ -85,19 +85,33 @@ class Resources(_message.Message):
     offer: bytes
     def __init__(self, job_id: _Optional[str] = ..., reservation: _Optional[str] = ..., reason: _Optional[str] = ..., offer: _Optional[bytes] = ...) -> None: ...
 
+class SiteAnswer(_message.Message):
+    __slots__ = ("id", "document", "code", "reason")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    document: bytes
+    code: str
+    reason: str
+    def __init__(self, id: _Optional[str] = ..., document: _Optional[bytes] = ..., code: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class ClientEvent(_message.Message):
-    __slots__ = ("heartbeat", "job_ended", "task_failed", "job_deployed", "resources")
+    __slots__ = ("heartbeat", "job_ended", "task_failed", "job_deployed", "resources", "site_answer")
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     JOB_ENDED_FIELD_NUMBER: _ClassVar[int]
     TASK_FAILED_FIELD_NUMBER: _ClassVar[int]
     JOB_DEPLOYED_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    SITE_ANSWER_FIELD_NUMBER: _ClassVar[int]
     heartbeat: Heartbeat
     job_ended: JobEnded
     task_failed: TaskFailed
     job_deployed: JobDeployed
     resources: Resources
-    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., job_ended: _Optional[_Union[JobEnded, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., job_deployed: _Optional[_Union[JobDeployed, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ...) -> None: ...
+    site_answer: SiteAnswer
+    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., job_ended: _Optional[_Union[JobEnded, _Mapping]] = ..., task_failed: _Optional[_Union[TaskFailed, _Mapping]] = ..., job_deployed: _Optional[_Union[JobDeployed, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., site_answer: _Optional[_Union[SiteAnswer, _Mapping]] = ...) -> None: ...
 
 class CheckResources(_message.Message):
     __slots__ = ("job_id", "need", "manifest")
@@ -118,7 +132,7 @@ class ReleaseResources(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., reservation: _Optional[str] = ...) -> None: ...
 
 class StartJob(_message.Message):
-    __slots__ = ("job_id", "app", "sites", "blob", "size", "checksum", "submitter", "submitter_org", "submitter_role", "manifest", "reservation")
+    __slots__ = ("job_id", "app", "sites", "blob", "size", "checksum", "submitter", "submitter_org", "submitter_role", "manifest", "reservation", "study")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +144,7 @@ class StartJob(_message.Message):
     SUBMITTER_ROLE_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
+    STUDY_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     app: str
     sites: _containers.RepeatedScalarFieldContainer[str]
@@ -141,7 +156,8 @@ class StartJob(_message.Message):
     submitter_role: str
     manifest: bytes
     reservation: str
-    def __init__(self, job_id: _Optional[str] = ..., app: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., checksum: _Optional[str] = ..., submitter: _Optional[str] = ..., submitter_org: _Optional[str] = ..., submitter_role: _Optional[str] = ..., manifest: _Optional[bytes] = ..., reservation: _Optional[str] = ...) -> None: ...
+    study: str
+    def __init__(self, job_id: _Optional[str] = ..., app: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., blob: _Optional[str] = ..., size: _Optional[int] = ..., checksum: _Optional[str] = ..., submitter: _Optional[str] = ..., submitter_org: _Optional[str] = ..., submitter_role: _Optional[str] = ..., manifest: _Optional[bytes] = ..., reservation: _Optional[str] = ..., study: _Optional[str] = ...) -> None: ...
 
 class RunTask(_message.Message):
     __slots__ = ("job_id", "task", "blob", "size", "checksum")
@@ -187,8 +203,16 @@ class Revocations(_message.Message):
     crl: bytes
     def __init__(self, crl: _Optional[bytes] = ...) -> None: ...
 
+class AskSite(_message.Message):
+    __slots__ = ("id", "command")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    command: bytes
+    def __init__(self, id: _Optional[str] = ..., command: _Optional[bytes] = ...) -> None: ...
+
 class ServerEvent(_message.Message):
-    __slots__ = ("heartbeat", "start_job", "run_task", "abort_job", "revocations", "check_resources", "release_resources", "stop_site")
+    __slots__ = ("heartbeat", "start_job", "run_task", "abort_job", "revocations", "check_resources", "release_resources", "stop_site", "ask_site")
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     START_JOB_FIELD_NUMBER: _ClassVar[int]
     RUN_TASK_FIELD_NUMBER: _ClassVar[int]
@@ -197,6 +221,7 @@ class ServerEvent(_message.Message):
     CHECK_RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RELEASE_RESOURCES_FIELD_NUMBER: _ClassVar[int]
     STOP_SITE_FIELD_NUMBER: _ClassVar[int]
+    ASK_SITE_FIELD_NUMBER: _ClassVar[int]
     heartbeat: Heartbeat
     start_job: StartJob
     run_task: RunTask
@@ -205,4 +230,5 @@ class ServerEvent(_message.Message):
     check_resources: CheckResources
     release_resources: ReleaseResources
     stop_site: StopSite
-    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., start_job: _Optional[_Union[StartJob, _Mapping]] = ..., run_task: _Optional[_Union[RunTask, _Mapping]] = ..., abort_job: _Optional[_Union[AbortJob, _Mapping]] = ..., revocations: _Optional[_Union[Revocations, _Mapping]] = ..., check_resources: _Optional[_Union[CheckResources, _Mapping]] = ..., release_resources: _Optional[_Union[ReleaseResources, _Mapping]] = ..., stop_site: _Optional[_Union[StopSite, _Mapping]] = ...) -> None: ...
+    ask_site: AskSite
+    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., start_job: _Optional[_Union[StartJob, _Mapping]] = ..., run_task: _Optional[_Union[RunTask, _Mapping]] = ..., abort_job: _Optional[_Union[AbortJob, _Mapping]] = ..., revocations: _Optional[_Union[Revocations, _Mapping]] = ..., check_resources: _Optional[_Union[CheckResources, _Mapping]] = ..., release_resources: _Optional[_Union[ReleaseResources, _Mapping]] = ..., stop_site: _Optional[_Union[StopSite, _Mapping]] = ..., ask_site: _Optional[_Union[AskSite, _Mapping]] = ...) -> None: ...

@@ -31,7 +31,7 @@ def test_another_launcher_is_refused_by_name_with_those_that_are_known(name):
     with pytest.raises(BadLauncher) as caught:
         launchers.of(Settings(launcher=name))
     assert repr(name) in caught.value.what
-    assert caught.value.why == "this version knows local, process"
+    assert caught.value.why == "this version knows docker, k8s, local, process, slurm"
     assert caught.value.exit_code is ExitCode.BAD_INPUT
 
 

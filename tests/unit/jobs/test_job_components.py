@@ -113,3 +113,9 @@ def test_what_the_reference_has_and_we_do_not_is_refused_with_what_there_is(make
 
 def test_every_class_we_stand_in_for_is_a_whole_path():
     assert all(path.count(".") >= 2 for path in known.ALL)
+
+
+def test_a_chosen_image_needs_the_same_right(make_job):
+    app = make_job(META, server=server()) / "app"
+    assert "launcher_spec of its meta.json chooses an image or a program" in refusal(app, chooses_code=True)
+    components.check(app, "server", LISTED, may_bring_code=True, chooses_code=True)

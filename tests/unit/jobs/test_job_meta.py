@@ -155,6 +155,13 @@ def test_a_chosen_image_is_code_too():
     assert not jobs.parse_meta({**META, "launcher_spec": {"a": {"k8s": {"cpu": 1}}}}).chooses_code("a")
 
 
+def test_what_a_job_wishes_of_a_launcher_is_its_sites_own_over_the_default_key_by_key():
+    spec = {"default": {"docker": {"image": "x", "shm_size": "1g"}}, "a": {"docker": {"image": "y"}, "k8s": {"cpu": 1}}}
+    found = jobs.parse_meta({**META, "launcher_spec": spec})
+    assert found.wishes_of("a") == {"docker": {"image": "y", "shm_size": "1g"}, "k8s": {"cpu": 1}}
+    assert found.wishes_of("b") == {"docker": {"image": "x", "shm_size": "1g"}}
+
+
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 900 + b"1" + b"}" * 900, b"\xff", b'{"a": NaN}', b"1"])
 def test_a_meta_json_that_is_no_sound_object_is_refused(make_job, content):
     folder = make_job(META)

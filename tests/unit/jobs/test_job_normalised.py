@@ -73,3 +73,10 @@ def test_json_beside_hocon_wins(make_job):
     (folder / "meta.conf").write_text("${broken")
     with jobs.normalised(folder) as ready:
         assert ready == folder
+
+
+def test_a_folder_without_a_meta_file_is_no_job_and_is_not_looked_through(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(tmp_path), "glob", lambda *_: pytest.fail("it was looked through"))
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InvalidJob, match="no job's folder"), jobs.normalised(folder):
+            pass

@@ -221,7 +221,7 @@ def test_a_kit_that_moved_to_another_place_is_the_same_kit(kits, tmp_path, gates
 
 def test_what_a_site_may_edit(kits, gates):
     root = kits / "site-1"
-    (root / "local/authorization.json").write_text("{}")
+    (root / "local/authorization.json").write_text('{"format_version": "1.0", "permissions": {}}')
     (root / "local/resources.json.default").unlink()
     (root / "local/custom").mkdir()
     (root / "local/custom/mine.py").write_text("")

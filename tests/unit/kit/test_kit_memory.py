@@ -16,7 +16,7 @@ from clouddeploy_provision.project import Participant, Project
 from clouddeploy_provision.provisioner import Options, provision
 from clouddeploy_runtime import kit
 from clouddeploy_runtime.kit import Kind, memory
-from clouddeploy_runtime.preflight import kit as checks
+from clouddeploy_runtime.preflight import package
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,8 +107,8 @@ def test_a_clock_that_is_set_back(life):
     """Only times that the authority signed are compared."""
     life.make(1, renew=True)
     life.used(1)
-    (found,) = checks.check(life.put(0), now=START + timedelta(hours=1))
-    assert (found.is_problem, found.code) == (True, "KIT_REVOKED")
+    report = package.check(life.put(0), offline=True, now=START + timedelta(hours=1))
+    assert [one.code for one in report.problems] == ["KIT_REPLACED"]
 
 
 def test_each_workspace_remembers_for_itself(life, tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_each_workspace_remembers_for_itself(life, tmp_path, monkeypatch):
     monkeypatch.setenv("CLOUDDEPLOY_WORKSPACE", str(tmp_path / "work"))
     with pytest.raises(kit.KitRevoked):
         memory.check(read)
-    assert checks.check(life.put(0), workspace=tmp_path / "other")[0].is_problem is False
+    assert package.check(life.put(0), workspace=tmp_path / "other", offline=True).problems == []
 
 
 def test_a_workspace_inside_the_kit_remembers_outside_of_it(life):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from clouddeploy_runtime import keys, kit
+from clouddeploy_runtime.kit import KitTampered, manifest
 
 
 @pytest.mark.parametrize("name", ["server1", "site-1", "admin@example.com"])
@@ -64,3 +65,18 @@ def test_no_kit(tmp_path):
     for call in (kit.verify, kit.load):
         with pytest.raises(kit.KitError, match="is not a startup kit"):
             call(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(manifest.SITE_MADE))
+def test_a_script_that_prepare_has_added_at_the_site_is_no_tampering_and_a_link_in_its_place_is(kits, name):
+    path = kits / "site-1" / name
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    kit.verify(kits / "site-1")
+    path.chmod(0o757)
+    with pytest.raises(KitTampered, match="has mode 0757"):
+        kit.verify(kits / "site-1")
+    path.unlink()
+    path.symlink_to("/bin/sh")
+    with pytest.raises(KitTampered, match="is not a regular file"):
+        kit.verify(kits / "site-1")

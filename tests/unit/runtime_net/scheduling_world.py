@@ -57,7 +57,7 @@ class FakeJob:
 class World:
     """A store, sites and a scheduler on a clock that only moves when it is told to."""
 
-    def __init__(self, folder, *, max_jobs=4):
+    def __init__(self, folder, *, max_jobs=4, registry=None, takes=None):
         self.now = 1000.0
         self.end = None
         self.jobs = {}
@@ -65,12 +65,13 @@ class World:
         self.events = {}
         self.folder = folder
         self.store = JobStore(folder / "jobs")
-        self.registry = Registry()
+        self.registry = registry or Registry()
         self.scheduler = Scheduler(
             self.store,
             self.registry,
             settings=Settings(max_jobs=max_jobs),
             start=lambda job_id, **more: FakeJob(self, job_id, **more),
+            takes=takes,
             clock=lambda: self.now,
         )
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from clouddeploy_runtime import audit, jobs, keys, signing, tls
 from clouddeploy_runtime import kit as kits
+from clouddeploy_runtime.client import used_statements
 from clouddeploy_runtime.client.admission import MEMORY, Admission
 from clouddeploy_runtime.client.used_statements import UsedStatements
 from clouddeploy_runtime.errors import AuthorizationRefused
@@ -34,9 +35,9 @@ class Person:
     def sign(self, statement):
         return signing.sign(keys.load_private_key(self.kit.key_file), self.pem, statement)
 
-    def job(self, folder, *, nonce="1"):
+    def job(self, folder, *, nonce="1", study=""):
         files = signing.digests(folder, jobs.members(folder))
-        return self.sign(JobStatement(PROJECT, SERVER, nonce, NOW, "", files))
+        return self.sign(JobStatement(PROJECT, SERVER, nonce, NOW, study, files))
 
     def command(self, name, *, number=1, time=NOW, server=SERVER, **arguments):
         return self.sign(CommandStatement(PROJECT, server, f"nonce of {self.peer.name}", number, time, name, arguments))
@@ -78,16 +79,16 @@ class Site:
         self.require("true")
         self.restart()
 
-    def restart(self):
+    def restart(self, *, studies=None):
         log = audit.AuditLog(self.workspace / "audit.jsonl")
-        self.admission = Admission(self.kit, self.workspace, log, revoked=self.revoked)
+        self.admission = Admission(self.kit, self.workspace, log, revoked=self.revoked, studies=studies)
 
     def require(self, word):
         path = self.kit.startup / "fed_client.json"
         path.write_text(f'{{"require_signed_jobs": {word}}}')
         path.chmod(0o600)
 
-    def start(self, job_id, manifest, *, said="lead"):
+    def start(self, job_id, manifest, *, said="lead", study=""):
         peer = self.world.people[said].peer
         return self.admission.job(
             pb.StartJob(
@@ -97,6 +98,7 @@ class Site:
                 submitter_org=peer.org,
                 submitter_role=peer.role,
                 manifest=manifest,
+                study=study,
             )
         )
 
@@ -132,6 +134,32 @@ def test_a_signed_job_is_admitted_for_its_signer_as_often_as_it_starts(site, sig
         site.ask("j1", manifest(signed))
         site.restart()
     assert site.recorded() == [("lead", "submit_job j1", "allowed", "")] * 2
+
+
+def test_a_job_stays_in_the_study_that_it_was_signed_for(site, world, signed):
+    heart = manifest(world.people["lead"].job(world.job, nonce="2", study="heart"))
+    for envelope, said, was in ((heart, "lung", "heart"), (heart, "", "heart"), (manifest(signed), "heart", "default")):
+        with pytest.raises(SignatureRefused, match=f"of the study {said or 'default'}, and {was} was signed"):
+            site.start("j1", envelope, study=said)
+    site.start("j1", heart, study="heart")
+    site.start("j2", manifest(signed), study="default")
+
+
+def test_a_site_that_names_studies_takes_jobs_of_no_other(site, world, signed):
+    heart = manifest(world.people["lead"].job(world.job, nonce="2", study="heart"))
+    site.restart(studies=frozenset({"heart"}))
+    site.ask("j1", heart)
+    site.start("j1", heart, study="heart")
+    for attempt in (site.start, site.ask):
+        with pytest.raises(AuthorizationRefused, match="takes no jobs of the study default"):
+            attempt("j2", manifest(signed))
+    assert [entry[2] for entry in site.recorded()] == ["allowed", "refused", "refused"]
+    site.require("false")
+    with pytest.raises(AuthorizationRefused):
+        site.start("j3", b"", study="lung")
+    site.restart(studies=frozenset())
+    with pytest.raises(AuthorizationRefused):
+        site.start("j1", heart, study="heart")
 
 
 def test_an_unsigned_job_is_refused_unless_the_site_says_otherwise_at_that_moment(site, world):
@@ -348,7 +376,62 @@ def test_what_cannot_be_noted_is_not_done(site, signed, world):
 def test_commands_are_forgotten_when_nobody_would_obey_them_any_more(tmp_path):
     now = [NOW]
     used = UsedStatements(tmp_path / "used", now=lambda: now[0])
-    used.note_command("one", NOW)
+    used.note_command("one", NOW, signer=1)
     now[0] += timedelta(minutes=21)
-    used.note_command("two", now[0])
-    assert list(json.loads((tmp_path / "used").read_bytes())["commands"]) == ["two"]
+    used.note_command("two", now[0], signer=1)
+    assert list(json.loads((tmp_path / "used").read_bytes())["commands"]) == ["1.two"]
+
+
+def test_a_clock_that_jumps_ahead_and_back_repeats_no_command(tmp_path):
+    now = [NOW]
+    used = UsedStatements(tmp_path / "used", now=lambda: now[0])
+    used.note_command("one", NOW, signer=1)
+    now[0] += timedelta(hours=1)
+    used.note_command("two", now[0], signer=2)
+    now[0] = NOW + timedelta(minutes=1)
+    for again in (used, UsedStatements(tmp_path / "used", now=lambda: now[0])):
+        with pytest.raises(SignatureRefused, match="before what this site remembers"):
+            again.note_command("one", NOW, signer=1)
+    used.note_command("three", now[0], signer=1)
+
+
+def test_a_lost_memory_takes_no_command_of_before_and_one_of_an_earlier_version_counts(tmp_path):
+    path = tmp_path / "used"
+    path.write_text("{")
+    used = UsedStatements(path, now=lambda: NOW)
+    with pytest.raises(SignatureRefused, match="before what this site remembers"):
+        used.note_command("one", NOW - timedelta(minutes=1), signer=1)
+    path.write_text(json.dumps({"commands": {"old": NOW.isoformat()}}))
+    with pytest.raises(SignatureRefused, match="obeyed here before"):
+        UsedStatements(path, now=lambda: NOW).note_command("old", NOW, signer=1)
+
+
+def test_somebody_who_asks_without_end_is_stopped_and_nobody_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(used_statements, "MAX_COMMANDS", 3)
+    used = UsedStatements(tmp_path / "used", now=lambda: NOW)
+    for number in range(3):
+        used.note_command(f"{number}", NOW + timedelta(minutes=9), signer=1)
+    with pytest.raises(SignatureRefused, match="3 commands"):
+        used.note_command("more", NOW, signer=1)
+    used.note_command("another's", NOW, signer=2)
+
+
+def test_a_forced_stop_is_signed_as_such(site, world):
+    root = world.people["root"]
+    for number, more in enumerate(({}, {"force": "yes"}), 1):
+        wish = pb.StopSite(command=root.command("shutdown", number=number, target="site-1", **more))
+        assert site.admission.stop(wish).name == root.peer.name
+    wish = pb.StopSite(command=root.command("shutdown", number=9, target="site-1", force="perhaps"))
+    with pytest.raises(SignatureRefused):
+        site.admission.stop(wish)
+
+
+def test_a_server_that_names_a_submitter_without_end_breaks_no_audit_log(site, signed):
+    site.world = SimpleNamespace(people={"lead": site.world.people["lead"]})
+    site.world.people["long"] = SimpleNamespace(peer=tls.Peer(name="x" * 200_000, org="org", role="lead"))
+    with pytest.raises(SignatureRefused):
+        site.start("j1", manifest(signed), said="long")
+    site.restart()
+    with pytest.raises(SignatureRefused):
+        site.start("j1", b"nonsense")
+    assert len(site.recorded()) == 2

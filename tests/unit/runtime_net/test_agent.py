@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from clouddeploy_runtime import kit
+from clouddeploy_runtime.client.admission import Admitted
 from clouddeploy_runtime.client.agent import ClientAgent
+from clouddeploy_runtime.jobs.known import ComponentRefused
 from clouddeploy_runtime.lifecycle import StopSignal
 from clouddeploy_runtime.settings import BadSettings
+from clouddeploy_runtime.tls import Peer
 from clouddeploy_runtime.wire import federation_pb2 as pb
 
 from tests.integration.federation import Authority
+
+TRAINER = "nvflare.app_common.executors.in_process_client_api_executor.InProcessClientAPIExecutor"
 
 
 @pytest.fixture
@@ -136,5 +142,22 @@ def test_a_site_does_not_start_with_settings_that_are_no_use(make, tmp_path):
         (tmp_path / "kits" / "site-1" / "local" / "comm_config.json").write_text('{"proxy": ')
         with pytest.raises(BadSettings):
             await agent._connection.run()
+
+    play(scenario)
+
+
+def test_a_job_that_chooses_an_image_needs_the_right_to_bring_code_at_this_site(make):
+    async def scenario():
+        agent = make()
+        app = agent._folder("job") / "job" / "app"
+        (app / "config").mkdir(parents=True)
+        client = {"format_version": 2, "executors": [{"tasks": ["train"], "executor": {"path": TRAINER, "args": {}}}]}
+        (app / "config" / "config_fed_client.json").write_text(json.dumps(client))
+        meta = {"name": "j", "deploy_map": {"app": ["@ALL"]}, "launcher_spec": {"default": {"k8s": {"image": "x"}}}}
+        (app.parent / "meta.json").write_text(json.dumps(meta))
+        lead, member = (Admitted("job", Peer("ann", "org", role), None) for role in ("lead", "member"))
+        assert agent._check(lead, "app", app) is None
+        with pytest.raises(ComponentRefused, match="launcher_spec"):
+            agent._check(member, "app", app)
 
     play(scenario)

@@ -31,7 +31,7 @@ def server(tmp_path, monkeypatch):
 def test_the_signed_address_decides(server, target, expected):
     file = server / "startup" / "fed_server.json"
     file.write_text(file.read_text().replace("server1:8002", f"{target}:8002"))
-    assert parent._listen_address(kit.load(server)) in expected
+    assert parent.listen_address(kit.load(server)) in expected
 
 
 def test_a_security_that_is_not_known_is_refused(server):

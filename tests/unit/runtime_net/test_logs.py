@@ -128,3 +128,21 @@ def test_what_a_supervisor_keeps_is_not_logged_a_second_time(tmp_path, monkeypat
     logging.getLogger("a").error("only in the files")
     assert "only in the files" not in capsys.readouterr().err
     assert "only in the files" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_quotation_in_the_text_steers_no_terminal_and_looks_like_no_line(tmp_path):
+    runtime_logging.configure(tmp_path)
+    evil = "x\x1b[2J\n2030-01-01 00:00:00,000 - a - INFO - all is well\u202e"
+    logging.getLogger("a").info("said: %s", evil)
+    try:
+        raise ValueError(evil)
+    except ValueError:
+        logging.getLogger("a").exception("no")
+    text = (tmp_path / "log.txt").read_text()
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert text.count("\n    2030-01-01") == text.count("2030-01-01") == 2
+    assert lines(tmp_path / "log.json")[0]["message"] == f"said: {evil}"
+    runtime_logging.set_mode("concise")
+    logging.getLogger("a").info(evil)
+    assert "\x1b" not in (tmp_path / "log.txt").read_text()

@@ -195,3 +195,12 @@ def test_no_order_of_jobs_lends_a_card_twice(clock):
             if answer.reservation:
                 lent[job] = manager.claim(job, answer.reservation)["CUDA_VISIBLE_DEVICES"]
             assert len(set(lent.values())) == len(lent)
+
+
+def test_where_an_engine_decides_every_job_gets_what_it_asks_for(clock):
+    settings = Settings(is_passthrough=True)
+    manager = ResourceManager(settings, machine=Machine(cpus=1, memory_gib=1.0, gpus=()), clock=clock)
+    wanted = need(num_of_gpus=8, mem_per_gpu_in_GiB=80, num_of_cpus=64, memory_in_GiB=512)
+    tokens = [manager.check(job, wanted) for job in ("one", "two")]
+    assert [manager.claim(job, token) for job, token in zip(("one", "two"), tokens, strict=True)] == [{}, {}]
+    assert json.loads(manager.offer())["free"] == {"cpus": 0, "memory_gib": 0, "gpus": 0}

@@ -62,6 +62,7 @@ class Controller:
     """A job process that says what it is told to say."""
 
     def __init__(self, *messages, ignores_stop=False):
+        self.job = None
         self.sent = []
         self.killed = False
         self.complaints = []
@@ -69,7 +70,8 @@ class Controller:
         for message in messages:
             self.inbox.put_nowait(message)
 
-    async def launch(self, _job, _pool):
+    async def launch(self, job, _pool):
+        self.job = job
         return self
 
     async def send(self, message, buffer=None):
@@ -132,6 +134,23 @@ def test_a_controller_that_says_so_completes_its_job(tmp_path):
     info = ended(tmp_path, Progress(1, 1, {"loss": 2.0}), COMPLETED, None)
     assert (info.status, info.reason, info.rounds) == (JobStatus.COMPLETED, "", 1)
     assert info.metrics == {"loss": 2.0, "auc": 1.0}
+
+
+def test_a_launcher_learns_what_the_job_wishes_at_the_server_and_of_which_study_it_is(tmp_path):
+    store = Store(tmp_path)
+    store.info = JobInfo("job", "job", JobStatus.DISPATCHED, study="lung")
+    wishes = {"server": {"docker": {"image": "x"}}, "site-1": {"docker": {"image": "y"}}}
+    store.spec = lambda _: parse_meta(
+        {**META, "launcher_spec": wishes, "resource_spec": {"server": {"num_of_cpus": 2}}}
+    )
+    controller = Controller(COMPLETED, None)
+
+    async def run():
+        await job(store, controller).run()
+
+    asyncio.run(run())
+    assert (controller.job.study, controller.job.need.cpus) == ("lung", 2)
+    assert controller.job.wishes == {"docker": {"image": "x"}}
 
 
 def test_a_controller_that_ends_without_a_word_is_named_with_its_end(tmp_path):

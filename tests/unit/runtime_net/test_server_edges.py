@@ -10,10 +10,11 @@ import time
 import grpc
 import msgspec
 import pytest
-from clouddeploy_runtime import identity_proof, jobs, kit, server_proof, tls
+from clouddeploy_runtime import identity_proof, jobs, kit, login_proof, server_proof, tls
 from clouddeploy_runtime.admin.session import AdminSession
 from clouddeploy_runtime.audit import AuditLog
 from clouddeploy_runtime.errors import InvalidCommand, JobNotFound, NoSession
+from clouddeploy_runtime.kit.kit import certificate
 from clouddeploy_runtime.lifecycle import StopSignal
 from clouddeploy_runtime.server import federation as federating
 from clouddeploy_runtime.server.commands import Commands
@@ -158,9 +159,9 @@ def test_a_person_is_known_again_after_the_server_was_restarted(server, tmp_path
     def talk():
         with server.person() as session:
             assert session.list_jobs() == []
-            server.gate._visitors.clear()
+            server.gate.logins._open.clear()
             job_id = session.submit(tiny_job(tmp_path / "job"))
-            server.gate._visitors.clear()
+            server.gate.logins._open.clear()
             assert session.job_meta(job_id).job_id == job_id
 
     play(lambda: while_serving(server, talk))
@@ -170,21 +171,13 @@ def test_a_site_gets_no_persons_session_and_that_is_recorded(server):
     async def scenario():
         async with server.serving(), channel_to(server) as channel:
             own = kit.load(server.authority.client("site-1"))
-            proof = identity_proof.make(own, number=await server.number(channel, own))
+            number = await server.number(channel, own)
+            proof = login_proof.make(own, number=number, study="default", server=certificate(server.kit.cert_file))
             with pytest.raises(grpc.aio.AioRpcError, match="site-1 is no person"):
-                await channel.unary_unary(rpc.IDENTIFY)(proof)
+                await channel.unary_unary(rpc.LOGIN)(proof)
 
     play(scenario)
-    assert server.audited() == [("site-1", "identify", "refused")]
-
-
-def test_somebody_with_many_sessions_ends_only_his_own(server):
-    ann, bob = (tls.Peer(name=name, org="org", role="lead") for name in ("ann", "bob"))
-    first = server.gate._admit(ann)
-    for _ in range(30):
-        server.gate._admit(bob)
-    assert first in server.gate._visitors
-    assert sum(peer.name == "bob" for peer, _ in server.gate._visitors.values()) == 20
+    assert server.audited() == [("site-1", "login", "refused")]
 
 
 def test_what_is_asked_of_no_job_or_is_no_command_is_recorded(server):
@@ -193,10 +186,16 @@ def test_what_is_asked_of_no_job_or_is_no_command_is_recorded(server):
             with pytest.raises(JobNotFound):
                 session.job_meta("none")
             with pytest.raises(InvalidCommand, match="There is no command 'dance'"):
-                session._command("dance")
+                session.ask("dance")
 
     play(lambda: while_serving(server, talk))
-    assert server.audited() == [("ann", "get_job_meta none", "refused"), ("ann", "dance", "refused")]
+    seen = server.audited()
+    assert seen == [
+        ("ann", "login", "allowed"),
+        ("ann", "get_job_meta none", "refused"),
+        ("ann", "dance", "refused"),
+        ("ann", "logout", "allowed"),
+    ]
 
 
 def test_a_list_of_jobs_is_as_long_as_an_answer_may_be(server, tmp_path):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import tempfile
+import zipfile
 
 import msgspec
 import pytest
@@ -14,6 +17,8 @@ from clouddeploy_runtime.errors import ConnectionFailed, InvalidJob
 from clouddeploy_runtime.job.buffers import BufferPool
 from clouddeploy_runtime.job.messages import Done, Receipt, Result, Task
 from clouddeploy_runtime.wire import federation_pb2 as pb
+
+META = {"name": "j", "deploy_map": {"app": ["@ALL"]}}
 
 
 async def until(condition):
@@ -243,8 +248,10 @@ class Launched:
         self.is_started = asyncio.Event()
         self.goes_on = asyncio.Event()
         self.goes_on.set()
+        self.job = None
 
-    async def launch(self, _job, _pool):
+    async def launch(self, job, _pool):
+        self.job = job
         self.is_started.set()
         await self.goes_on.wait()
         return self
@@ -290,9 +297,20 @@ def site_job(folder, launcher, *, transfer=None, check=lambda _: None, pool=None
     return job, reports
 
 
+def pack(meta):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("meta.json", json.dumps(meta))
+    return packed.getvalue()
+
+
 class Archive(Line):
+    def __init__(self, meta=META):
+        super().__init__()
+        self.meta = meta
+
     async def fetch_bytes(self, _job, _blob, *, size, checksum):
-        return b"PK\5\6" + bytes(18)  # an empty zip
+        return pack(self.meta)
 
 
 def test_a_job_without_a_connection_can_be_stopped(tmp_path):
@@ -425,3 +443,15 @@ def test_a_job_is_refused_where_tensors_go_to_files_and_the_temporary_folder_is_
             f"site-1: tensors cannot be kept on disk: the temporary folder {folder} is in memory (tmpfs) "
             "and not on a disk"
         )
+
+
+def test_a_launcher_learns_what_the_job_wishes_and_takes_here_and_of_which_study_it_is(tmp_path):
+    wishes = {"default": {"docker": {"image": "a", "shm_size": "1g"}}, "site-1": {"docker": {"image": "b"}}}
+    needs = {"@default": {"num_of_gpus": 1}, "site-1": {"memory": "2Gi"}}
+    launcher = Launched()
+    transfer = Archive({**META, "launcher_spec": wishes, "resource_spec": needs})
+    job, _ = site_job(tmp_path, launcher, transfer=transfer)
+    asyncio.run(job.run())
+    assert launcher.job.study == "default"
+    assert launcher.job.wishes == {"docker": {"image": "b", "shm_size": "1g"}}
+    assert (launcher.job.need.gpus, launcher.job.need.memory_gib) == (1, 2)

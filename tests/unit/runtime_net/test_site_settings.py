@@ -27,6 +27,22 @@ def test_the_sites_own_file_wins_and_no_file_means_the_references_values(tmp_pat
     assert found.launcher_args == {"partition": "gpu"}
 
 
+def test_a_resource_manager_that_lets_everything_through_is_known_by_its_class(tmp_path):
+    for path, expected in ((settings.PASSTHROUGH, True), ("a.b.GPUResourceManager", False), ("", False)):
+        document = {"components": [{"id": "resource_manager", "path": path}, {"id": "other"}]}
+        (tmp_path / "resources.json").write_text(json.dumps(document))
+        assert settings.load(tmp_path).is_passthrough is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "studies"),
+    [("{}", None), ('{"allowed_studies": []}', frozenset()), ('{"allowed_studies": ["a"]}', frozenset({"a"}))],
+)
+def test_a_site_may_name_the_studies_that_it_takes_jobs_of(tmp_path, text, studies):
+    (tmp_path / "resources.json").write_text(text)
+    assert settings.load(tmp_path).studies == studies
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -38,6 +54,7 @@ def test_the_sites_own_file_wins_and_no_file_means_the_references_values(tmp_pat
         ('{"components": [{"args": {}}]}', "components"),
         ('{"components": [{"id": "docker_launcher"}, {"id": "process_launcher"}]}', "one launcher"),
         ('{"class_allow_list": [1]}', "class_allow_list"),
+        ('{"allowed_studies": "heart"}', "allowed_studies"),
     ],
 )
 def test_a_file_that_is_no_use_is_refused_by_name(tmp_path, text, named):

@@ -47,8 +47,8 @@ def store(tmp_path):
 def archive(tmp_path):
     """A function that makes a job; the same arguments, the same content."""
 
-    def make(*, study="", code="", rounds=1):
-        folder = tmp_path / f"made-{study}-{len(code)}-{rounds}"
+    def make(*, study="", code="", rounds=1, **more):
+        folder = tmp_path / f"made-{study}-{len(code)}-{rounds}-{len(more)}"
         (folder / "app" / "config").mkdir(parents=True, exist_ok=True)
         for side, content in CONFIGS.items():
             (folder / "app" / "config" / f"config_fed_{side}.json").write_text(
@@ -57,7 +57,7 @@ def archive(tmp_path):
         if code:
             (folder / "app" / "custom").mkdir(exist_ok=True)
             (folder / "app" / "custom" / "train.py").write_text(code)
-        meta = {"name": "tiny", "deploy_map": {"app": ["@ALL"]}, "custom_props": {"rounds": rounds}}
+        meta = {"name": "tiny", "deploy_map": {"app": ["@ALL"]}, "custom_props": {"rounds": rounds}, **more}
         (folder / "meta.json").write_text(json.dumps(meta | ({"study": study} if study else {})))
         return jobs.pack(folder)
 
@@ -69,9 +69,11 @@ async def chunks(archive, size=100):
         yield archive[start : start + size]
 
 
-def submit(store, archive, *, by=ANN, token="", limit=submissions.MAX_ARCHIVE_BYTES, may_bring_code=True):
+def submit(
+    store, archive, *, by=ANN, token="", study="default", limit=submissions.MAX_ARCHIVE_BYTES, may_bring_code=True
+):
     taking = Submissions(store, Settings(), limit_bytes=limit)
-    return asyncio.run(taking.take(chunks(archive), by, token=token, may_bring_code=may_bring_code))
+    return asyncio.run(taking.take(chunks(archive), by, token=token, study=study, may_bring_code=may_bring_code))
 
 
 def test_the_same_content_with_the_same_token_is_the_same_job(store, archive):
@@ -103,7 +105,7 @@ def test_a_token_counts_for_one_submitter_and_one_study(store, archive):
     ids = {
         submit(store, archive(), token="t").job_id,
         submit(store, archive(), by=BOB, token="t").job_id,
-        submit(store, archive(study="heart"), token="t").job_id,
+        submit(store, archive(study="heart"), token="t", study="heart").job_id,
     }
     assert len(ids) == 3
     assert {info.study for info in store.all()} == {"", "heart"}
@@ -137,6 +139,15 @@ def test_a_refused_submission_leaves_nothing(store, archive, size, error):
     assert left_in(store) == []
 
 
+def test_a_job_that_chooses_an_image_for_the_server_needs_the_right_to_bring_code(store, archive):
+    chosen = archive(launcher_spec={"server": {"docker": {"image": "x"}}})
+    with pytest.raises(InvalidJob, match='the right "byoc"'):
+        submit(store, chosen, may_bring_code=False)
+    assert submit(store, chosen).byoc
+    elsewhere = archive(launcher_spec={"site-1": {"docker": {"image": "x"}}})
+    assert submit(store, elsewhere, may_bring_code=False).byoc, "what runs at a site is for the site to judge"
+
+
 def test_code_of_its_own_is_found_in_the_folder(store, archive):
     assert submit(store, archive(code="pass")).byoc
     assert not submit(store, archive()).byoc
@@ -163,7 +174,7 @@ def test_more_submissions_than_the_server_takes_at_a_time_are_told_to_come_again
 
 
 def test_a_clone_is_a_new_job_of_who_asked(store, archive):
-    original = submit(store, archive(study="heart"), token="run-1")
+    original = submit(store, archive(study="heart"), token="run-1", study="heart")
     taking = Submissions(store, Settings())
     clone = asyncio.run(taking.clone(original.job_id, BOB, may_bring_code=False))
     assert (clone.cloned_from, clone.submitter, clone.study) == (original.job_id, "bob", "heart")

@@ -1,0 +1,47 @@
+"""Studies: which sites and people work together within one project, and what may be seen from outside (nothing)."""
+
+from clouddeploy_runtime.studies.errors import (
+    ERRORS,
+    InvalidSite,
+    InvalidStudy,
+    InvalidStudyName,
+    InvalidStudyUser,
+    SiteAlreadyInStudy,
+    SiteNotInOrg,
+    SiteNotInStudy,
+    StudyAlreadyExists,
+    StudyFault,
+    StudyHasJobs,
+    StudyMismatch,
+    StudyNotFound,
+    StudyRegistryUnusable,
+    UnknownSite,
+    UserAlreadyInStudy,
+    UserNotInStudy,
+)
+from clouddeploy_runtime.studies.study import DEFAULT, Study, check_name, named, recorded
+
+__all__ = [
+    "DEFAULT",
+    "ERRORS",
+    "InvalidSite",
+    "InvalidStudy",
+    "InvalidStudyName",
+    "InvalidStudyUser",
+    "SiteAlreadyInStudy",
+    "SiteNotInOrg",
+    "SiteNotInStudy",
+    "Study",
+    "StudyAlreadyExists",
+    "StudyFault",
+    "StudyHasJobs",
+    "StudyMismatch",
+    "StudyNotFound",
+    "StudyRegistryUnusable",
+    "UnknownSite",
+    "UserAlreadyInStudy",
+    "UserNotInStudy",
+    "check_name",
+    "named",
+    "recorded",
+]
