@@ -1,7 +1,6 @@
 """Who did what with a deployment, when, and how it ended: a log of JSON lines, each with the hash of the one before.
 
-The chain is that of the runtime's audit logs, so one verifier reads both. It shows that a line was changed, removed or
-inserted. That lines were cut off at the end it shows only to somebody who kept a later hash (`verify(known=…)`).
+The chain is that of the runtime's audit logs, so one verifier reads both, see `clouddeploy_runtime.audit_chain`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from clouddeploy_runtime import audit_chain
+from clouddeploy_runtime.audit_chain import FIRST, TORN, ChainBroken, Link, Verified, digest, follow
 from clouddeploy_runtime.errors import printable
 
 from clouddeploy.errors import StateError
@@ -26,24 +27,10 @@ if TYPE_CHECKING:
     from clouddeploy.stores import StateStore
 
 LOG = "audit.jsonl"
-FIRST = "0" * 64
-TORN = "torn line"
-"""Event of an entry that follows half a line; a kill cut that one off while it was written."""
 MAX_DETAIL = 500
 """Signs; an error of a cloud may quote a whole request."""
 TRIES = 100
 """For a log that other processes append to as well; each try that fails means that another one got through."""
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What an unbroken audit log holds."""
-
-    entries: int
-    last_hash: str
-    """Keep it elsewhere: a later verification can then tell that nothing up to it was cut off."""
-    torn_lines: int = 0
-    """Lines cut by a kill, recorded as such by the entry that follows; one at the very end counts too."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +103,7 @@ class AuditTrail:
 
     def _read(self) -> None:
         body = self._store.read(self._log)
-        end = _Link(FIRST)
+        end = Link(FIRST)
         for end in _links(body, f"{self._store.where}/{self._log}"):  # noqa: B007 - the last one is wanted
             pass
         self._size, self._last, self._torn = len(body), end.hash, end.torn
@@ -143,99 +130,58 @@ class AuditTrail:
             **{key: printable(value)[:MAX_DETAIL] for key, value in facts.items() if value},
             "previous": previous,
         }
-        body["hash"] = _hash(previous, body)
+        body["hash"] = digest(previous, body)
         return json.dumps(body, separators=(",", ":")).encode() + b"\n", body["hash"]
 
 
-def verify(path: Path, *, store: StateStore | None = None, known: str = "") -> Verified:
-    """Returns what an audit log holds, after checking every line of it.
+def verify(path: Path, *, store: StateStore | None = None, known: str = "", is_part: bool = False) -> Verified:
+    """Returns what an audit log holds, after checking every line of it and of files that were set aside before.
 
     Args:
         path: the file; with another store only its name matters.
         store: where it is kept; default: in the file's folder.
         known: the hash of an entry that must be in it.
+        is_part: believe how the oldest file begins, since those before it are elsewhere.
 
     Raises:
         StateError: it cannot be read, a line does not continue the chain (names the first), or `known` is missing.
     """
     where = str(path) if store is None else f"{store.where}/{path.name}"
-    body = (store or LocalStore(path.parent)).read(path.name)
-    if not body:
+    lines = (link for _, link in read(path, store=store, is_part=is_part))
+    try:
+        found = audit_chain.counted(lines, known=known, where=where)
+    except audit_chain.AuditBroken as exc:
+        raise StateError(exc.what, why=exc.why, hint=exc.hint) from exc
+    if found == Verified(0, FIRST):
         raise StateError(
             f"there is no audit log {where}", hint="name an audit.jsonl, or a deploy file that was applied"
         )
-    entries, torn, last = 0, 0, FIRST
-    seen = not known
-    for link in _links(body, where):
-        entries += link.is_entry
-        torn += bool(link.torn)
-        last = link.hash
-        seen = seen or last == known
-    if not seen:
-        raise StateError(
-            f"{where} does not hold the entry {known}",
-            why="lines were cut off at its end, or the whole chain was written anew",
-            hint="restore it from a backup and find out who could write it",
-        )
-    return Verified(entries, last, torn)
+    return found
 
 
-@dataclass(frozen=True)
-class _Link:
-    hash: str
-    is_entry: bool = True
-    torn: bytes = b""
-    """Half a line that follows the entry of that hash."""
+def read(path: Path, *, store: StateStore | None = None, is_part: bool = False) -> Iterator[tuple[Path, Link]]:
+    """Yields the lines of a log, each with its file, while they continue the chain; arguments as in `verify`.
 
-
-def _links(body: bytes, where: str) -> Iterator[_Link]:
-    """Yields a link per entry, and one per half line, which either the next entry records or nothing follows."""
-    last, torn = FIRST, b""
-    number = 0
-    for number, line in enumerate(body.removesuffix(b"\n").split(b"\n") if body else (), start=1):
-        entry = _continuing(line, last)
-        if torn:
-            if entry is None or entry.get("event") != TORN or entry.get("sha256") != _digest(torn):
-                raise _broken(where, number - 1)
-            yield _Link(last, is_entry=False, torn=torn)
-            torn = b""
-        elif entry is None:
-            torn = line or b" "
-            continue
-        last = str(entry["hash"])
-        yield _Link(last)
-    if torn:
-        if body.endswith(b"\n"):
-            raise _broken(where, number)
-        yield _Link(last, is_entry=False, torn=torn)
-
-
-def _continuing(line: bytes, previous: str) -> dict[str, Any] | None:
-    """Returns an entry with its hash when it continues the chain."""
+    Raises:
+        StateError: as in `verify`.
+    """
+    if store is not None:
+        yield from ((path, link) for link in _links(store.read(path.name), f"{store.where}/{path.name}"))
+        return
+    if not path.exists():
+        return
     try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(entry, dict):
-        return None
-    claimed = entry.pop("hash", None)
-    if entry.get("previous") != previous or claimed != _hash(previous, entry):
-        return None
-    return {**entry, "hash": claimed}
+        yield from audit_chain.read(path, is_part=is_part)
+    except audit_chain.AuditBroken as exc:
+        raise StateError(exc.what, why=exc.why, hint=exc.hint) from exc
 
 
-def _broken(where: str, number: int) -> StateError:
-    return StateError(
-        f"{where} is broken at line {number}",
-        why="that line does not continue the chain: it was changed, or lines before it were removed or inserted",
-        hint="rely on nothing from this line on: move the log aside, compare it with a backup and find out who could "
-        "write it; the next run begins a new one",
-    )
-
-
-def _hash(previous: str, entry: dict[str, Any]) -> str:
-    body = json.dumps(entry, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()
+def _links(body: bytes, where: str) -> Iterator[Link]:
+    try:
+        yield from follow(body)
+    except ChainBroken as exc:
+        fault = audit_chain.broken(where, exc.line)
+        raise StateError(fault.what, why=fault.why, hint=fault.hint) from exc
 
 
 def _digest(data: bytes) -> str:

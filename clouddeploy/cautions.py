@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clouddeploy_providers.resources import Kind
 
-from clouddeploy.config import ANYWHERE, SITES
+from clouddeploy.config import ANYWHERE, CLUSTERED, SITES
 from clouddeploy.ledger import EXPIRY
 
 if TYPE_CHECKING:
@@ -57,6 +57,23 @@ def of_containers(config: DeployConfig) -> Iterator[str]:
             )
 
 
+def of_clusters(config: DeployConfig, *, server: str | None) -> Iterator[str]:
+    """Yields what a cluster does otherwise than a machine."""
+    for site in config.sites:
+        if site.provider not in CLUSTERED:
+            continue
+        if config.ttl is not None:
+            yield f"{site.name}: a pod does not end by itself after a ttl; `clouddeploy destroy` ends it"
+        is_open = config.federation_sources == ANYWHERE and site.settings.get("service") == "LoadBalancer"
+        if site.name == server and is_open:
+            yield (
+                "the server's load balancer is open to the world: mutual TLS decides who may speak, but anybody may "
+                "knock. `federation_sources` with the blocks of the sites opens it to them alone"
+            )
+        if site.name != server and config.federation_sources == SITES and not site.settings.get("egress"):
+            yield f"{site.name}: without `egress` the server's port does not open to it: name its cluster's way out"
+
+
 def of_kit(config: DeployConfig) -> Iterator[str]:
     """Yields what goes out and who comes in because a deploy file says so that may have come with a kit from others."""
     if config.kit is None:
@@ -89,7 +106,7 @@ def of_settings(config: DeployConfig, recorded: State) -> Iterator[str]:
         changed = {
             key
             for record in mine
-            if not record.ref.is_adopted and record.provider == site.provider
+            if not record.ref.is_adopted and record.provider == site.provider and site.provider not in CLUSTERED
             for key in {*record.settings, *site.settings}
             if record.settings.get(key) != site.settings.get(key)
         }

@@ -21,6 +21,8 @@ ANYWHERE, SITES = "anywhere", "sites"
 ON_SITE = "on-site"
 OWN_USER = frozenset({"onprem"})
 """Providers whose machines always exist already, and the account on them."""
+CLUSTERED = frozenset({"kubernetes"})
+"""Providers whose sites are pods: other settings take effect while they are there, and nothing of them is a machine."""
 FORM = Form(
     what="deploy file",
     sample="examples/hybrid/deploy.yml is",

@@ -149,7 +149,7 @@ class File(BaseModel):
 GENERAL_KEYS = frozenset(Site.model_fields)
 """Keys of a site that mean the same at every provider; the rest belongs to the provider named."""
 TOP_KEYS = frozenset(File.model_fields)
-KEY_FILES = frozenset({"identity_file", "jump_identity_file"})
+KEY_FILES = frozenset({"identity_file", "jump_identity_file", "kubeconfig", "config", "study_runtime"})
 """Providers' own keys that name a file here: relative to the deploy file, as every path in it."""
 OF_PROJECT = frozenset({"workspace", "smoke_job", "keys"})
 """Keys that mean nothing where one kit or one service is deployed without a project."""

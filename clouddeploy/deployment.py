@@ -16,6 +16,7 @@ from clouddeploy_runtime.errors import ClouddeployError
 from clouddeploy import config, costs, drift, origins, readiness, recovery, state, verdict, wheelhouse
 from clouddeploy.apply import Applied, Applier
 from clouddeploy.audit import LOG, AuditTrail, Entry
+from clouddeploy.clusters import wishes
 from clouddeploy.destroy import Destroyed, destroy
 from clouddeploy.errors import ConfigError, PreflightFailed
 from clouddeploy.installation import Installation
@@ -120,6 +121,7 @@ class Deployment:
         config.check_settings(self.config, {name: registry.load(name).setting_names for name in used})
         self._places = Places(endpoints)
         self._places.by_site(self.config.sites)  # wrong settings are refused now, and not in the middle of a run
+        wishes.check(self.config, server=self.server)
         self._planner = Planner(self.config, self.installation, endpoints=endpoints, places=self._places)
 
     def plan(self, *, is_offline: bool = False, sites: frozenset[str] = frozenset()) -> Plan:

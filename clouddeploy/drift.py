@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from clouddeploy_providers.resources import Kind
 
+from clouddeploy.config import CLUSTERED
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from clouddeploy_providers.base import ComputeProvider
     from clouddeploy_providers.resources import ResourceRef
 
+    from clouddeploy.config import SiteConfig
     from clouddeploy.state import Record
 
 MAX_QUESTIONS = 16
@@ -49,6 +52,26 @@ def observe(records: Mapping[str, Record], providers: Mapping[str, ComputeProvid
         seen = dict(zip(records, pool.map(lambda node: providers[node].read(records[node].ref), records), strict=True))
     found = {node: compare(records[node], seen[node]) for node in records}
     return {node: drift for node, drift in found.items() if drift is not None}
+
+
+def of_settings(records: Mapping[str, Record], sites: Sequence[SiteConfig]) -> dict[str, Drift]:
+    """Returns, by node, what the deploy file has in another way, where that takes effect without a new machine.
+
+    Args:
+        records: by node.
+        sites: of the deploy file.
+    """
+    found = {}
+    for site in sites:
+        record = records.get(f"{site.name}/{Kind.MACHINE.value}")
+        if record is None or site.provider not in CLUSTERED or record.provider != site.provider:
+            continue
+        before, now = record.settings, site.settings
+        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if changed:
+            reason = f"another {', '.join(changed)} in the deploy file"
+            found[f"{site.name}/{Kind.MACHINE.value}"] = Drift(reason, can_update=True)
+    return found
 
 
 def compare(record: Record, seen: ResourceRef | None) -> Drift | None:

@@ -2,6 +2,15 @@
 
     DeployError
     ├── ConfigError           deploy.yml, an argument or an answer is wrong           exit 4
+    │   ├── KitNotConfigured  nothing says which admin's kit is meant
+    │   ├── KitMissing        what was named is no kit, or is there no more
+    │   ├── TargetExists      what would be written over belongs to somebody else
+    │   └── PrepareError      a kit cannot be made ready for an engine, see prepare.errors
+    ├── ClusterRefused        a Kubernetes cluster does not do it; ClusterUnreachable, NotReady: prepare.cluster
+    ├── PocState              the federation of this machine runs, or does not
+    ├── ConsoleError          what the admin console refuses, see console.errors
+    ├── DashboardError        what the dashboard refuses, see dashboard.errors
+    ├── ApiError              what calls of the Python API raise, see api.errors
     ├── StateError            state, journal or key files cannot be read or written
     ├── LockedError           another run holds the deployment                        exit 7
     ├── PreflightFailed       something would not work; nothing was created
@@ -9,6 +18,7 @@
     ├── UpgradeFailed         a site's new release was not healthy
     ├── JobFailed             a job that was waited for did not complete
     ├── Interrupted           stopped by the user; resumable                          exit 130
+    ├── SiteDown              a site's pod does not come up, see clusters.work
     ├── ServiceFailed         a service ended again and again, or does not answer as it says
     ├── ServerNotReached      a client has no way to its server, or is not taken    exit 2
     ├── HostUnreachable       no SSH connection                                       exit 2
@@ -24,7 +34,21 @@ pass through. Only `cli.main` catches the root.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from clouddeploy_runtime.errors import ClouddeployError, ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+_OF_SITES: Mapping[str, ExitCode] = {
+    "AUTHORIZATION_REFUSED": ExitCode.CONNECTION,
+    "NO_REPLY": ExitCode.TIMEOUT,
+    "JOB_NOT_FOUND": ExitCode.BAD_INPUT,
+    "INVALID_COMMAND": ExitCode.BAD_INPUT,
+    "PATH_REFUSED": ExitCode.BAD_INPUT,
+}
+"""Code that a site answers with → exit code."""
 
 
 class DeployError(ClouddeployError):
@@ -36,6 +60,30 @@ class ConfigError(DeployError):
 
     exit_code = ExitCode.BAD_INPUT
     error_code = "INVALID_CONFIG"
+
+
+class KitNotConfigured(ConfigError):
+    """Nothing says which admin's kit is meant."""
+
+    error_code = "STARTUP_KIT_NOT_CONFIGURED"
+
+
+class KitMissing(ConfigError):
+    """What was named as an admin's kit is none, or is not there any more."""
+
+    error_code = "STARTUP_KIT_MISSING"
+
+
+class TargetExists(ConfigError):
+    """What would be written over is something else than what goes there."""
+
+    error_code = "OUTPUT_EXISTS"
+
+
+class PocState(DeployError):
+    """The federation of this machine is not in the state that this needs: it runs, or it is not prepared."""
+
+    error_code = "POC_STATE"
 
 
 class StateError(DeployError):
@@ -62,6 +110,11 @@ class PartialFailure(DeployError):
 
     exit_code = ExitCode.PARTIAL
     error_code = "PARTIAL_FAILURE"
+
+
+def exit_code_of_sites(codes: Collection[str]) -> ExitCode:
+    """Returns what a command ends with that every site refused: as if the server had refused it, where all agree."""
+    return _OF_SITES.get(next(iter(codes)), ExitCode.FAILED) if len(set(codes)) == 1 else ExitCode.FAILED
 
 
 class UpgradeFailed(DeployError):

@@ -10,6 +10,7 @@ from clouddeploy_providers.errors import CapacityError, InvalidRequest, QuotaErr
 from clouddeploy_providers.resources import Kind
 
 from clouddeploy import scheduler
+from clouddeploy.config import CLUSTERED
 from clouddeploy.state import Record
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class Ledger:
             # Of where it is, not of where the deploy file wants it.
             place = before.fingerprint.get("place", item.fingerprint["place"])
             facts = {**_made_from(item, ref, before.fingerprint), "place": place}
-            self.state.resources[item.node] = replace(before, ref=ref, fingerprint=facts)
+            settings = item.site.settings if item.site.provider in CLUSTERED else before.settings
+            self.state.resources[item.node] = replace(before, ref=ref, fingerprint=facts, settings=settings)
         else:
             has_timer = not ref.is_adopted and "size" in ref.outputs
             self.state.resources[item.node] = Record(

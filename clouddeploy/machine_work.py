@@ -8,12 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from clouddeploy_providers import cloud_init
+from clouddeploy_providers.resources import Kind
 from clouddeploy_runtime._version import __version__
 from clouddeploy_runtime.errors import ClouddeployError
 from packaging.requirements import Requirement
 
 from clouddeploy import wheelhouse
 from clouddeploy.access import CONNECT_TIMEOUT_S, Access
+from clouddeploy.clusters.work import ClusterWork
 from clouddeploy.errors import HostUnreachable
 from clouddeploy.remote import bootstrap
 from clouddeploy.remote.container import Image
@@ -113,6 +115,13 @@ class MachineWork(ABC):
             ClouddeployError: there is none here.
         """
 
+    @property
+    def clusters(self) -> ClusterWork:
+        """What is done for sites that are pods and have no machine."""
+        room = self.keyring.operator_file.absolute().parent.parent / "prepared"
+        facts = self.facts
+        return ClusterWork(self.config, project=facts.project, server=facts.server, cancel=self.cancel, room=room)
+
     def require_usable(self) -> None:
         """Raises the refusal, if there is one."""
         if self.refusal is not None:
@@ -121,7 +130,7 @@ class MachineWork(ABC):
     def work(self, passphrase: Secret | None) -> SiteWork:
         """Returns what is done on machines, with the passphrase of the certificate authority, if there is one."""
         kits, install = self.kits_and_install(passphrase)
-        return SiteWork(
+        work = SiteWork(
             kits=kits,
             open=self.open,
             install=install,
@@ -131,6 +140,7 @@ class MachineWork(ABC):
             kits_title=self.kits_title,
             ready_title=self.ready_title,
         )
+        return self.clusters.beside(work)
 
     def _wait_good(self, site: str, host: Host, release: bootstrap.Release, address: str) -> None:
         self.wait_ready(site, host, release, address)
@@ -218,6 +228,8 @@ class MachineWork(ABC):
 
     def status(self, site: str, machine: ResourceRef, installed: Mapping[str, str]) -> tuple[str, str]:
         """Returns what a site's runtime says of itself, and details; `unreachable` when its machine is."""
+        if self.clusters.has(site):
+            return self.clusters.status(site, machine)
         try:
             host = self.open(site, machine, timeout_s=PROBE_TIMEOUT_S)
         except ClouddeployError as error:
@@ -227,6 +239,11 @@ class MachineWork(ABC):
         finally:
             host.close()
         return str(said.get("state", "stopped")), str(said.get("detail") or "")
+
+    def pod_log(self, site: str, recorded: State, *, lines: int) -> str | None:
+        """Returns the end of what a site's pod has printed; None: it has a machine, or no place yet."""
+        record = recorded.resources.get(f"{site}/{Kind.MACHINE.value}")
+        return self.clusters.log(site, record.ref, lines=lines) if record and self.clusters.has(site) else None
 
     def user_data(self, wanted: Wanted, expires_at: str) -> str:
         """Returns what a machine is told at birth, with the bootstrap host key of its site."""

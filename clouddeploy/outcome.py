@@ -22,6 +22,6 @@ def require_completed(info: JobInfo) -> JobInfo:
         raise JobFailed(
             f"the job {info.name} ended {info.status}",
             why=info.reason,
-            hint=f"look into the site's log of job {info.job_id}; the federation itself is up",
+            hint=f"see `clouddeploy job logs {info.job_id}`, of a site with --site NAME; the federation itself is up",
         )
     return info

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clouddeploy_providers.resources import Kind, rules_text
 
 from clouddeploy import caller_address, cautions, drift, openings, selection, survey
+from clouddeploy.clusters import wishes
 from clouddeploy.config import SITES
 from clouddeploy.errors import ConfigError
 from clouddeploy.ledger import EXPIRY
@@ -89,6 +90,7 @@ class Planner:
         choices, unmet = survey.choose(
             sites, capacities=self.facts.capacities, pins=recorded.pins, providers=providers, may_ask=not is_offline
         )
+        choices |= wishes.choices([site for site in sites if site.name in choices], self.config)
         wanted = [
             replace(item, choice=choices.get(item.site.name))
             if item.kind is Kind.MACHINE and item.node in born
@@ -168,6 +170,7 @@ class Planner:
         """Asks the clouds; a machine whose time is over is made anew: started, it would switch itself off again."""
         records = {node: one for node, one in recorded.resources.items() if not only or one.site in only}
         seen = drift.observe(records, self.places.by_node(records))
+        seen = {**drift.of_settings(records, self.config.sites), **seen}
         moment = self.now().strftime(TIME)
         return {
             node: replace(one, reason=f"its time is over (ttl), {one.reason}", can_update=False)
@@ -191,7 +194,7 @@ class Planner:
 
     def _uninstalled(self, changes: Sequence[Change], recorded: State) -> tuple[str, ...]:
         """Returns the sites whose machine stays and on which no installation has ended, or one of something else."""
-        outdated = self.work.outdated(recorded)
+        outdated = (*self.work.outdated(recorded), *self.work.clusters.outdated(recorded.sites))
         kept = [c.wanted.site.name for c in changes if c.wanted and c.action in {Action.KEEP, Action.UPDATE}]
         return tuple(site for site in dict.fromkeys(kept) if not recorded.sites.get(site) or site in outdated)
 
@@ -237,6 +240,7 @@ class Planner:
         return [
             *(cautions.of_openings(self.config, server=server, ssh_sources=sources) if has_firewall else ()),
             *cautions.of_containers(self.config),
+            *cautions.of_clusters(self.config, server=server),
             *cautions.of_kit(self.config),
             *cautions.of_lifetime(self.config, recorded),
             *cautions.of_settings(self.config, recorded),

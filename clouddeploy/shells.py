@@ -18,6 +18,7 @@ from clouddeploy_providers.reach import parse_jump
 from clouddeploy_providers.resources import Kind
 
 from clouddeploy import durable
+from clouddeploy.clusters import kubectl
 from clouddeploy.errors import ConfigError, StateError
 from clouddeploy.remote.known_hosts import jump_name, machine_name
 
@@ -50,6 +51,11 @@ class Shell:
     def is_here(self) -> bool:
         """Whether it is a folder of this machine, with no SSH between."""
         return "directory" in self.outputs
+
+    @property
+    def is_pod(self) -> bool:
+        """Whether it is a pod, to which kubectl leads."""
+        return "namespace" in self.outputs
 
     @property
     def log(self) -> str:
@@ -97,7 +103,19 @@ class Shells:
 
     def config(self) -> str:
         """Returns an ssh_config with a host for each site; nothing in it is secret."""
-        return "\n".join(self._block(one) for _, one in sorted(self._shells.items()) if not one.is_here)
+        return "\n".join(self._block(one) for _, one in sorted(self._shells.items()) if not (one.is_here or one.is_pod))
+
+    def log_command(self, site: str, *, lines: int, is_followed: bool) -> list[str]:
+        """Returns the argument vector that shows a site's log.
+
+        Raises:
+            ConfigError: the site has no machine, or is not installed yet.
+            StateError: there is no client, or its configuration cannot be written.
+        """
+        shell = self.of(site)
+        if shell.is_pod:
+            return kubectl.logs(shell.outputs, lines=lines)
+        return self.command(site, ["tail", "-n", str(lines), *(["-F"] if is_followed else []), shell.log])
 
     def command(
         self, site: str, words: Sequence[str], *, has_terminal: bool = False, forwards: Sequence[str] = ()
@@ -115,6 +133,8 @@ class Shells:
             StateError: there is no OpenSSH client, or its configuration cannot be written.
         """
         shell = self.of(site)
+        if shell.is_pod:
+            return kubectl.command(shell.outputs, words, has_terminal=has_terminal, forwards=forwards)
         if shell.is_here:
             if forwards:
                 raise ConfigError(f"{site} is on this machine", hint="its ports are here already; use them directly")

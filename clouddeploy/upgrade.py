@@ -14,6 +14,7 @@ from clouddeploy_providers.resources import Kind
 
 from clouddeploy import verdict
 from clouddeploy.errors import ConfigError, PartialFailure
+from clouddeploy.pod_upgrade import PodUpgrade
 from clouddeploy.scheduler import Outcome, Step
 from clouddeploy.site_upgrade import SiteUpgrade
 
@@ -104,7 +105,7 @@ def _deployed(deployment: Deployment, ledger: Ledger, sites: frozenset[str]) -> 
     recorded = ledger.state
     machines = replace(deployment.installation, cancel=threading.Event())
     there = {
-        site.name: SiteUpgrade(
+        site.name: (PodUpgrade if machines.clusters.has(site.name) else SiteUpgrade)(
             site.name,
             recorded.resources[f"{site.name}/{Kind.MACHINE.value}"].ref,
             recorded.sites[site.name],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from clouddeploy.cli.deploy import deploy_file, endpoints_option, ssh_cidr_option
-from clouddeploy.cli.main import Session, command_options
+from clouddeploy.cli.main import CommandGroup, Session, command_options
 from clouddeploy.deployment import Deployment
 from clouddeploy.rehearse import load_endpoints
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def access() -> None:
     """Who may reach the machines over SSH, and under which host key."""
 

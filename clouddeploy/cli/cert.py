@@ -21,7 +21,7 @@ from clouddeploy_runtime.enrolment import request as requests
 from clouddeploy_runtime.errors import ClouddeployError
 
 from clouddeploy.cli.authority import DEFAULT_WORKSPACE, ca_option, folder_of, passphrase, passphrase_options
-from clouddeploy.cli.main import command_options
+from clouddeploy.cli.main import CommandGroup, command_options
 from clouddeploy.errors import ConfigError, PartialFailure
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _TIMEOUT = click.option(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def cert() -> None:
     """Certificates: what expires when, renewal, revocation, and requests of sites that keep their own key."""
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 from clouddeploy_runtime.errors import ExitCode
 
+from clouddeploy.cli.confirming import confirm
 from clouddeploy.cli.main import Session, command_options
 from clouddeploy.cli.output import table
 from clouddeploy.deployment import Deployment
-from clouddeploy.errors import ConfigError
 from clouddeploy.rehearse import load_endpoints
 from clouddeploy.secrets import ca_passphrase
 
@@ -209,18 +209,6 @@ def show_applied(session: Session, applied: Applied, more: Mapping[str, object],
         },
         f"\n{table(('site', 'ready after'), rows)}{text}",
     )
-
-
-def confirm(session: Session, question: str) -> None:
-    """Returns when the user agrees.
-
-    Raises:
-        ConfigError: nobody is there to be asked, or the answer is no.
-    """
-    if not session.may_ask:
-        raise ConfigError("this needs a confirmation", why="nobody is there to ask", hint="add --yes")
-    if not click.confirm(question):
-        raise ConfigError("not confirmed", hint="nothing was changed")
 
 
 def _as_json(made: Plan) -> dict[str, object]:

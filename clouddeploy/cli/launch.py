@@ -13,7 +13,8 @@ from clouddeploy_providers.resources import Need
 
 from clouddeploy import cloud_config, lone_kit
 from clouddeploy import launch as launching
-from clouddeploy.cli.deploy import confirm, endpoints_option, plan_text, show_applied, ssh_cidr_option
+from clouddeploy.cli.confirming import confirm
+from clouddeploy.cli.deploy import endpoints_option, plan_text, show_applied, ssh_cidr_option
 from clouddeploy.cli.main import Session, command_options
 from clouddeploy.cloud_config import AWS, AZURE
 from clouddeploy.deployment import Deployment

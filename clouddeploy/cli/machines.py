@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from clouddeploy_runtime.errors import printable
 
 from clouddeploy.cli.deploy import HOURS_PER_MONTH, endpoints_option
-from clouddeploy.cli.main import Session, command_options
+from clouddeploy.cli.main import CommandGroup, Session, command_options
 from clouddeploy.cli.output import table
 from clouddeploy.deployment import Deployment
 from clouddeploy.errors import HostUnreachable, StateError
@@ -63,9 +64,13 @@ def exec_(session: Session, *, site: str, words: tuple[str, ...], file: Path, en
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=200, show_default=True, help="So many of the last.")
 def logs(session: Session, *, site: str, follow: bool, lines: int, file: Path, endpoints: Path | None) -> None:
     """Show a site's log."""
-    shells = Deployment(file, endpoints=load_endpoints(endpoints)).shells()
-    words = ["tail", "-n", str(lines), *(["-F"] if follow else []), shells.of(site).log]
-    command = shells.command(site, words)
+    deployment = Deployment(file, endpoints=load_endpoints(endpoints))
+    text = None if follow else deployment.installation.pod_log(site, deployment.recorded(), lines=lines)
+    if text is not None:
+        safe = [printable(line) for line in text.splitlines()]
+        session.output.result({"site": site, "log": safe}, "\n".join(safe))
+        return
+    command = deployment.shells().log_command(site, lines=lines, is_followed=follow)
     if follow:
         _become(command)
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
@@ -93,7 +98,7 @@ def forward(
     _become(shells.command(site, [], forwards=forwards))
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def export() -> None:
     """What other tools want to know."""
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,28 +26,41 @@ if TYPE_CHECKING:
 COMMANDS = {
     "access": ("access", "Open SSH to the address this machine has now."),
     "audit": ("audit", "Verify what was recorded of everything done."),
+    "auth": ("auth", "Show what a policy allows, and to whom."),
     "cert": ("cert", "Certificates: list, renew, revoke; requests of sites that keep their own key."),
     "apply": ("deploy", "Make the deploy file true: machines, kits, server, clients."),
+    "console": ("console", "Open the admin console of a running federation."),
     "cost": ("machines", "Show what runs costs, and what it has cost so far."),
     "exec": ("machines", "Run a command at a site's machine."),
+    "dashboard": ("dashboard", "Invite people, approve sites and hand out kits, in a browser."),
     "export": ("machines", "Export an ssh_config for other tools."),
     "forward": ("machines", "Make ports of a site ports of this machine."),
     "launch": ("launch", "Start one startup kit on a machine of its own in a cloud."),
     "logs": ("machines", "Show a site's log, or follow it."),
     "ssh": ("machines", "Open a terminal at a site's machine."),
     "destroy": ("deploy", "Delete everything a deployment made, and verify it."),
+    "config": ("config", "Give startup kits of admins names, and choose the one that commands use."),
     "job": ("job", "Submit, watch, abort, repeat, delete and download jobs."),
     "package": ("cert", "Make the startup kit from what the project admin approved."),
     "plan": ("deploy", "Show what apply would do."),
+    "poc": ("poc", "Run a whole federation on this machine, to try things out."),
     "preflight": ("preflight", "Check a startup kit before it starts."),
+    "image": ("image", "Build the image of containers in which sites and jobs run."),
+    "prepare": ("prepare", "Make a startup kit ready for docker, Kubernetes or Slurm."),
     "provision": ("provision", "Make signed startup kits from a project file."),
     "rehearse": ("rehearse", "Run a deploy file against emulated clouds on this machine."),
     "rollback": ("upgrade", "Bring a site to the release that it had before."),
     "status": ("deploy", "Ask every site how it is."),
+    "study": ("study", "Studies: which sites and people take part in one."),
+    "system": ("system", "See who is connected; stop, restart, keep out, configure the server and its sites."),
     "sweep": ("sweep", "Find what carries our tags and belongs to no known state."),
     "upgrade": ("upgrade", "Bring running sites to this version, and back where that fails."),
 }
 """Command → module and help; the module is imported only when its command runs, so that help stays fast."""
+ALIASES = {"preflight-check": "preflight", "preflight_check": "preflight"}
+"""The reference's names of commands that have another one here; help does not list them."""
+
+_MAX_SHORT = 200
 
 
 class Interruption(BaseException):
@@ -63,11 +76,24 @@ class Session:
     cancel: threading.Event
 
 
+class CommandGroup(click.Group):
+    """A group whose help shows the first sentence of each command whole; click would cut it at the line's end."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the commands, one below the other."""
+        shown = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, one.get_short_help_str(limit=_MAX_SHORT)) for name, one in shown if one and not one.hidden]
+            )
+
+
 class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        name = ALIASES.get(name, name)
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"clouddeploy.cli.{COMMANDS[name][0]}")
@@ -86,10 +112,21 @@ def cli() -> None:
     """Take a federated-learning project to running sites on Azure, AWS and on premises, and back to nothing."""
 
 
-def command_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds `--output`, `--no-input`, `--schema` and `-v`, and gives the command a `Session` as its first argument."""
+def command_options(
+    function: Callable[..., None] | None = None, *, has_lines: bool = False, form_flag: str = "--output"
+) -> Callable[..., Any]:
+    """Adds `--output`, `--no-input`, `--schema` and `-v`, and gives the command a `Session` as its first argument.
 
-    @click.option("--output", "form", type=click.Choice(["text", "json"]), default="text", help="Form of the result.")
+    Args:
+        function: the command.
+        has_lines: `--output jsonl` is possible too: a command that tells several results as they come.
+        form_flag: the option for the form of the result, where `--output` has another meaning.
+    """
+    if function is None:
+        return partial(command_options, has_lines=has_lines, form_flag=form_flag)
+    forms = ["text", "json", *(["jsonl"] if has_lines else [])]
+
+    @click.option(form_flag, "form", type=click.Choice(forms), default="text", help="Form of the result.")
     @click.option("--no-input", is_flag=True, help="Never ask; fail instead.")
     @click.option(
         "--schema",
@@ -109,7 +146,7 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
         )
         gc.freeze()  # what was imported lives as long as the process; collections need not look at it
         session = Session(
-            output=Output(as_json=form == "json", verbose=verbose),
+            output=Output(as_json=form != "text", verbose=verbose, has_lines=form == "jsonl"),
             may_ask=not no_input and sys.stdin.isatty(),
             cancel=_cancel_on_interrupt(),
         )
@@ -136,6 +173,12 @@ def _cancel_on_interrupt() -> threading.Event:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, on_interrupt)
     return cancel
+
+
+def end_at_once() -> None:
+    """Lets the first Ctrl-C end the command: it waits for others, and nothing of its own has to be recorded."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -165,12 +208,12 @@ def main(argv: list[str] | None = None) -> None:
             hint="run again with -v and report what it prints",
         )
         defect.exit_code, defect.error_code = ExitCode.INTERNAL, "INTERNAL_ERROR"
-        Output(as_json="json" in arguments, verbose=False).error(defect)
+        Output(as_json=bool({"json", "jsonl"} & set(arguments)), verbose=False).error(defect)
         sys.exit(ExitCode.INTERNAL)
 
 
 def _usage_error(error: click.ClickException, arguments: Sequence[str]) -> None:
     wrong = ClouddeployError(error.format_message().rstrip("."), hint="see --help")
     wrong.exit_code, wrong.error_code = ExitCode.BAD_INPUT, "INVALID_ARGS"
-    Output(as_json="json" in arguments, verbose=False).error(wrong)
+    Output(as_json=bool({"json", "jsonl"} & set(arguments)), verbose=False).error(wrong)
     sys.exit(ExitCode.BAD_INPUT)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import ClouddeployError, ExitCode, printable
 
+from clouddeploy.tables import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,10 +24,12 @@ class Output:
     Args:
         as_json: one envelope on stdout, progress on stderr.
         verbose: tracebacks and start events too.
+        has_lines: with `as_json`, each item is a line of JSON on stdout too, before the envelope.
     """
 
-    def __init__(self, *, as_json: bool, verbose: bool) -> None:
+    def __init__(self, *, as_json: bool, verbose: bool, has_lines: bool = False) -> None:
         self.as_json = as_json
+        self.has_lines = has_lines
         self.verbose = verbose
 
     def result(self, data: object, text: str, *, exit_code: ExitCode = ExitCode.OK) -> None:
@@ -60,6 +64,15 @@ class Output:
         """Tells a person what is going on."""
         print(line, file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
+    def item(self, data: object, text: str) -> None:
+        """Tells one of several results as it comes."""
+        if not self.as_json:
+            self.say(text)
+        elif self.has_lines:
+            print(json.dumps(data), flush=True)
+        else:
+            self.say(json.dumps(data))
+
     def event(self, event: Event) -> None:
         """Tells a person that a step started or ended."""
         if event.phase == "start" and not self.verbose:
@@ -74,7 +87,7 @@ class Output:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Returns rows as aligned columns under a head."""
-    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    cells = [[one_line(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from clouddeploy import sweep as sweeping
-from clouddeploy.cli.deploy import confirm, endpoints_option
+from clouddeploy.cli.confirming import confirm
+from clouddeploy.cli.deploy import endpoints_option
 from clouddeploy.cli.main import Session, command_options
 from clouddeploy.cli.output import table
 from clouddeploy.deployment import Deployment

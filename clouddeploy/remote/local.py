@@ -18,11 +18,17 @@ CHUNK_BYTES = 1024 * 1024
 
 
 class LocalHost:
-    """Runs commands with `directory` as their home, so that a site stays inside it."""
+    """Runs commands with `directory` as their home, so that a site stays inside it.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: made when it is missing.
+        is_apart: in a session of their own, where what is typed at the terminal does not reach them.
+    """
+
+    def __init__(self, directory: Path, *, is_apart: bool = False) -> None:
         self.name = f"this machine ({directory})"
         self._directory = directory
+        self._is_apart = is_apart
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def run(
@@ -44,6 +50,7 @@ class LocalHost:
                 timeout=timeout_s,
                 check=False,
                 cwd=self._directory,
+                start_new_session=self._is_apart,
                 env={
                     **os.environ,
                     "HOME": str(self._directory),

@@ -15,11 +15,12 @@ BUILT_IN = {
     "aws": "clouddeploy_providers.aws.provider:AwsProvider",
     "azure": "clouddeploy_providers.azure.provider:AzureProvider",
     "fake": "clouddeploy_providers.fake:FakeProvider",
+    "kubernetes": "clouddeploy.clusters.provider:KubernetesProvider",  # it stands on `clouddeploy prepare`
     "local": "clouddeploy_providers.local:LocalProvider",
     "onprem": "clouddeploy_providers.onprem:OnPremProvider",
 }
 """The entry points of this distribution; an editable install keeps those of the day it was made, or none."""
-EXTRAS = frozenset({"aws", "azure"})
+EXTRAS = frozenset({"aws", "azure", "kubernetes"})
 """Providers whose SDK comes with an extra of the same name."""
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
+import re
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,25 @@ def run(command: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str] | No
 def median(runs: Sequence[Run]) -> Run:
     """Return the middle of several runs; each number for itself."""
     return Run(statistics.median(one.wall_s for one in runs), statistics.median(one.peak_mib for one in runs))
+
+
+def machine() -> dict[str, object]:
+    """Return what this machine is; a number without it says little."""
+    processor = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    kib = re.findall(r"^MemTotal:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return {
+        "cores": os.cpu_count(),
+        "processor": processor[0] if processor else platform.machine(),
+        "memory_gib": round(int(kib[0]) / (1 << 20), 1),
+        "linux": platform.release(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Return the versions of distributions as they are installed here."""
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def show(results: Mapping[str, object], rows: Sequence[Sequence[str]], *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from clouddeploy_providers.resources import FirewallRule, Kind, MachineSpec, Own
 from clouddeploy_rehearsal.aws import AwsCloud
 from clouddeploy_rehearsal.azure.server import AzureCloud
 from clouddeploy_rehearsal.faults import Faults
+from clouddeploy_rehearsal.kubernetes_sites import SiteCluster
 
 SSH = FirewallRule(port=22, sources=("192.0.2.1/32",), purpose="ssh")
 AWS_SETTINGS, AZURE_SETTINGS = {"region": "us-west-2"}, {"location": "westus2"}
@@ -194,6 +195,21 @@ class OnPremCase(Case):
         super().__init__({"address": "192.0.2.20", **REACH, "egress": "203.0.113.7"})
 
 
+class KubernetesCase(Case):
+    name = "kubernetes"
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        there = {"context": "rehearsal", "namespace": "fl", "kubeconfig": str(cluster.kubeconfig())}
+        super().__init__({**there, "service": "ClusterIP"})
+
+    def everything(self):
+        return {("namespaces", name) for name in self.cluster.namespaces} | self.cluster.names("fl")
+
+    def remove(self, ref):
+        self.cluster.remove("fl", "configmaps", ref.name)
+
+
 class AwsCase(Case):
     name, scarce, zones = "aws", "m5.large", ("us-west-2a", "us-west-2b")
 
@@ -333,7 +349,13 @@ def onprem_case():
     return OnPremCase()
 
 
-@pytest.fixture(params=["fake", "local", "onprem", "aws", "azure"])
+@pytest.fixture
+def kubernetes_case(tmp_path):
+    with SiteCluster(tmp_path / "cluster") as cluster:
+        yield KubernetesCase(cluster)
+
+
+@pytest.fixture(params=["fake", "local", "onprem", "kubernetes", "aws", "azure"])
 def case(request):
     return request.getfixturevalue(f"{request.param}_case")
 

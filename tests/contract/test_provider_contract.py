@@ -53,7 +53,7 @@ def test_a_machine_says_where_it_is_reached(case, site, cancel):
     refs = site.create(cancel)
     machine = refs[Kind.MACHINE].outputs
     assert machine["address"]
-    if "directory" not in machine:
+    if "directory" not in machine and "namespace" not in machine:
         assert machine["ssh_port"] == "22"
         assert machine["user"] == "fl"
     if Kind.ADDRESS in refs:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 PROJECT = "example"
@@ -54,6 +55,8 @@ class Authority:
         self.host = "127.0.0.1"
         self.project = PROJECT
         self.security = "mtls"
+        self.orgs: dict[str, str] = {}
+        """Participant → organisation, of those that are not of "org"."""
         self.age = age
         self.validity = validity
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -114,7 +117,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         attributes = [
             x509.NameAttribute(NameOID.COMMON_NAME, name),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "org"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, self.orgs.get(name, "org")),
         ]
         if role:
             attributes.append(x509.NameAttribute(NameOID.UNSTRUCTURED_NAME, role))
@@ -167,11 +170,12 @@ def until(condition, *, timeout_s=20.0, what="the condition"):
 class Federation:
     """Starts and stops the processes of one test."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, orgs: Mapping[str, str] | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.authority = Authority(folder / "kits", port=self.port)
+        self.authority.orgs.update(orgs or {})
         self.folder = folder
         self.kits = {"server": self.authority.server()}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -231,10 +235,10 @@ class Federation:
             process.wait()
             raise
 
-    def admin(self, name: str = "lead@org.example", role: str = "lead") -> AdminSession:
+    def admin(self, name: str = "lead@org.example", role: str = "lead", *, study: str = "default") -> AdminSession:
         if name not in self.kits:
             self.kits[name] = self.authority.admin(name, role)
-        return AdminSession(kit.load(self.kits[name]))
+        return AdminSession(kit.load(self.kits[name]), study=study)
 
     def connected(self, session: AdminSession) -> set[str]:
         return {client.name for client in session.system_status().clients}

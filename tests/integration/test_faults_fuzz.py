@@ -297,7 +297,8 @@ def test_no_message_of_an_admin_breaks_the_server(federation, tmp_path, count):
     check_completed(federation, job_id, rounds=1)
     archive = jobs.pack(job(tmp_path / "sent"))
     own, codes = kit.load(federation.kits[ROOT[0]]), []
-    with tls.channel(own) as channel:
+    with federation.admin(*ROOT) as session, tls.channel(own) as bare:
+        channel = session._channel
         person = Person(own, channel)
         command, submit = channel.unary_unary(rpc.COMMAND), channel.stream_unary(rpc.SUBMIT)
         for _ in range(count):
@@ -310,7 +311,7 @@ def test_no_message_of_an_admin_breaks_the_server(federation, tmp_path, count):
             raw = msgspec.json.encode({**document, "signed": signed})
             codes.append(answer(command, raw))
             codes.append(answer(command, chance.bytes_of([raw])))
-            codes.append(answer(channel.unary_unary(rpc.IDENTIFY), chance.bytes_of([raw])))
+            codes.append(answer(bare.unary_unary(rpc.LOGIN), chance.bytes_of([raw])))
             codes.append(answer(channel.unary_unary(rpc.CHALLENGE), chance.bytes_of([raw])))
             codes.append(answer(channel.unary_stream(rpc.DOWNLOAD_JOB), chance.bytes_of([job_id.encode()])))
             sent = chance.choice((rezipped(archive, chance), chance.bytes_of([archive])))

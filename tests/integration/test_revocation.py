@@ -13,7 +13,7 @@ from clouddeploy_provision.ca import Authority
 from clouddeploy_provision.ca_records import RevokedLine
 from clouddeploy_runtime import audit, kit
 from clouddeploy_runtime.admin.session import AdminSession
-from clouddeploy_runtime.errors import AuthorizationRefused, ConnectionFailed
+from clouddeploy_runtime.errors import AuthenticationRefused, ConnectionFailed, SessionExpired
 from clouddeploy_runtime.kit import KitRevoked
 from clouddeploy_runtime.revocation import LIST_PATH, RevocationFault
 from cryptography import x509
@@ -126,19 +126,24 @@ def test_a_revoked_admin_is_refused_and_that_is_audited(provisioned):
         assert member.list_jobs() == []
         root.update_crl(revoke(provisioned, "member@example.com"))
         for command in (member.list_jobs, member.system_status, lambda: member.update_crl(b"x")):
-            with pytest.raises(AuthorizationRefused, match=r"member@example\.com was revoked"):
+            with pytest.raises(SessionExpired, match=r"the certificate was revoked \(list 1\)"):
                 command()
         assert root.list_jobs() == []
+    with pytest.raises(AuthenticationRefused, match=r"member@example\.com was revoked"):
+        provisioned.admin("member@example.com").__enter__()
     path = provisioned.workspace("server1") / "audit.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     seen = [(one["user"].partition("@")[0], one["action"], one["result"]) for one in entries]
-    assert seen == [
+    assert [one for one in seen if one[1] != "session_end"] == [
+        ("member", "login", "allowed"),
+        ("root", "login", "allowed"),
         ("member", "list_jobs", "allowed"),
         ("root", "update_crl", "allowed"),
+        ("root", "update_crl", "done"),
         ("member", "list_jobs", "refused"),
-        ("member", "check_status", "refused"),
-        ("member", "update_crl", "refused"),
         ("root", "list_jobs", "allowed"),
+        ("root", "logout", "allowed"),
+        ("member", "login", "refused"),
     ]
     assert audit.first_broken_line(path) is None
 
@@ -157,5 +162,5 @@ def test_the_server_takes_only_newer_lists_of_its_own_authority(provisioned):
             with pytest.raises(RevocationFault):
                 session.update_crl(pem)
     assert number(provisioned.workspace("server1") / "crl.pem") == 2
-    with AdminSession(kit.load(provisioned.kits["server1"])) as site, pytest.raises(AuthorizationRefused):
-        site.update_crl(second)
+    with pytest.raises(AuthenticationRefused), AdminSession(kit.load(provisioned.kits["server1"])):
+        pass

@@ -103,12 +103,24 @@ def test_a_job_runs_for_the_person_who_signed_it_and_so_does_its_clone(running, 
         again = root.clone(clone)
         info = root.wait(again, 30)
     assert (info.status, info.submitter, info.cloned_from) == (JobStatus.COMPLETED, ROOT[0], clone)
-    judged = [entry[:3] for entry in recorded(running, "site-1") if entry[1].split()[-1] in {job_id, clone, again}]
+    about = [entry[:3] for entry in recorded(running, "site-1") if entry[1].split()[-1] in {job_id, clone, again}]
+    judged = [entry for entry in about if entry[2] != "done"]
     assert judged == [
         (who, f"{action} {one}", "allowed")
         for who, one in ((LEAD, job_id), (ROOT[0], clone), (ROOT[0], again))
         for action in ("submit_job", "byoc")
     ]
+    for action, about in (("submit_job", job_id), (f"clone_job {job_id}", clone)):
+        (reference,) = references(running, "site-1", f"submit_job {about}")
+        assert references(running, "server", action, user=LEAD if action == "submit_job" else ROOT[0]) >= {reference}
+
+
+def references(federation, name, action, user=""):
+    """What the entries about an action have in common with those elsewhere."""
+    path = federation.workspace(name) / "audit.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {one["result"] for one in entries if one["reference"]} <= {"allowed", "refused", "done", "failed"}
+    return {one["reference"] for one in entries if one["action"] == action and user in {"", one["user"]}}
 
 
 def test_the_server_takes_no_job_but_the_one_that_was_signed_for_it_now(running, tmp_path):
@@ -139,7 +151,7 @@ def test_a_command_is_obeyed_once_and_for_its_signer_only(running, tmp_path):
         job_id = lead.submit(tiny_job(tmp_path / "job", client=WAIT))
         until(lambda: lead.job_meta(job_id).status is JobStatus.RUNNING, what="the job")
         with pytest.raises(SignatureRefused, match="is not signed"):
-            root._command("abort_job", job_id=job_id)
+            root.ask("abort_job", job_id=job_id)
         envelope = root._signatures.command("abort_job", {"job_id": job_id})
         with pytest.raises(SignatureRefused, match="it is that of root@"):
             command(lead, envelope, "abort_job", job_id=job_id)
@@ -168,7 +180,8 @@ def test_a_site_that_does_not_obey_an_abort_stops_when_the_server_says_that_the_
         assert lead.wait(job_id, 20).status is JobStatus.ABORTED
     said = f"Job {job_id} is not stopped: {ROOT[0]} may not abort_job"
     until(lambda: said in federation.log("site-1"), what="the refusal")
-    assert (ROOT[0], f"abort_job {job_id}", "refused", "") in recorded(federation, "site-1")
+    why = "role project_admin, abort_job: does not hold: none"
+    assert (ROOT[0], f"abort_job {job_id}", "refused", why) in recorded(federation, "site-1")
     assert f"Job {job_id} ended" not in federation.log("site-1")
     assert federation.stop("server") == 0
     federation.start("server")

@@ -48,6 +48,8 @@ LEFT_OUT = {
     "_pyrepl",
 }
 RUNTIME = "clouddeploy-runtime"
+LAUNCHING = ("docker", "PyYAML")
+"""What a site needs besides to start jobs in containers."""
 
 
 class Engine:
@@ -126,11 +128,18 @@ def image(engine, base, tmp_path_factory):
     return add_runtime(engine, base, "localhost/site:1", tmp_path_factory.mktemp("with"))
 
 
-def add_runtime(engine: Engine, base: str, name: str, folder: Path) -> str:
-    """Makes an image with what a checkout's runtime is and needs; returns its name."""
+@pytest.fixture(scope="session")
+def launching(engine, base, tmp_path_factory):
+    """The name of an image that can run a site which starts jobs in containers."""
+    return add_runtime(engine, base, "localhost/launching:1", tmp_path_factory.mktemp("with"), more=LAUNCHING)
+
+
+def add_runtime(engine: Engine, base: str, name: str, folder: Path, *, more: tuple[str, ...] = ()) -> str:
+    """Makes an image with what a checkout's runtime is and needs, and more distributions; returns its name."""
     packages = folder / "site-packages"
     packages.mkdir()
-    for distribution in _needed(RUNTIME):
+    wanted = dict.fromkeys(one for distribution in (RUNTIME, *more) for one in _needed(distribution))
+    for distribution in wanted:
         _copy(distribution, packages)
     shutil.copytree(
         Path(clouddeploy_runtime.__file__).parent,

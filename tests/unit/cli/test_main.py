@@ -5,7 +5,7 @@ import sys
 import pytest
 from clouddeploy_runtime.errors import ExitCode
 
-HEAVY = ("boto3", "azure", "paramiko", "grpc", "rich", "pydantic", "numpy")
+HEAVY = ("boto3", "azure", "paramiko", "grpc", "rich", "pydantic", "numpy", "prompt_toolkit")
 
 
 def run(*words):
@@ -27,6 +27,19 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "apply" in done.stdout
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("group", ["job", "system", "study", "config", "poc", "console"])
+def test_the_help_of_who_only_talks_to_a_server_loads_no_cloud_and_no_ssh(group):
+    heavy = tuple(name for name in HEAVY if name != "pydantic")  # `poc` reads project files, which are checked with it
+    program = (
+        "import sys\nfrom clouddeploy.cli.main import main\n"
+        f"try:\n    main(['{group}', '--help'])\nexcept SystemExit:\n    pass\n"
+        f"print(sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "..." not in done.stdout.partition("Commands:")[2]
 
 
 def test_version():

@@ -1,11 +1,10 @@
-"""`clouddeploy preflight`: its table, its envelope and its exit codes; what it finds is held in tests/unit/kit."""
+"""`clouddeploy preflight`: its table, its envelope and its exit codes; what it finds is held in runtime_net and kit."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import tempfile
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,12 @@ from click.testing import CliRunner
 from clouddeploy_provision.drafts import Renewal
 from clouddeploy_provision.project import Participant, Project
 from clouddeploy_provision.provisioner import Options, provision
+from clouddeploy_runtime import cli as runtime
 from clouddeploy_runtime import kit as kits
 from clouddeploy_runtime.errors import ExitCode
 from clouddeploy_runtime.kit import Kind, memory
 
-from clouddeploy.cli.preflight import preflight
+from clouddeploy.cli.main import cli
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,16 +28,15 @@ if TYPE_CHECKING:
 NOW = datetime.now(UTC)
 
 
-def make(folder: Path, *, now: datetime = NOW, renew: bool = False, security: str = "mtls") -> Path:
+def make(folder: Path, *, now: datetime = NOW, renew: bool = False) -> Path:
     """Return the kit of site-1."""
     project = Project(
         "study",
         "",
         (
-            Participant(Kind.SERVER, "server1", "hub", host="server1", port=8002, connection_security=security),
-            Participant(Kind.CLIENT, "site-1", "org_a", host="server1", port=8002, connection_security=security),
+            Participant(Kind.SERVER, "server1", "hub", host="127.0.0.1", port=1),
+            Participant(Kind.CLIENT, "site-1", "org_a", host="127.0.0.1", port=1),
         ),
-        connection_security=security,
     )
     options = Options(renewal=Renewal(frozenset({"site-1"} if renew else ())))
     return provision(project, folder, passphrase=b"x", options=options, now=now).kits["site-1"]
@@ -50,10 +49,10 @@ def records(tmp_path, monkeypatch) -> None:
         monkeypatch.delenv(variable, raising=False)
 
 
-def run(*words: object) -> Result:
+def run(*words: object, name: str = "preflight") -> Result:
     before = signal.getsignal(signal.SIGINT)
     try:
-        return CliRunner().invoke(preflight, [str(word) for word in words])
+        return CliRunner().invoke(cli, [name, *(str(word) for word in words)])
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -66,108 +65,145 @@ def answer(*words: object) -> dict[str, Any]:
 
 
 def test_a_kit_that_may_start(tmp_path):
-    done = run(make(tmp_path))
+    root = make(tmp_path)
+    done = run(root, "--offline")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert [line[:8] for line in lines] == ["ok      "] * 4
-    assert lines[0].endswith("files are as study signed them for site-1")
-    assert "certificate: valid until" in lines[1]
-    assert "root certificate: valid until" in lines[2]
-    assert lines[3][8:].startswith("temporary folder: ")
+    assert lines[0] == f"Checking Package: {root}"
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["Checks", "Problems", "How to fix"]
+    assert {len(line) for line in lines[1:]} == {len(lines[1])}
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:4]] for line in lines[4:-1] if (cells := line.split("|"))
+    }
+    assert rows["Check certificate"] == ["PASSED", "N/A"]
+    assert rows["Check server available"] == ["SKIPPED: nobody is to be contacted (--offline)", "N/A"]
+    assert rows["Check dry run"] == ["PASSED", "N/A"]
+
+
+def test_what_was_seen_is_told_when_asked_for(tmp_path):
+    done = run(make(tmp_path), "--offline", "-v")
+    assert "files are as study signed them for site-1" in done.stdout
+    assert "PASSED: valid until" in done.stdout
 
 
 def test_the_same_in_json(tmp_path):
-    checks = answer(make(tmp_path))["data"]["checks"]
-    assert [one["check"] for one in checks] == ["startup kit", "certificate", "root certificate", "temporary folder"]
-    assert not any(one["is_problem"] for one in checks)
-
-
-def test_a_folder_in_memory_is_a_problem_where_tensors_are_to_go_there(tmp_path, monkeypatch):
     root = make(tmp_path)
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        done = run(root)
-        assert done.exit_code == 0
-        assert f"ok      temporary folder: the temporary folder {folder} is in memory (tmpfs)" in done.stdout
-        component = {"id": "tensor_memory", "args": {"enable_tensor_disk_offload": True}}
-        (root / "local" / "resources.json").write_text(json.dumps({"components": [component]}))
-        done = run(root)
-        assert done.exit_code == ExitCode.BAD_INPUT
-        assert f"PROBLEM temporary folder: the temporary folder {folder} is in memory (tmpfs)" in done.stdout
-        assert "fix: Set TMPDIR to a folder on a disk" in done.stdout
-        assert answer(root)["error_code"] == "TEMPORARY_FOLDER_REFUSED"
+    data = answer(root, "--offline")["data"]
+    assert (data["package"], data["overall"]) == (str(root), "pass")
+    assert {tuple(one) for one in data["checks"]} == {("component", "check", "status", "code", "details", "remedy")}
+    assert {one["component"] for one in data["checks"]} == {"client"}
+    assert {one["status"] for one in data["checks"]} <= {"pass", "warn", "skipped"}
 
 
-def test_settings_that_cannot_be_read_are_a_problem(tmp_path):
+def test_a_server_that_is_down(tmp_path):
     root = make(tmp_path)
-    (root / "local" / "resources.json").write_text("{")
     done = run(root)
-    assert done.exit_code == ExitCode.BAD_INPUT
-    assert "PROBLEM settings: " in done.stdout
+    assert done.exit_code == ExitCode.FAILED
+    assert "Can't connect to grpc server (127.0.0.1:1)" in done.stdout
+    assert "Please check if server is up." in done.stdout
+    assert "must not be started" in done.stderr
+    found = answer(root)
+    assert (found["status"], found["error_code"], found["data"]["overall"]) == ("error", "SERVER_REFUSES", "fail")
+    assert [one["check"] for one in found["data"]["checks"] if one["status"] == "fail"] == ["Check server available"]
 
 
 def test_a_kit_that_was_changed(tmp_path):
     root = make(tmp_path)
     (root / "startup/added").write_text("")
     done = run(root)
-    assert done.exit_code == ExitCode.BAD_INPUT
-    assert done.stdout.startswith("PROBLEM startup kit: ")
+    assert done.exit_code == ExitCode.FAILED
     assert "startup/added" in done.stdout
-    assert "fix: do not start it" in done.stdout
-    assert "must not be started" in done.stderr
+    assert "Do not start it" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("what", "code"),
+    ("what", "code", "exit_code"),
     [
-        ("changed", "KIT_TAMPERED"),
-        ("expired", "KIT_EXPIRED"),
-        ("not a kit", "KIT_UNUSABLE"),
-        ("missing", "KIT_UNUSABLE"),
+        ("changed", "KIT_TAMPERED", 1),
+        ("expired", "KIT_EXPIRED", 1),
+        ("not a kit", "KIT_UNUSABLE", 4),
+        ("missing", "KIT_UNUSABLE", 4),
     ],
 )
-def test_each_problem_has_a_code(tmp_path, what, code):
-    root = make(
-        tmp_path,
-        now=NOW - timedelta(days=400 if what == "expired" else 0),
-    )
+def test_each_problem_has_a_code(tmp_path, what, code, exit_code):
+    root = make(tmp_path, now=NOW - timedelta(days=400 if what == "expired" else 0))
     if what == "changed":
         os.truncate(root / "startup/manifest.json", 10)
     root = {"not a kit": tmp_path, "missing": tmp_path / "none"}.get(what, root)
     found = answer(root)
-    assert (found["status"], found["exit_code"], found["error_code"]) == ("error", ExitCode.BAD_INPUT, code)
-    assert any(one["code"] == code for one in found["data"]["checks"])
+    assert (found["status"], found["exit_code"], found["error_code"]) == ("error", exit_code, code)
 
 
-@pytest.mark.parametrize(("security", "checks"), [("tls", []), ("clear", ["connection"])])
-def test_a_kit_without_mutual_tls_may_start_and_clear_is_said(tmp_path, security, checks):
-    found = answer(make(tmp_path, security=security))
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("none", "is not a valid directory"), ("", "is not in the correct format")],
+)
+def test_a_folder_that_is_no_kit_is_told_as_the_reference_does(tmp_path, name, said):
+    done = run(tmp_path / name)
+    assert done.exit_code == ExitCode.BAD_INPUT
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("days", "code"), [(360 - 20, "CERT_EXPIRES_SOON"), (360 - 3, "CERT_EXPIRES_THIS_WEEK"), (100, "")]
+)
+def test_a_certificate_that_ends_soon_is_said_and_may_start(tmp_path, days, code):
+    found = answer(make(tmp_path, now=NOW - timedelta(days=days)), "--offline")
     assert found["exit_code"] == 0
-    said = [one for one in found["data"]["checks"] if one["check"] == "connection"]
-    assert [one["check"] for one in said] == checks
-    assert all("everybody on the way can read" in one["text"] for one in said)
-
-
-@pytest.mark.parametrize(("days", "said"), [(360 - 20, "20 days"), (360 - 3, "3 days")])
-def test_a_certificate_that_ends_soon_is_said_and_may_start(tmp_path, days, said):
-    found = answer(make(tmp_path, now=NOW - timedelta(days=days)))
-    assert found["exit_code"] == 0
-    text = found["data"]["checks"][1]["text"]
-    assert said in text or str(int(said.split()[0]) - 1) in text
+    (one,) = [one for one in found["data"]["checks"] if one["check"] == "Check certificate"]
+    assert one["code"] == code
+    assert one["status"] == ("warn" if code else "pass")
 
 
 def test_a_kit_that_a_newer_one_replaced_where_it_works(tmp_path):
     old = make(tmp_path, now=NOW - timedelta(days=1))
     memory.remember(kits.load(make(tmp_path, renew=True)), tmp_path / "work")
-    assert answer(old)["exit_code"] == 0
-    found = answer(old, "--workspace", tmp_path / "work")
-    assert (found["exit_code"], found["error_code"]) == (ExitCode.BAD_INPUT, "KIT_REVOKED")
+    (tmp_path / "work").mkdir(exist_ok=True)
+    assert answer(old, "--offline")["exit_code"] == 0
+    found = answer(old, "--offline", "--workspace", tmp_path / "work")
+    assert (found["exit_code"], found["error_code"]) == (ExitCode.FAILED, "KIT_REPLACED")
 
 
-def test_without_a_kit():
-    assert run().exit_code != 0
+@pytest.mark.parametrize("name", ["preflight", "preflight-check", "preflight_check"])
+@pytest.mark.parametrize("option", ["-p", "--package-path", "--package_path"])
+def test_the_names_of_the_reference(tmp_path, name, option):
+    done = run(option, tmp_path, "--output", "json", name=name)
+    assert json.loads(done.stdout)["error_code"] == "KIT_UNUSABLE"
+
+
+def test_help_lists_the_command_once():
+    assert run(name="--help").stdout.count("preflight") == 1
+
+
+@pytest.mark.parametrize("words", [(), ("a", "-p", "b")])
+def test_one_kit_is_to_be_named(words):
+    assert run(*words).exit_code != 0
 
 
 def test_schema():
     found = json.loads(run("--schema").stdout)
     assert [one["name"] for one in found["arguments"]] == ["kit"]
+    assert ["-p", "--package-path", "--package_path"] in [one["flags"] for one in found["options"]]
+
+
+@pytest.mark.parametrize("words", [(), ("-p",)])
+def test_a_site_says_the_same(tmp_path, capsys, words):
+    root = make(tmp_path)
+    code = runtime.main(["preflight", *words, str(root), "--output", "json"])
+    theirs, ours = json.loads(capsys.readouterr().out), answer(root)
+    for check in (*theirs["data"]["checks"], *ours["data"]["checks"]):
+        if check["check"] in {"Check disk", "Check temporary folder"}:
+            del check["details"]  # others write there
+    assert code == ExitCode.FAILED
+    assert theirs == ours
+    assert runtime.main(["preflight", str(root)]) == ExitCode.FAILED
+    out, err = capsys.readouterr()
+    assert out == run(root).stdout
+    assert "must not be started" in err
+
+
+def test_a_site_says_the_same_of_what_is_no_kit(tmp_path, capsys):
+    code = runtime.main(["preflight", str(tmp_path / "none"), "--output", "json"])
+    theirs, ours = json.loads(capsys.readouterr().out), answer(tmp_path / "none")
+    assert code == ExitCode.BAD_INPUT
+    assert theirs == ours

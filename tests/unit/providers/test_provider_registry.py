@@ -7,7 +7,7 @@ import pytest
 from clouddeploy_providers import registry
 from clouddeploy_providers.errors import InvalidRequest
 
-NAMES = ["aws", "azure", "fake", "local", "onprem"]
+NAMES = ["aws", "azure", "fake", "kubernetes", "local", "onprem"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,7 +47,7 @@ def test_a_missing_sdk_says_which_extra_to_install(name, sdk, monkeypatch):
     assert sdk in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["fake", "local", "onprem"])
+@pytest.mark.parametrize("name", ["fake", "kubernetes", "local", "onprem"])
 def test_no_sdk_is_imported_that_nobody_asked_for(name):
     code = (
         f"import sys; from clouddeploy_providers import registry; registry.load({name!r});"
