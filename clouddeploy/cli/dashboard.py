@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clouddeploy.cli import dashboard_cloud
 from clouddeploy.cli.authority import passphrase_options
+from clouddeploy.cli.deploy import endpoints_option, ssh_cidr_option
 from clouddeploy.cli.main import CommandGroup, command_options
 from clouddeploy.errors import ConfigError
 from clouddeploy.secrets import PASSPHRASE_VARIABLE, Secret, ca_passphrase
@@ -55,7 +57,34 @@ def _seed_options(function: Callable[..., None]) -> Callable[..., None]:
     variables = click.option(
         "-e", "--env", "variables", metavar="VAR=VALUE", multiple=True, help="Variable for the dashboard."
     )
-    return cred(variables(function))
+    passphrase = click.option(
+        "--passphrase",
+        metavar="TEXT",
+        help=f"Of the certificate authority; others can see it in the list of processes, so rather set "
+        f"{PASSPHRASE_VARIABLE}, or use --passphrase-file.",
+    )
+    return cred(variables(passphrase(function)))
+
+
+def _cloud_options(function: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        (
+            click.option("--cloud", type=click.Choice(("azure", "aws")), help="On a machine of its own there."),
+            click.option(
+                "--open-to", "sources", multiple=True, metavar="CIDR", help="With --cloud: whose browsers reach it."
+            ),
+            click.option("--region", "--location", "place", help="With --cloud: where its machine is."),
+            click.option("--size", help="With --cloud: the cloud's name of a machine size."),
+            click.option("--name", "names", multiple=True, help="With --cloud: a name for its own certificate."),
+            ssh_cidr_option,
+            endpoints_option,
+            click.option(
+                "-y", "--yes", is_flag=True, help="With --cloud: do not ask before creating what costs money."
+            ),
+        )
+    ):
+        function = option(function)
+    return function
 
 
 @click.group(cls=CommandGroup)
@@ -85,24 +114,46 @@ def init(session: Session, folder: Path, **given: Any) -> None:
     "-p", "--port", type=click.IntRange(0, 65535), help=f"Default: {HTTPS_PORT}, with --local {LOCAL_PORT}; 0: any."
 )
 @click.option("--host", default=_EVERYWHERE, show_default=True, help="Address of this machine to listen on.")
+@click.option(
+    "--trusted-proxy",
+    "proxies",
+    multiple=True,
+    metavar="CIDR",
+    help="Proxy whose X-Forwarded-For says where a request comes from; may be repeated.",
+)
+@_cloud_options
 @_seed_options
 @passphrase_options
 @command_options
 def start(
-    session: Session, folder: Path, *, is_local: bool, foreground: bool, port: int | None, host: str, **given: Any
+    session: Session,
+    folder: Path,
+    *,
+    is_local: bool,
+    foreground: bool,
+    port: int | None,
+    host: str,
+    proxies: tuple[str, ...],
+    **given: Any,
 ) -> None:
     """Start the dashboard, by HTTPS; the first time, make its folder."""
     _set_variables(session, given.pop("variables"))
     _load()
+    wanted = {name: given.pop(name) for name in dashboard_cloud.OPTIONS}
+    if wanted["cloud"]:
+        dashboard_cloud.start(session, folder, wanted, secrets=lambda: _secrets(session, folder, given))
+        return
     from clouddeploy.dashboard import process  # noqa: PLC0415 - an extra, and slow to load
+    from clouddeploy.dashboard.web import addresses  # noqa: PLC0415
 
     found = process.running(folder)
     if found is not None:
         raise ConfigError("the dashboard runs already", why=found.url, hint=f"clouddeploy dashboard stop -f {folder}")
+    addresses.networks(proxies)  # a mistake shows before anything is made
     desk, password = _prepared(session, folder, given)
     for line in _told_password(password):
         session.output.say(line)
-    place = process.Where(process.LOCALHOST if is_local else host, _port(port, is_local=is_local), is_local)
+    place = process.Where(process.LOCALHOST if is_local else host, _port(port, is_local=is_local), is_local, proxies)
     if is_local or foreground:
         logging.getLogger().setLevel(logging.INFO)
         process.serve(desk, place, ready=lambda told: session.output.say(_told(told)))
@@ -179,6 +230,17 @@ def _load() -> None:
         raise ConfigError("the dashboard is not installed", why=f"{error.name} is missing", hint=hint) from error
 
 
+def _secrets(session: Session, folder: Path, given: dict[str, Any]) -> tuple[str, str, str]:
+    """Returns passphrase and first admin for a machine of a cloud, and the password that was made for them, if any."""
+    from clouddeploy.dashboard import passwords  # noqa: PLC0415 - an extra
+
+    passphrase = _passphrase(session, folder, given).reveal()
+    email, password, org = _credential(session, given.pop("cred") or _first_set(CREDENTIAL_VARIABLES))
+    made = "" if password else passwords.made()
+    passwords.check(password or made, email=email)
+    return passphrase, f"{email}:{password or made}:{org}", made
+
+
 def _prepared(session: Session, folder: Path, given: dict[str, Any]) -> tuple[Desk, str]:
     """Opens the folder, with a first admin if there is none; returns the password that was made for them, if any."""
     _load()
@@ -200,6 +262,10 @@ def _prepared(session: Session, folder: Path, given: dict[str, Any]) -> tuple[De
 
 def _passphrase(session: Session, folder: Path, given: dict[str, Any]) -> Secret:
     file, use_keyring = given.pop("passphrase_file"), given.pop("keyring")
+    shown = given.pop("passphrase", None)
+    if shown:
+        session.output.say(f"--passphrase shows it to everybody on this machine; rather {PASSPHRASE_VARIABLE}.")
+        return Secret(shown)
     value = _first_set(PASSPHRASE_VARIABLES) if file is None else ""
     if value:
         return Secret(value)

@@ -33,8 +33,11 @@ class Database:
             event.listen(self._engine, "connect", _prepare_sqlite)
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
 
-    def migrate(self) -> None:
+    def migrate(self, to: str = "head") -> None:
         """Brings the tables to the present form.
+
+        Args:
+            to: an earlier form, for tests.
 
         Raises:
             DashboardError: the database cannot be reached, or is of a newer version.
@@ -48,7 +51,7 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                command.upgrade(config, to)
         except (SQLAlchemyError, CommandError) as error:
             raise DashboardError(
                 "the database cannot be used",

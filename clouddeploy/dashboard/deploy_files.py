@@ -16,7 +16,6 @@ from clouddeploy.dashboard.rules import Action
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clouddeploy.config import Config
     from clouddeploy.dashboard.desk import Visit
 
 FOLDER = "deployments"
@@ -95,7 +94,7 @@ def keep(visit: Visit, name: str, content: bytes) -> DeployFile:
 
 def _read(name: str, path: Path) -> DeployFile:
     try:
-        loaded: Config = config.load(path)
+        loaded = config.load(path)
     except ClouddeployError as error:
         return DeployFile(name, path, problem=str(error))
     return DeployFile(name, path, tuple((site.name, site.provider) for site in loaded.sites))

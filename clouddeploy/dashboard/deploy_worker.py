@@ -7,6 +7,7 @@ flight; the same call resumes it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -67,11 +68,9 @@ def main(pipe: Connection) -> None:
 
 
 def _listen(pipe: Connection, cancel: threading.Event) -> None:
-    """Waits for the word to stop; the end of the pipe is one too."""
-    try:
+    """Waits for the word to stop. That the pipe ends is one too: nobody would see the rest."""
+    with contextlib.suppress(EOFError, OSError):
         pipe.recv_bytes()
-    except (EOFError, OSError):
-        log.warning("the dashboard has ended; the run stops after what is in flight")
     cancel.set()
 
 

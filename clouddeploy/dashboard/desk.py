@@ -12,6 +12,7 @@ from clouddeploy_runtime.errors import ClouddeployError, printable
 from clouddeploy.dashboard import rules
 from clouddeploy.dashboard.errors import Unauthenticated
 from clouddeploy.dashboard.live import Live
+from clouddeploy.dashboard.runs import Runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ class Desk:
 
     live: Live = field(default_factory=Live)
     """The running federation as it was last seen."""
+    runs: Runs = field(default_factory=Runs)
+    """Runs of deployments."""
 
     @contextmanager
     def visit(self, actor: Actor | None = None, *, address: str = "") -> Iterator[Visit]:

@@ -132,6 +132,11 @@ class Kits:
         self._now = now
         self._lock = threading.Lock()
 
+    @property
+    def passphrase(self) -> Secret:
+        """Of the certificate authority; deployments of the dashboard have it too."""
+        return self._passphrase
+
     def check(self, project: str) -> None:
         """Refuses a passphrase that is not the one of the project's authority, if there is one yet.
 

@@ -160,13 +160,19 @@ def find(visit: Visit, wanted: Wanted) -> Page[model.User]:
     )
 
 
-def get(visit: Visit, user_id: int, action: Action = Action.USER_VIEW) -> model.User:
+def get(visit: Visit, user_id: int, action: Action = Action.USER_VIEW, *, is_held: bool = False) -> model.User:
     """Returns somebody whom the one who asks may do this with.
+
+    Args:
+        visit: the request.
+        user_id: whom.
+        action: what.
+        is_held: keep others who want to change them waiting until the request ends, where the database can.
 
     Raises:
         NotFound: there is nobody of this id, or they may not even know that there is.
     """
-    user = visit.db.get(model.User, user_id)
+    user = visit.db.get(model.User, user_id, with_for_update={"of": model.User} if is_held else None)
     target = Target(user.organization_id, user.id) if user is not None else Target()
     if user is None and rules.reach(visit.me, action) is rules.Reach.ANY:
         raise NotFound(f"there is no user {user_id}", hint="see the list of users")
@@ -201,7 +207,7 @@ def change(visit: Visit, user_id: int, changes: Mapping[str, Any], *, login_id: 
         Forbidden: the one who asks may not.
         Conflict: the account's state does not allow it.
     """
-    user = get(visit, user_id, Action.USER_EDIT)
+    user = get(visit, user_id, Action.USER_EDIT, is_held=True)
     if {"role", "organization", "approval_state"} & set(changes):
         visit.require(Action.USER_APPROVE)
     approval = Approval(user.approval_state)
@@ -232,7 +238,7 @@ def remove(visit: Visit, user_id: int) -> None:
     Raises:
         Conflict: it is approved, or sites were made by it.
     """
-    user = get(visit, user_id, Action.USER_DELETE)
+    user = get(visit, user_id, Action.USER_DELETE, is_held=True)
     rules.check_deletion(user.email, Approval(user.approval_state))
     made = visit.db.scalar(select(func.count(model.Site.id)).where(model.Site.creator_id == user.id))
     if made:

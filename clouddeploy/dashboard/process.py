@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -66,11 +66,13 @@ class Where:
         host: an address of this machine.
         port: 0: any free one.
         is_local: this machine only, without HTTPS.
+        proxies: addresses and networks of proxies that may say where a request comes from.
     """
 
     host: str
     port: int
     is_local: bool = False
+    proxies: tuple[str, ...] = ()
 
 
 def running(folder: Path) -> Running | None:
@@ -129,7 +131,9 @@ def serve(desk: Desk, where: Where, *, ready: Callable[[Running], None]) -> None
         url = f"{'http' if known is None else 'https'}://{name}:{port}/"
         told = Running(os.getpid(), url, known.fingerprint if known else "", known.is_own if known else False)
         hosts = [LOCALHOST, "localhost"] if where.is_local else ["*"]
-        made = app.make(desk, is_tls=known is not None, version=version("clouddeploy"), hosts=hosts)
+        made = app.make(
+            desk, is_tls=known is not None, version=version("clouddeploy"), hosts=hosts, proxies=where.proxies
+        )
         config = uvicorn.Config(
             made,
             ssl_certfile=str(known.cert) if known else None,
@@ -137,7 +141,7 @@ def serve(desk: Desk, where: Where, *, ready: Callable[[Running], None]) -> None
             lifespan="off",
             access_log=False,  # an invitation stands in an address
             server_header=False,
-            proxy_headers=False,  # anybody could say where a request comes from
+            proxy_headers=False,  # see web.addresses, which believes trusted proxies only
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_GRACE_S,
             log_config=None,
@@ -149,7 +153,7 @@ def serve(desk: Desk, where: Where, *, ready: Callable[[Running], None]) -> None
             tell(told)
             ready(told)
 
-        with watching(desk):
+        with watching(desk), closing(desk.runs):
             _Server(config, begin).run(sockets=[listener])
 
 

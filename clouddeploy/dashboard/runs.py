@@ -120,7 +120,9 @@ class Runs:
         with self._lock:
             if run.name in self._pipes:
                 raise Conflict(
-                    f"{run.verb} was not started", why=f"{self._runs[run.name].verb} of {run.name} runs", hint="wait for it"
+                    f"{run.verb} was not started",
+                    why=f"{self._runs[run.name].verb} of {run.name} runs",
+                    hint="wait for it",
                 )
             pipe = self._launch()
             self._pipes[run.name], self._runs[run.name] = pipe, run

@@ -81,6 +81,7 @@ def change(visit: Visit, changes: Mapping[str, Any], *, freeze: bool = False) ->
     """
     visit.require(Action.PROJECT_EDIT)
     project = project_of(visit.db)
+    visit.db.refresh(project, with_for_update=True)  # whoever else freezes it waits
     real = {key: value for key, value in changes.items() if getattr(project, _COLUMNS[key]) != value}
     rules.check_project_change(real, is_frozen=project.is_frozen)
     for key, value in real.items():

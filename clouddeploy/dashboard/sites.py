@@ -67,14 +67,14 @@ def own(visit: Visit, wanted: Wanted) -> Page[model.Site]:
     return _page(visit, query.where(is_ours if me.approval.is_approved else model.Site.creator_id == me.id), wanted)
 
 
-def get(visit: Visit, site_id: int, action: Action = Action.SITE_LIST) -> model.Site:
-    """Returns a site with which the one who asks may do this.
+def get(visit: Visit, site_id: int, action: Action = Action.SITE_LIST, *, is_held: bool = False) -> model.Site:
+    """Returns a site with which the one who asks may do this; `is_held` as with people.
 
     Raises:
         NotFound: there is none of this id.
         Forbidden: it is not theirs to do this with.
     """
-    site = visit.db.get(model.Site, site_id)
+    site = visit.db.get(model.Site, site_id, with_for_update={"of": model.Site} if is_held else None)
     if site is None and rules.reach(visit.me, action) is rules.Reach.ANY:
         raise NotFound(f"there is no site {site_id}", hint="see the list of sites")
     visit.require(action, Target(site.organization_id, site.creator_id) if site is not None else Target())
@@ -96,7 +96,7 @@ def change(visit: Visit, site_id: int, changes: Mapping[str, Any]) -> model.Site
         Forbidden: the one who asks may not.
         Conflict: the site is approved, and stays what it was approved as.
     """
-    site = get(visit, site_id, Action.SITE_EDIT)
+    site = get(visit, site_id, Action.SITE_EDIT, is_held=True)
     if {"organization", "approval_state"} & set(changes):
         visit.require(Action.SITE_APPROVE)
     approval, before = Approval(site.approval_state), {"name": site.name, "organization": site.organization.name}
@@ -122,7 +122,7 @@ def remove(visit: Visit, site_id: int) -> None:
     Raises:
         Conflict: it is.
     """
-    site = get(visit, site_id, Action.SITE_DELETE)
+    site = get(visit, site_id, Action.SITE_DELETE, is_held=True)
     rules.check_deletion(site.name, Approval(site.approval_state))
     visit.db.delete(site)
     visit.note(Action.SITE_DELETE.value, detail=site.name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy.dashboard import audit_pages, people, rules, second_factor, settings, sites
+from clouddeploy.dashboard import audit_pages, people, rules, second_factor, settings, sites, tables
 from clouddeploy.dashboard.database import project_of
 from clouddeploy.dashboard.errors import Invalid
 from clouddeploy.dashboard.rules import INVITABLE, Action, Approval, Role
-from clouddeploy.dashboard.web.asking import Ask, Page, Redirect
+from clouddeploy.dashboard.web.asking import Archive, Ask, Page, Redirect
 from clouddeploy.dashboard.web.open_pages import field
 
 if TYPE_CHECKING:
@@ -140,6 +140,22 @@ def decide_sites(ask: Ask) -> Redirect:
         sites.change(visit, one, {"approval_state": int(approval)})
 
     return _decide(ask, "/sites", decide, sites.remove)
+
+
+def users_csv(ask: Ask) -> Archive:
+    """Sends the people whom the search finds as a table."""
+    with ask.visit() as visit:
+        return _table("people.csv", tables.users(visit, ask.wanted))
+
+
+def sites_csv(ask: Ask) -> Archive:
+    """Sends the sites that the search finds as a table."""
+    with ask.visit() as visit:
+        return _table("sites.csv", tables.site_list(visit, ask.wanted))
+
+
+def _table(filename: str, text: str) -> Archive:
+    return Archive(text.encode(errors="replace"), filename, media_type="text/csv; charset=utf-8")
 
 
 def certificates(ask: Ask) -> Page:

@@ -21,8 +21,16 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from clouddeploy.dashboard import rules
-from clouddeploy.dashboard.errors import DashboardError, NotFound, ProofNeeded, TooMany, Unauthenticated, status_of
-from clouddeploy.dashboard.web import entrance, factor_pages, openapi, streaming
+from clouddeploy.dashboard.errors import (
+    Conflict,
+    DashboardError,
+    NotFound,
+    ProofNeeded,
+    TooMany,
+    Unauthenticated,
+    status_of,
+)
+from clouddeploy.dashboard.web import addresses, entrance, factor_pages, openapi, streaming
 from clouddeploy.dashboard.web.asking import Answer, Archive, Page, Redirect, Reply, Stream
 from clouddeploy.dashboard.web.entrance import Cookies
 from clouddeploy.dashboard.web.guard import Guard
@@ -45,7 +53,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def make(desk: Desk, *, is_tls: bool, version: str, hosts: Sequence[str] = ("*",)) -> Starlette:
+def make(
+    desk: Desk, *, is_tls: bool, version: str, hosts: Sequence[str] = ("*",), proxies: Sequence[str] = ()
+) -> Starlette:
     """Returns the application.
 
     Args:
@@ -53,7 +63,12 @@ def make(desk: Desk, *, is_tls: bool, version: str, hosts: Sequence[str] = ("*",
         is_tls: whether it is reached by HTTPS: cookies and headers depend on it.
         version: told in the OpenAPI document.
         hosts: names under which it may be asked for; without HTTPS only those of this machine.
+        proxies: addresses and networks of those who may say where a request comes from.
+
+    Raises:
+        Invalid: one of those is none.
     """
+    trusted = addresses.networks(proxies)
     app = _App(desk, is_tls=is_tls, version=version)
     routes: list[Route | Mount] = [
         Route(prefix + call.path, partial(app.api, call=call), methods=[call.method])
@@ -65,7 +80,7 @@ def make(desk: Desk, *, is_tls: bool, version: str, hosts: Sequence[str] = ("*",
     static = resources.files("clouddeploy.dashboard.web") / "static"
     routes.append(Mount("/static", StaticFiles(directory=str(static))))
     middleware = [
-        Middleware(Guard, is_tls=is_tls),
+        Middleware(Guard, is_tls=is_tls, proxies=trusted),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
     ]
     handlers: dict[Any, Any] = {HTTPException: app.unknown, ClouddeployError: app.refused, Exception: app.defect}
@@ -165,8 +180,14 @@ class _App:
         """Runs a handler in a thread of its own; those that decide who is in wait for each other."""
 
         def run() -> Answer:
-            with self._desk.turn if call.in_turn else nullcontext():
-                return call.handle(ask)
+            try:
+                with self._desk.turn if call.in_turn else nullcontext():
+                    return call.handle(ask)
+            except Conflict as error:
+                # What somebody may not do is recorded where it is found; what cannot be done now, here for all.
+                with ask.visit() as visit:
+                    visit.note(f"{call.method} {call.path}", allowed=False, detail=str(error), code=error.error_code)
+                raise
 
         return await run_in_threadpool(run)
 
@@ -226,4 +247,4 @@ def _told(error: ClouddeployError) -> Response:
 
 def _file(answer: Archive) -> Response:
     headers = {"content-disposition": f'attachment; filename="{answer.filename}"', **answer.headers}
-    return Response(answer.content, 200, headers, "application/zip")
+    return Response(answer.content, 200, headers, answer.media_type)

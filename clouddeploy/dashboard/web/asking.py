@@ -102,6 +102,7 @@ class Archive:
     content: bytes
     filename: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "application/zip"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from clouddeploy.dashboard.errors import Forbidden, Invalid
 from clouddeploy.dashboard.web.asking import Ask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pydantic import BaseModel
     from starlette.requests import Request
@@ -99,7 +99,12 @@ def new_form_token() -> str:
 
 
 def ask_of(desk: Desk, request: Request, known: Known | None, *, token: str = "", **given: Any) -> Ask:
-    """Returns a request as handlers see it."""
+    """Returns a request as handlers see it.
+
+    Raises:
+        Invalid: the address has a sign that no text has.
+    """
+    _check_text([*request.path_params.values(), *request.query_params.values()])
     address = request.client.host if request.client is not None else ""
     return Ask(
         desk=desk,
@@ -122,7 +127,8 @@ async def json_body(request: Request, model: type[BaseModel]) -> BaseModel:
         # A form of another site's page cannot send this type without asking first.
         raise Invalid("the body is refused", why="it is not application/json", hint="Content-Type: application/json")
     try:
-        return model.model_validate(json.loads(await request.body() or b"{}"))
+        found = model.model_validate(json.loads(await request.body() or b"{}"))
+        _check_text([found.model_dump()])
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, one['loc'])) or 'the body'}: {one['msg']}"
@@ -131,6 +137,20 @@ async def json_body(request: Request, model: type[BaseModel]) -> BaseModel:
         raise Invalid("the body is refused", why="; ".join(problems)[:1000], hint="see openapi.json") from error
     except (ValueError, RecursionError) as error:
         raise Invalid("the body is refused", why="it is not JSON", hint="see openapi.json") from error
+    return found
+
+
+def _check_text(values: Iterable[Any]) -> None:
+    """Refuses a zero byte, wherever it stands: PostgreSQL takes none in a text, and nobody types one.
+
+    Raises:
+        Invalid: there is one.
+    """
+    for value in values:
+        if isinstance(value, str) and "\0" in value:
+            raise Invalid("the request is refused", why="a text has a zero byte", hint="leave it out")
+        if isinstance(value, dict | list):
+            _check_text(value.values() if isinstance(value, dict) else value)
 
 
 async def form_body(request: Request) -> tuple[Mapping[str, list[str]], bytes]:
@@ -153,4 +173,5 @@ async def form_body(request: Request) -> tuple[Mapping[str, list[str]], bytes]:
                     fields.setdefault(key, []).append(value)
     except HTTPException as error:
         raise Invalid("the form is refused", why=str(error.detail)) from error
+    _check_text(fields.values())
     return fields, upload

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clouddeploy.dashboard.errors import TooLarge
+from clouddeploy.dashboard.web import addresses
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from clouddeploy.dashboard.web.addresses import Network
 
 MAX_BODY = 2 << 20
 """A site's request has a few KiB, everything else less."""
@@ -34,10 +37,12 @@ class Guard:
     Args:
         app: what answers.
         is_tls: whether the dashboard is reached by HTTPS.
+        proxies: networks of those who may say where a request comes from.
     """
 
-    def __init__(self, app: ASGIApp, *, is_tls: bool) -> None:
+    def __init__(self, app: ASGIApp, *, is_tls: bool, proxies: tuple[Network, ...] = ()) -> None:
         self._app = app
+        self._proxies = proxies
         headers = {**HEADERS, **({"strict-transport-security": _STRICT_TRANSPORT} if is_tls else {})}
         self._headers = [(key.encode(), value.encode()) for key, value in headers.items()]
 
@@ -46,6 +51,10 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._proxies and scope.get("client"):
+            host, port = scope["client"]
+            said = [value for key, value in scope["headers"] if key == addresses.HEADER]
+            scope = {**scope, "client": (addresses.origin(host, said, self._proxies), port)}
         left = MAX_BODY
         is_static = scope["path"].startswith("/static/")
 

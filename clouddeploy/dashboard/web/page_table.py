@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clouddeploy.dashboard.web import admin_pages, factor_pages, live_pages, open_pages, own_pages
+from clouddeploy.dashboard.web import admin_pages, deploy_pages, factor_pages, live_pages, open_pages, own_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,11 +76,13 @@ PAGES: tuple[PageCall, ...] = (
     _send("/project", admin_pages.change_project, admin_pages.project),
     _send("/project/freeze", admin_pages.freeze, admin_pages.project),
     _show("/users", admin_pages.users),
+    _show("/users.csv", admin_pages.users_csv),
     _send("/users/decide", admin_pages.decide_users, admin_pages.users),
     _send("/users/invite", admin_pages.invite, admin_pages.users),
     _send("/users/{id}/edit", admin_pages.edit_user, admin_pages.users),
     _send("/users/{id}/reset-second-factor", factor_pages.reset, admin_pages.users),
     _show("/sites", admin_pages.site_list),
+    _show("/sites.csv", admin_pages.sites_csv),
     _send("/sites", admin_pages.create_site, admin_pages.site_list),
     _send("/sites/decide", admin_pages.decide_sites, admin_pages.site_list),
     _send("/sites/{id}/edit", admin_pages.edit_site, admin_pages.site_list),
@@ -88,4 +90,10 @@ PAGES: tuple[PageCall, ...] = (
     _show("/audit", admin_pages.audit),
     _show("/live", live_pages.live),
     _watch("/live/events", live_pages.live_events),
+    _show("/deployments", deploy_pages.deployments),
+    _send("/deployments", deploy_pages.keep, deploy_pages.deployments),
+    _show("/deployments/{name}", deploy_pages.deployment),
+    _watch("/deployments/{name}/events", deploy_pages.deployment_events),
+    _send("/deployments/{name}/start", deploy_pages.start, deploy_pages.deployment),
+    _send("/deployments/{name}/stop", deploy_pages.stop, deploy_pages.deployment),
 )

@@ -19,6 +19,12 @@ CHROMIUM = shutil.which("chromium") or ""
 PICTURES = Path(__file__).parents[3] / "docs" / "images" / "dashboard"
 REWRITE = "CLOUDDEPLOY_PICTURES"
 """Set: the pictures of the documentation are made anew; else pictures go to the test's own folder."""
+SHORTEN = r"""() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode())
+    node.data = node.data.replace(/\/tmp\/\S*?\/dashboard/g, "/srv/dashboard");
+}"""
+"""Folders of tests are nobody's business in the documentation."""
 WIDE = {"width": 1100, "height": 760}
 PHONE = {"width": 375, "height": 740}
 
@@ -85,6 +91,25 @@ def state_of(workspace):
     return ""
 
 
+def laboratory(folder, *, port):
+    """A deploy file of one server on this machine, as an operator puts it into the dashboard's folder."""
+    folder.mkdir(mode=0o700, parents=True)
+    folder.parent.parent.chmod(0o700)
+    server = {"name": "server1", "type": "server", "org": "hub", "fed_learn_port": port, "host_names": ["127.0.0.1"]}
+    admin = {"name": EMAIL, "type": "admin", "org": "hub", "role": "project_admin"}
+    names = (
+        "workspace.WorkspaceBuilder",
+        "static_file.StaticFileBuilder",
+        "cert.CertBuilder",
+        "signature.SignatureBuilder",
+    )
+    builders = [{"path": f"nvflare.lighter.impl.{name}"} for name in names]
+    project = {"api_version": 3, "name": "lab", "participants": [server, admin], "builders": builders}
+    (folder / "project.yml").write_text(json.dumps(project))
+    sites = {"server1": {"provider": "local", "directory": str(folder / "sites")}}
+    (folder / "deploy.yml").write_text(json.dumps({"version": 1, "project": "project.yml", "sites": sites}))
+
+
 class Person:
     """Somebody in front of a browser of their own."""
 
@@ -133,4 +158,6 @@ class Person:
     def picture(self, name, folder):
         """Takes a picture of the page as it is."""
         target = PICTURES if os.environ.get(REWRITE) else folder
+        self.page.wait_for_load_state()
+        self.page.evaluate(SHORTEN)
         self.page.screenshot(path=target / f"{re.sub(r'[^a-z-]', '', name)}.png", animations="disabled")

@@ -5,7 +5,9 @@ import contextlib
 import pytest
 from clouddeploy_rehearsal.probe import until
 from clouddeploy_runtime import kit as kits
+from clouddeploy_runtime.admin.session import AdminSession
 
+from tests.integration import rounds
 from tests.integration.dashboard import browsing
 from tests.integration.dashboard.browsing import (
     CHROMIUM,
@@ -14,6 +16,7 @@ from tests.integration.dashboard.browsing import (
     Person,
     clouddeploy,
     free_port,
+    laboratory,
     running,
     state_of,
 )
@@ -23,22 +26,52 @@ pytestmark = [
     pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium: apt-get install chromium"),
 ]
-PAGES = ("/", "/downloads", "/sites", "/users", "/project", "/certificates", "/audit", "/account")
+PAGES = (
+    "/",
+    "/live",
+    "/deployments",
+    "/deployments/lab",
+    "/downloads",
+    "/sites",
+    "/users",
+    "/project",
+    "/certificates",
+    "/audit",
+    "/account",
+)
 ANN = "ann@org-a.example"
+TRAIN = """
+import time
+from clouddeploy_runtime.job import client_api as flare
+flare.init()
+while flare.is_running():
+    model = flare.receive()
+    if model is None:
+        break
+    number = model.current_round
+    metrics = {"loss": 2.0 / (number + 2), "accuracy": 1.0 - 1.0 / (number + 3) ** 1.5}
+    flare.send(flare.FLModel(params=model.params, metrics=metrics, samples=1))
+"""
+ROUNDS = 8
 
 
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as player:
         # The sandbox wants a user other than root.
-        one = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        one = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield one
         one.close()
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("browser") / "dashboard"
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("browser") / "dashboard"
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    laboratory(folder / "deployments" / "lab", port=free_port())
     yield clouddeploy(folder, "start", "--host", "127.0.0.1", "-p", "0")["data"]["url"]
     clouddeploy(folder, "stop")
 
@@ -67,6 +100,7 @@ def walked(browser, url, pictures, tmp_path_factory):
         root.page.get_by_label(label, exact=True).fill(value)
     root.page.get_by_label("Public: everybody").check()
     root.page.get_by_role("button", name="Save").click()
+    root.go("/project")
     root.picture("project", pictures)
 
     ann.sign_up(ANN, org="org_a", role="org_admin")
@@ -138,6 +172,47 @@ def test_the_kits_that_a_browser_downloaded_are_whole(walked):
 
 def test_the_site_registers_with_the_server_of_the_same_dashboard(federation):
     assert state_of(federation / "client") == "registered"
+
+
+def test_the_live_page_follows_site_and_job_without_being_reloaded(root, walked, federation, pictures, tmp_path):
+    found, _, _ = walked
+    page = root.go("/live")
+    row = page.get_by_role("row", name="site-1")
+    row.get_by_text("connected").wait_for()
+    page.get_by_text("1 of 1 sites").wait_for()
+    with AdminSession(kits.load(found["admin"])) as session:
+        job_id = session.submit(
+            rounds.job(tmp_path / "job", rounds=ROUNDS, script=TRAIN, min_clients=1, name="tumours")
+        )
+        session.wait(job_id, timeout_s=40)
+    page.get_by_text("FINISHED:COMPLETED").wait_for()
+    page.get_by_text(f"{ROUNDS} of {ROUNDS} rounds").wait_for()
+    chart = page.get_by_role("img", name="accuracy")
+    chart.wait_for()
+    assert len(chart.locator("polyline").get_attribute("points").split()) == ROUNDS
+    root.picture("live", pictures)
+    assert not root.said, "the browser complained"
+
+
+def test_a_deployment_is_planned_made_and_deleted_before_one_s_eyes(root, pictures):
+    page = root.go("/deployments")
+    page.get_by_role("link", name="lab").click()
+    page.get_by_role("button", name="Plan").click()
+    page.get_by_text("1 change(s), 0 as wanted").wait_for(timeout=20_000)
+    page.get_by_label("Make what the plan says").check()
+    root.picture("plan", pictures)
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("button", name="Stop after what is in flight").wait_for()
+    page.locator("#log").get_by_text("create machine").wait_for(timeout=20_000)
+    root.picture("apply", pictures)
+    page.get_by_text("1 site(s) are ready").wait_for(timeout=60_000)
+    root.go("/deployments")
+    root.picture("deployments", pictures)
+    page.get_by_role("link", name="lab").click()
+    page.get_by_label("Delete everything that lab made").check()
+    page.get_by_role("button", name="Destroy").click()
+    page.get_by_text("1 deleted, nothing left").wait_for(timeout=30_000)
+    assert not root.said, "the browser complained"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

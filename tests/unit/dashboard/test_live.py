@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from dataclasses import replace
 
 import anyio
@@ -13,7 +14,7 @@ from clouddeploy_runtime.errors import ConnectionFailed
 from clouddeploy_runtime.jobs import JobInfo, JobStatus
 from clouddeploy_runtime.jobs.rounds import Round
 
-from clouddeploy.dashboard import plots, watching
+from clouddeploy.dashboard import model, plots, watching
 from clouddeploy.dashboard.live import ATTENDED_S, Line, Live, look
 from clouddeploy.dashboard.settings import VIEWER
 from clouddeploy.dashboard.web import streaming
@@ -246,8 +247,6 @@ def test_a_long_job_has_few_points_and_its_last_one():
 
 def test_a_thousand_sites_are_shown_quickly(world):
     world.configure(freeze=True)
-    from clouddeploy.dashboard import model
-
     with world.desk.database.begin() as db:
         for org in range(100):
             owner = model.Organization(name=f"org_{org:03}")
@@ -267,8 +266,6 @@ def test_a_thousand_sites_are_shown_quickly(world):
     world.desk.live.put(line=Line.HERE, at=world.clock(), **look(server, world.desk.live.seen))
     browser = world.browser()
     browser.get("/live")
-    import time
-
     begin = time.perf_counter()
     text = browser.get("/live?page=2").text
     assert time.perf_counter() - begin < 0.2

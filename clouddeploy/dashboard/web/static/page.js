@@ -9,16 +9,30 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   });
 }
 for (const part of document.querySelectorAll("[data-events]")) {
-  const source = new EventSource(part.dataset.events);
-  source.addEventListener("part", (event) => {
-    const focused = part.contains(document.activeElement) ? document.activeElement : null;
-    const places = [...part.querySelectorAll("[id]")].map((one) => [one.id, one.scrollTop, one.scrollLeft]);
-    part.innerHTML = event.data;
-    for (const [id, top, left] of places) document.getElementById(id)?.scrollTo({ top, left });
-    if (focused?.id) document.getElementById(focused.id)?.focus();
+  let source = null;
+  const close = () => { source?.close(); source = null; };
+  const open = () => {
+    if (source) return;
+    source = new EventSource(part.dataset.events);
+    source.addEventListener("part", (event) => show(part, event.data));
+    source.addEventListener("over", () => {
+      close();
+      document.removeEventListener("visibilitychange", change);
+      if (part.dataset.then) window.location.assign(part.dataset.then);
+    });
+  };
+  // A browser has few connections to one host: pages that nobody sees leave them to the others.
+  const change = () => (document.hidden ? close() : open());
+  document.addEventListener("visibilitychange", change);
+  change();
+}
+function show(part, html) {
+  const focused = part.contains(document.activeElement) ? document.activeElement.id : "";
+  const places = [...part.querySelectorAll("[id]")].map((one) => {
+    const isAtEnd = one.scrollTop + one.clientHeight >= one.scrollHeight - 4;
+    return [one.id, one.matches(".log") && isAtEnd ? 1e6 : one.scrollTop, one.scrollLeft];
   });
-  source.addEventListener("over", () => {
-    source.close();
-    if (part.dataset.then) window.location.assign(part.dataset.then);
-  });
+  part.innerHTML = html;
+  for (const [id, top, left] of places) document.getElementById(id)?.scrollTo({ top, left });
+  if (focused) document.getElementById(focused)?.focus();
 }
