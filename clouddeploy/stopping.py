@@ -87,7 +87,11 @@ def stop(session: AdminSession, *, kind: str, names: Sequence[str], is_restart: 
     elif kind == CLIENT or (kind == ALL and session.system_status().clients):
         ask(ALL_SITES)
     if kind == SERVER:
-        ask(SERVER)
+        try:
+            ask(SERVER)
+        except ConnectionFailed:
+            if _status(session) is not None:  # else it has heard, and was gone before it could say so
+                raise
 
 
 def end_all(session: AdminSession, *, is_restart: bool, timeout_s: float, is_forced: bool = False) -> None:

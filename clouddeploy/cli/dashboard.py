@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 
     from clouddeploy.cli.main import Session
     from clouddeploy.dashboard.desk import Desk
+    from clouddeploy.dashboard.oidc import Provider
     from clouddeploy.dashboard.process import Running
 
 CREDENTIAL_VARIABLES = ("CLOUDDEPLOY_DASHBOARD_CREDENTIAL", "NVFL_CREDENTIAL")
 PASSPHRASE_VARIABLES = (PASSPHRASE_VARIABLE, "NVFL_DASHBOARD_PP")
 DATABASE_VARIABLES = ("CLOUDDEPLOY_DASHBOARD_DATABASE", "DATABASE_URL")
+OIDC_VARIABLES = tuple(
+    f"CLOUDDEPLOY_DASHBOARD_OIDC_{name}" for name in ("ISSUER", "CLIENT_ID", "CLIENT_SECRET", "CALLBACK")
+)
 PORT_VARIABLE = "NVFL_WEB_PORT"
 HTTPS_PORT, LOCAL_PORT = 443, 8443
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - people come from elsewhere
@@ -150,20 +155,21 @@ def start(
     if found is not None:
         raise ConfigError("the dashboard runs already", why=found.url, hint=f"clouddeploy dashboard stop -f {folder}")
     addresses.networks(proxies)  # a mistake shows before anything is made
+    provider = _provider()
     desk, password = _prepared(session, folder, given)
     for line in _told_password(password):
         session.output.say(line)
     place = process.Where(process.LOCALHOST if is_local else host, _port(port, is_local=is_local), is_local, proxies)
     if is_local or foreground:
         logging.getLogger().setLevel(logging.INFO)
-        process.serve(desk, place, ready=lambda told: session.output.say(_told(told)))
+        process.serve(desk, place, ready=lambda told: session.output.say(_told(told)), provider=provider)
         session.output.result({"running": False}, "The dashboard has ended.")
         return
     desk.database.close()  # a connection must not be in two processes
 
     def run(ready: Callable[[Running], None]) -> None:
         logging.basicConfig(level=logging.INFO, force=True, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-        process.serve(desk, place, ready=ready)
+        process.serve(desk, place, ready=ready, provider=provider)
 
     told = process.detached(folder, run)
     session.output.result({"running": True, **asdict(told), "password": password}, _told(told))
@@ -228,6 +234,24 @@ def _load() -> None:
             raise
         hint = "pip install 'clouddeploy[dashboard]'"
         raise ConfigError("the dashboard is not installed", why=f"{error.name} is missing", hint=hint) from error
+
+
+def _provider() -> Provider | None:
+    """Returns who vouches for people, when the variables name somebody."""
+    values = [os.environ.get(name, "") for name in OIDC_VARIABLES]
+    if not any(values):
+        return None
+    missing = [name for name, value in zip(OIDC_VARIABLES, values, strict=True) if not value]
+    if missing:
+        raise ConfigError("the login provider is not known", why=f"{', '.join(missing)} missing", hint="set all four")
+    if not all(map(find_spec, ("authlib", "joserfc", "requests"))):
+        raise ConfigError(
+            "the login provider cannot be used", why="a package is missing", hint="pip install 'clouddeploy[oidc]'"
+        )
+    from clouddeploy.dashboard.oidc import Provider  # noqa: PLC0415 - an extra
+
+    issuer, client_id, client_secret, callback = values
+    return Provider(issuer, client_id, Secret(client_secret), callback)
 
 
 def _secrets(session: Session, folder: Path, given: dict[str, Any]) -> tuple[str, str, str]:

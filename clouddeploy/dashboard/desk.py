@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clouddeploy_runtime.errors import ClouddeployError, printable
 
 from clouddeploy.dashboard import rules
+from clouddeploy.dashboard.brought import Brought
 from clouddeploy.dashboard.errors import Unauthenticated
 from clouddeploy.dashboard.live import Live
 from clouddeploy.dashboard.runs import Runs
@@ -47,6 +48,8 @@ class Desk:
     """The running federation as it was last seen."""
     runs: Runs = field(default_factory=Runs)
     """Runs of deployments."""
+    brought: Brought = field(default_factory=Brought)
+    """Which revocations the running server has."""
 
     @contextmanager
     def visit(self, actor: Actor | None = None, *, address: str = "") -> Iterator[Visit]:

@@ -237,6 +237,10 @@ class Kits:
         store = self._store(project)
         return certificate_authority.listing(store.folder, now=self._now()) if project and store.exists else []
 
+    def list_of(self, project: str) -> Path:
+        """Returns where the authority keeps the signed list of revoked certificates; there is none before the first."""
+        return self._state(project) / "crl.pem"
+
     def _state(self, project: str) -> Path:
         return self._workspace / project / "state"
 

@@ -131,6 +131,11 @@ def log_in(desk: Desk, email: str, password: str, *, address: str, kind: str = "
     return opened
 
 
+def open_browser(visit: Visit, user: model.User) -> Opened:
+    """Opens a browser's session for somebody of whom it is certain who they are."""
+    return _open(visit, user, kind="browser", lasts=LONGEST, scopes=Scope)
+
+
 def prove(desk: Desk, login: Known, password: str, *, address: str, code: str = "") -> None:
     """Notes that whoever uses a session has just shown again who they are.
 

@@ -194,6 +194,37 @@ def of_email(visit: Visit, email: str) -> model.User:
     return user
 
 
+def known_or_invited(visit: Visit, email: str, *, name: str) -> model.User | None:
+    """Returns the account of an address that somebody else vouches for; made when an invitation names the address.
+
+    Args:
+        visit: the request; nobody is logged in yet.
+        email: verified by who vouches.
+        name: of the person.
+    """
+    user = visit.db.scalar(select(model.User).where(model.User.email == email))
+    if user is not None:
+        return user
+    found = visit.db.scalar(
+        select(model.Invitation)
+        .where(
+            model.Invitation.email == email,
+            model.Invitation.used_at.is_(None),
+            model.Invitation.expires_at > visit.desk.now(),
+        )
+        .order_by(model.Invitation.id.desc())
+        .limit(1)
+    )
+    if found is None:
+        return None
+    found.used_at = visit.desk.now()
+    nobodys = visit.desk.passwords.hash(passwords.made())  # no password gets in
+    user = _add(visit, email, nobodys, role=Role(found.role), org=found.organization, approval=Approval.PENDING)
+    user.name = name
+    visit.note("sign_up", user=email, detail=f"{found.role} of {found.organization}, vouched for by the login provider")
+    return user
+
+
 def change(visit: Visit, user_id: int, changes: Mapping[str, Any], *, login_id: int | None = None) -> model.User:
     """Changes an account.
 

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 import uvicorn
 from clouddeploy_runtime.errors import ClouddeployError
 
+from clouddeploy.dashboard.bringing import bringing
 from clouddeploy.dashboard.errors import DashboardError, DashboardState
 from clouddeploy.dashboard.identity import identity
+from clouddeploy.dashboard.oidc import SignIn
 from clouddeploy.dashboard.watching import watching
 from clouddeploy.dashboard.web import app
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from clouddeploy.dashboard.desk import Desk
     from clouddeploy.dashboard.identity import Identity
+    from clouddeploy.dashboard.oidc import Provider
 
 LOG = "dashboard.log"
 LOCALHOST = "127.0.0.1"
@@ -113,13 +116,14 @@ def stop(folder: Path) -> Running:
     return found
 
 
-def serve(desk: Desk, where: Where, *, ready: Callable[[Running], None]) -> None:
+def serve(desk: Desk, where: Where, *, ready: Callable[[Running], None], provider: Provider | None = None) -> None:
     """Serves until the process is told to end.
 
     Args:
         desk: the dashboard.
         where: it listens.
         ready: called once it does.
+        provider: who vouches for people too; None: nobody.
 
     Raises:
         DashboardState: it runs already, or the port cannot be had.
@@ -132,7 +136,12 @@ def serve(desk: Desk, where: Where, *, ready: Callable[[Running], None]) -> None
         told = Running(os.getpid(), url, known.fingerprint if known else "", known.is_own if known else False)
         hosts = [LOCALHOST, "localhost"] if where.is_local else ["*"]
         made = app.make(
-            desk, is_tls=known is not None, version=version("clouddeploy"), hosts=hosts, proxies=where.proxies
+            desk,
+            is_tls=known is not None,
+            version=version("clouddeploy"),
+            hosts=hosts,
+            proxies=where.proxies,
+            sign_in=SignIn(desk, provider) if provider is not None else None,
         )
         config = uvicorn.Config(
             made,
@@ -153,7 +162,7 @@ def serve(desk: Desk, where: Where, *, ready: Callable[[Running], None]) -> None
             tell(told)
             ready(told)
 
-        with watching(desk), closing(desk.runs):
+        with watching(desk), bringing(desk), closing(desk.runs):
             _Server(config, begin).run(sockets=[listener])
 
 

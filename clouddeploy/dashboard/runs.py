@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -152,10 +153,13 @@ class Runs:
         return found if found is not None else _kept(file, name)
 
     def close(self) -> None:
-        """Tells every run to stop after what is in flight; they end by themselves."""
-        with self._lock:
-            for pipe in self._pipes.values():
-                pipe.close()
+        """Tells every run to stop after what is in flight; they end by themselves.
+
+        The pipes stay open: what is read in one thread must not be closed in another.
+        """
+        for name in list(self._pipes):
+            with contextlib.suppress(Conflict, OSError):  # it has just ended
+                self.cancel(name)
 
     def _follow(
         self, name: str, pipe: Pipe, order: Mapping[str, str], file: Path, ended: Callable[[Run], None]

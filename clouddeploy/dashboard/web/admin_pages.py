@@ -163,7 +163,7 @@ def certificates(ask: Ask) -> Page:
     with ask.visit() as visit:
         visit.require(Action.AUDIT_VIEW)
         found = ask.desk.kits.certificates(project_of(visit.db).short_name)
-    return Page("certificates.html", {"rows": found})
+    return Page("certificates.html", {"rows": found, "brought": ask.desk.brought})
 
 
 def audit(ask: Ask) -> Page:

@@ -34,6 +34,7 @@ from clouddeploy.dashboard.web import addresses, entrance, factor_pages, openapi
 from clouddeploy.dashboard.web.asking import Answer, Archive, Page, Redirect, Reply, Stream
 from clouddeploy.dashboard.web.entrance import Cookies
 from clouddeploy.dashboard.web.guard import Guard
+from clouddeploy.dashboard.web.oidc_pages import OidcPages
 from clouddeploy.dashboard.web.page_table import PAGES
 from clouddeploy.dashboard.web.rendering import Renderer
 from clouddeploy.dashboard.web.rest import CALLS, PREFIXES, encoded
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from clouddeploy.dashboard.desk import Desk
     from clouddeploy.dashboard.logins import Known
+    from clouddeploy.dashboard.oidc import SignIn
     from clouddeploy.dashboard.web.asking import Ask
     from clouddeploy.dashboard.web.page_table import PageCall
     from clouddeploy.dashboard.web.rest import Call
@@ -54,7 +56,13 @@ log = logging.getLogger(__name__)
 
 
 def make(
-    desk: Desk, *, is_tls: bool, version: str, hosts: Sequence[str] = ("*",), proxies: Sequence[str] = ()
+    desk: Desk,
+    *,
+    is_tls: bool,
+    version: str,
+    hosts: Sequence[str] = ("*",),
+    proxies: Sequence[str] = (),
+    sign_in: SignIn | None = None,
 ) -> Starlette:
     """Returns the application.
 
@@ -64,12 +72,13 @@ def make(
         version: told in the OpenAPI document.
         hosts: names under which it may be asked for; without HTTPS only those of this machine.
         proxies: addresses and networks of those who may say where a request comes from.
+        sign_in: logs people in by way of a provider; None: there is none.
 
     Raises:
         Invalid: one of those is none.
     """
     trusted = addresses.networks(proxies)
-    app = _App(desk, is_tls=is_tls, version=version)
+    app = _App(desk, is_tls=is_tls, version=version, has_provider=sign_in is not None)
     routes: list[Route | Mount] = [
         Route(prefix + call.path, partial(app.api, call=call), methods=[call.method])
         for prefix in PREFIXES
@@ -77,6 +86,8 @@ def make(
     ]
     routes += [Route(f"{prefix}/openapi.json", app.document) for prefix in PREFIXES]
     routes += [Route(page.path, partial(app.page, page=page), methods=[page.method]) for page in PAGES]
+    if sign_in is not None:
+        routes += app.provider_routes(sign_in)
     static = resources.files("clouddeploy.dashboard.web") / "static"
     routes.append(Mount("/static", StaticFiles(directory=str(static))))
     middleware = [
@@ -90,11 +101,15 @@ def make(
 class _App:
     """Runs handlers and tells what they say."""
 
-    def __init__(self, desk: Desk, *, is_tls: bool, version: str) -> None:
+    def __init__(self, desk: Desk, *, is_tls: bool, version: str, has_provider: bool = False) -> None:
         self._desk = desk
         self._cookies = Cookies(is_tls=is_tls)
-        self._renderer = Renderer()
+        self._renderer = Renderer(has_provider=has_provider)
         self._document = encoded(openapi.document(version))
+
+    def provider_routes(self, sign_in: SignIn) -> list[Route]:
+        """Returns the addresses of logins by way of a provider."""
+        return OidcPages(sign_in, self._cookies, self._renderer).routes
 
     async def document(self, _request: Request) -> Response:
         """Answers with the OpenAPI document."""

@@ -33,9 +33,13 @@ _MENU: tuple[tuple[str, str, Action | None], ...] = (
 
 
 class Renderer:
-    """Holds the compiled templates; safe for several threads."""
+    """Holds the compiled templates; safe for several threads.
 
-    def __init__(self) -> None:
+    Args:
+        has_provider: whether one can log in by way of a provider.
+    """
+
+    def __init__(self, *, has_provider: bool = False) -> None:
         self._environment = Environment(
             loader=PackageLoader("clouddeploy.dashboard.web"),
             autoescape=True,
@@ -44,7 +48,7 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._environment.filters |= {"moment": _moment, "state": state_of, "printable": printable}
-        self._environment.globals |= {"Action": Action, "Role": Role, "turned": _turned}
+        self._environment.globals |= {"Action": Action, "Role": Role, "turned": _turned, "has_provider": has_provider}
 
     def page(self, page: Page, ask: Ask | None) -> str:
         """Returns a page as HTML.

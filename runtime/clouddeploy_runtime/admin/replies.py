@@ -63,6 +63,8 @@ _ERRORS: Mapping[str, type[RuntimeFault]] = {
 } | {error.error_code: error for error in studies.ERRORS}
 
 
+_GONE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+"""A server that stops cancels what it has not answered."""
 _LOGIN = "AUTH_"
 """How the codes of refused logins begin."""
 
@@ -81,6 +83,6 @@ def translated(exc: Any) -> RuntimeFault:
         return fault
     if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Timeout("The server did not answer in time", why=details, hint="Try again with a longer timeout.")
-    if exc.code() is grpc.StatusCode.UNAVAILABLE:
+    if exc.code() in _GONE:
         return ConnectionFailed("The connection to the server is lost", why=details, hint="Check that it runs.")
     return RuntimeFault("The server failed", why=f"{exc.code().name}: {details}", hint="See the server's log.txt.")

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -117,7 +116,7 @@ class Person:
         self.context = browser.new_context(
             base_url=url, ignore_https_errors=True, **{"viewport": WIDE, "color_scheme": "light", **how}
         )
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(30_000)
         self.page = self.context.new_page()
         self.said = []
         """What the browser complains about: refused by the policy, not found, broken scripts."""
@@ -160,4 +159,7 @@ class Person:
         target = PICTURES if os.environ.get(REWRITE) else folder
         self.page.wait_for_load_state()
         self.page.evaluate(SHORTEN)
-        self.page.screenshot(path=target / f"{re.sub(r'[^a-z-]', '', name)}.png", animations="disabled")
+        size = self.page.viewport_size
+        end = self.page.evaluate("Math.ceil(document.querySelector('main').getBoundingClientRect().bottom)")
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], end)}
+        self.page.screenshot(path=target / f"{name}.png", animations="disabled", clip=clip)

@@ -41,4 +41,4 @@ def test_a_dashboard_that_ends_stops_its_runs_after_what_is_in_flight(file):
     until(lambda: runs.last("lab", file=file).lines, timeout_s=60)
     runs.close()
     until(lambda: ended, timeout_s=60)
-    assert ended[0].state == "failed"
+    assert ended[0].result["error"]["code"] == "INTERRUPTED"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from clouddeploy_runtime.errors import ExitCode
+from clouddeploy_runtime.errors import ConnectionFailed, ExitCode
 
 from clouddeploy.cli.system import system
 from tests.unit.cli.admin_sessions import FakeSession
@@ -127,3 +127,24 @@ def test_sites_are_asked_for_versions_machines_and_another_log(run):
 def test_who_is_logged_in_can_be_seen_and_ended(run):
     assert run(system, "sessions")["data"]["sessions"][0]["user"] == "lead@x.org"
     assert run(system, "end-sessions", "lead@x.org", "--yes")["data"]["ended"] == 1
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_server_that_is_gone_before_it_has_answered_has_heard(run, monkeypatch, is_gone):
+    """One that is busy cancels what it has not answered; one that is still there has not heard."""
+    run.session.clients.clear()
+
+    def shutdown(target, **_):
+        run.session.is_gone = is_gone
+        raise ConnectionFailed("The connection to the server is lost")
+
+    monkeypatch.setattr(run.session, "shutdown", shutdown)
+    real = run.session.system_status
+
+    def status():
+        if getattr(run.session, "is_gone", False):
+            raise ConnectionFailed("The connection to the server is lost")
+        return real()
+
+    monkeypatch.setattr(run.session, "system_status", status)
+    run(system, "shutdown", "server", "--yes", expected=ExitCode.OK if is_gone else ExitCode.CONNECTION)

@@ -20,6 +20,22 @@ def test_the_steps_lead_to_the_model(tmp_path):
     again.close()
 
 
+def test_what_the_first_version_had_is_still_there(tmp_path):
+    opened = database.Database(f"sqlite:///{tmp_path}/db.sqlite")
+    opened.migrate("first")
+    with opened.begin() as db:
+        db.execute(text("INSERT INTO organization (name) VALUES ('hub')"))
+        columns = [column.name for column in model.Project.__table__.columns if column.name != "needs_second_factor"]
+        values = ", ".join("'1'" for _ in columns)
+        db.execute(text(f"INSERT INTO project ({', '.join(columns)}) VALUES ({values})"))  # noqa: S608 - our own names
+    opened.migrate()
+    assert opened.schema_differences() == []
+    with opened.begin() as db:
+        project = db.get(model.Project, 1)
+        assert (project.is_frozen, project.needs_second_factor) == (True, False)
+    opened.close()
+
+
 def test_a_database_of_a_newer_version_is_refused(tmp_path):
     database.open_in(tmp_path).close()
     engine = create_engine(f"sqlite:///{tmp_path}/db.sqlite")
