@@ -138,7 +138,7 @@ def test_a_batch_job_that_somebody_cancels_is_named(federation, cluster, tmp_pat
 
 def test_an_abort_ends_the_batch_jobs(federation, cluster, tmp_path):
     job_id = held(federation, cluster, tmp_path)
-    assert set(batch_jobs(cluster, job_id)) == {f"{site}-{job_id}" for site in SITES}
+    until(lambda: set(batch_jobs(cluster, job_id)) == {f"{site}-{job_id}" for site in SITES}, what="both batch jobs")
     with federation.admin(*rounds.ROOT) as session:
         session.abort(job_id)
         session.wait(job_id, 30)

@@ -169,7 +169,8 @@ def test_a_broken_server_release_is_rolled_back_after_clients_were_not(deployed,
     until(lambda: states(deployed) == WELL)
 
 
-@pytest.mark.parametrize("release", [pytest.param("newer", marks=pytest.mark.nightly), "broken"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("release", ["newer", "broken"])
 def test_killed_before_the_health_check_the_next_run_finishes_or_rolls_back(deployed, sources, release):
     words = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(deployed), str(sources[release])]
     there = root(deployed, "site-1")

@@ -143,6 +143,7 @@ def test_a_container_may_do_little(deployed):
     assert not names & {"CONTAINERS_CONF", "SSH_AUTH_SOCK", "PYTEST_CURRENT_TEST"}
 
 
+@pytest.mark.nightly
 def test_a_killed_supervisor_leaves_a_container_that_ends_with_the_next_start(deployed):
     before = deployed.containers()
     kill_supervisor(deployed.root("site-1"))
@@ -153,7 +154,10 @@ def test_a_killed_supervisor_leaves_a_container_that_ends_with_the_next_start(de
     assert {site for site in SITES if before[site] != after[site]} == {"site-1"}
 
 
-@pytest.mark.parametrize("is_killed", [False, True], ids=["supervised", "its supervisor killed"])
+@pytest.mark.parametrize(
+    "is_killed",
+    [pytest.param(False, id="supervised", marks=pytest.mark.nightly), pytest.param(True, id="its supervisor killed")],
+)
 def test_a_stopped_site_has_no_container(deployed, is_killed):
     if is_killed:
         kill_supervisor(deployed.root("site-1"))
@@ -313,6 +317,7 @@ def prepare(host, tmp_path):
     assert host.images() == before
 
 
+@pytest.mark.nightly
 def test_an_image_without_the_runtime_is_refused(prepare, base):
     with pytest.raises(RemoteCommandFailed) as refused:
         prepare(Image(base, "clouddeploy_runtime"))
@@ -327,6 +332,7 @@ def test_an_image_that_is_neither_here_nor_to_be_pulled_is_refused(prepare):
     assert "the image localhost:9/no/such:1 is not here and cannot be pulled" in refused.value.why
 
 
+@pytest.mark.nightly
 def test_what_the_kit_asks_for_and_the_image_lacks_is_named(prepare, image, caplog):
     with pytest.raises(RemoteCommandFailed) as refused:
         prepare(Image(image, "clouddeploy_runtime", packages=("numpy", "no-such-thing")))

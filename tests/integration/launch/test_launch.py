@@ -79,6 +79,7 @@ def test_server_and_client_start_themselves_in_two_clouds_and_leave_nothing(clou
         assert gone["deleted"]
 
 
+@pytest.mark.nightly
 def test_at_a_terminal_it_asks_shows_the_price_and_then_does_it(clouds, kits):
     """No is no: neither a machine nor a file is left by it."""
     server = kits("fl.example.com")["server1"]

@@ -34,7 +34,8 @@ class Person:
     def job(self, nonce, *, files=None, study=""):
         return self._sign(JobStatement(PROJECT, SERVER, nonce, NOW, study, files or {}))
 
-    def command(self, nonce, number, name="abort_job", *, time=NOW, **arguments):
+    def command(self, nonce, number, name="abort_job", *, time=None, **arguments):
+        time = time or datetime.now(UTC)  # not when the tests were read, which may be long ago
         return self._sign(CommandStatement(PROJECT, SERVER, nonce, number, time, name, arguments))
 
     def _sign(self, statement):
@@ -52,7 +53,7 @@ def world(tmp_path_factory):
 def give(one, person, nonce, number, **changes):
     """A command as it came, beside the one that was signed."""
     signed = {"name": "abort_job", "job_id": "j1"} | changes.pop("signed", {})
-    time = changes.pop("time", NOW)
+    time = changes.pop("time", None)
     envelope = changes.pop("envelope", None)
     name = signed.pop("name")
     envelope = person.command(nonce, number, name, time=time, **signed) if envelope is None else envelope
