@@ -9,6 +9,8 @@ sealed against it, a parent takes no other from a job, and files are allocated b
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import fcntl
 import gc
 import mmap
@@ -245,6 +247,8 @@ class BufferPool:
         """
         if any(memory() is not None for memory in self._made):
             gc.collect()
+        with contextlib.suppress(AttributeError):  # of a C library that is not glibc
+            ctypes.CDLL(None).malloc_trim(0)  # what gRPC has freed of transfers stays with the process otherwise
 
     def _fitting(self, size: int) -> Buffer | None:
         free = (self._buffers[key] for key in self._free)
