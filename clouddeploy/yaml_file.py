@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where PyYAML has it, which reads fifty sites in a tenth of the time."""
+_MOST_KEYS, _DEEPEST = 100_000, 50
+"""Keys, and levels of them: with aliases a short file may mean more than any memory holds, and one that is its own part
+has no end."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,12 @@ def parse(file: Path, form: Form) -> tuple[dict[str, Any], dict[tuple[str, ...],
 def _note_lines(node: yaml.Node | None, path: tuple[str, ...], lines: dict[tuple[str, ...], int], file: Path) -> None:
     if not isinstance(node, yaml.MappingNode):
         return
+    if len(lines) > _MOST_KEYS or len(path) > _DEEPEST:
+        raise ConfigError(
+            f"{file} has too many keys",
+            why=f"they are more than {_MOST_KEYS}, or more than {_DEEPEST} levels deep",
+            hint="write it without aliases (*name)",
+        )
     for key, value in node.value:
         here = (*path, str(key.value))
         if here in lines:

@@ -10,6 +10,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, select
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from clouddeploy.dashboard.database import Database
+
+_OWN_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Attempts:
     def _keys(self, account: str, address: str) -> tuple[tuple[str, int], ...]:
         return (
             (_key("account", account), self.limits.account_failures),
-            (_key("address", address), self.limits.address_failures),
+            (_key("address", _place(address)), self.limits.address_failures),
         )
 
     def _keep(self, key: str, one: _Tries) -> None:
@@ -132,6 +135,17 @@ class Attempts:
         if self.database is not None:
             with self.database.begin() as db:
                 db.execute(delete(model.Attempt).where(model.Attempt.digest == key))
+
+
+def _place(address: str) -> str:
+    """Returns what counts as one address: whoever has one of IPv6 has all of its network (RFC 6177 §2)."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    return str(found.ipv4_mapped or IPv6Network((int(found), _OWN_BITS), strict=False))
 
 
 def _key(kind: str, value: str) -> str:

@@ -7,7 +7,7 @@ import secrets
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select, update
 
 from clouddeploy.dashboard import listing, logins, model, passwords, rules
 from clouddeploy.dashboard.database import organization, project_of
@@ -86,10 +86,19 @@ def invitation(visit: Visit, secret: str) -> model.Invitation:
     """
     found = visit.db.scalar(select(model.Invitation).where(model.Invitation.digest == logins.digest(secret)))
     if found is None or found.used_at is not None or found.expires_at <= visit.desk.now():
-        raise Forbidden(
-            "the invitation is not valid", why="it was used, or its time is over", hint="ask for another one"
-        )
+        raise _not_valid()
     return found
+
+
+def _use(visit: Visit, found: model.Invitation) -> None:
+    # One statement, so that of two who come at once only one gets in.
+    first = update(model.Invitation).where(model.Invitation.id == found.id, model.Invitation.used_at.is_(None))
+    if visit.db.execute(first.values(used_at=visit.desk.now())).rowcount != 1:  # type: ignore[attr-defined]
+        raise _not_valid()
+
+
+def _not_valid() -> Forbidden:
+    return Forbidden("the invitation is not valid", why="it was used, or its time is over", hint="ask for another one")
 
 
 def sign_up(desk: Desk, asked: Mapping[str, str], *, address: str) -> model.User:
@@ -120,7 +129,7 @@ def sign_up(desk: Desk, asked: Mapping[str, str], *, address: str) -> model.User
         if visit.db.scalar(select(model.User.id).where(model.User.email == email)) is not None:
             raise Conflict("the account cannot be made", why="the e-mail address has one", hint="log in instead")
         if found is not None:
-            found.used_at = desk.now()
+            _use(visit, found)
         user = _add(visit, email, made, role=role, org=org, approval=Approval.PENDING)
         user.name, user.description = asked.get("name", ""), asked.get("description", "")
         visit.note("sign_up", user=email, detail=f"{role.value} of {org}")
@@ -217,7 +226,7 @@ def known_or_invited(visit: Visit, email: str, *, name: str) -> model.User | Non
     )
     if found is None:
         return None
-    found.used_at = visit.desk.now()
+    _use(visit, found)
     nobodys = visit.desk.passwords.hash(passwords.made())  # no password gets in
     user = _add(visit, email, nobodys, role=Role(found.role), org=found.organization, approval=Approval.PENDING)
     user.name = name
@@ -225,7 +234,9 @@ def known_or_invited(visit: Visit, email: str, *, name: str) -> model.User | Non
     return user
 
 
-def change(visit: Visit, user_id: int, changes: Mapping[str, Any], *, login_id: int | None = None) -> model.User:
+def change(
+    visit: Visit, user_id: int, changes: Mapping[str, Any], *, login_id: int | None = None, is_proved: bool = False
+) -> model.User:
     """Changes an account.
 
     Args:
@@ -233,9 +244,11 @@ def change(visit: Visit, user_id: int, changes: Mapping[str, Any], *, login_id: 
         user_id: whose.
         changes: name, description, password, and for the project admin role, organization, approval_state.
         login_id: the session that goes on when the password changes; all others end.
+        is_proved: whether they have just typed the password that there was.
 
     Raises:
         Forbidden: the one who asks may not.
+        ProofNeeded: they must type their password again first.
         Conflict: the account's state does not allow it.
     """
     user = get(visit, user_id, Action.USER_EDIT, is_held=True)
@@ -254,6 +267,8 @@ def change(visit: Visit, user_id: int, changes: Mapping[str, Any], *, login_id: 
         user.organization = organization(visit.db, checked_org(changes["organization"]))
     if "password" in changes:
         rules.check_scope(visit.me, Scope.ACCOUNT)
+        if not is_proved:
+            visit.require(Action.PASSWORD_EDIT, Target(user.organization_id, user.id))
         passwords.check(changes["password"], email=user.email)
         user.password_hash = visit.desk.passwords.hash(changes["password"])
         logins.end_all(visit.db, user.id, but=login_id)
@@ -311,6 +326,8 @@ def _decide(visit: Visit, user: model.User, after: Approval) -> None:
     user.approval_state = after
     if after is Approval.DENIED:
         logins.end_all(visit.db, user.id)
+        unused = delete(model.Invitation).where(model.Invitation.used_at.is_(None))
+        visit.db.execute(unused.where(model.Invitation.inviter_id == user.id))
         visit.desk.kits.revoke(project_of(visit.db).short_name, user.email, reason="privilege_withdrawn")
     visit.note(Action.USER_APPROVE.value, detail=f"{user.email}: {after.name.lower()}")
 

@@ -93,6 +93,7 @@ class Action(StrEnum):
     DEPLOY_VIEW = "view_deployments"
     DEPLOY = "deploy"
     TOKEN_EDIT = "edit_tokens"  # noqa: S105 - a word of the log
+    PASSWORD_EDIT = "change_password"  # noqa: S105 - a word of the log
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ MATRIX: Mapping[Action, Mapping[Role, Reach]] = {
     Action.DEPLOY_VIEW: _row(_A, _N, _N, _N),
     Action.DEPLOY: _row(_A, _N, _N, _N),
     Action.TOKEN_EDIT: _row(_O, _O, _O, _O),
+    Action.PASSWORD_EDIT: _row(_A, _O, _O, _O),
 }
 """Action → role → whose things. What is not in it is refused."""
 WHILE_PENDING = frozenset(
@@ -166,6 +168,7 @@ WHILE_PENDING = frozenset(
         Action.USER_EDIT,
         Action.USER_DELETE,
         Action.FACTOR_EDIT,
+        Action.PASSWORD_EDIT,
         Action.SITE_CREATE,
         Action.SITE_EDIT,
         Action.SITE_DELETE,
@@ -184,6 +187,9 @@ SENSITIVE = frozenset(
         Action.USER_ROLE,
         Action.FACTOR_EDIT,
         Action.FACTOR_RESET,
+        # With either of them whoever sat down before it would be asked for nothing any more.
+        Action.TOKEN_EDIT,
+        Action.PASSWORD_EDIT,
     }
 )
 """What a browser that was left alone must not be enough for."""

@@ -71,6 +71,7 @@ def test_an_address_that_was_allocated_unheard_is_adopted(aws_server, tmp_path):
     assert not found.missed
 
 
+@pytest.mark.nightly
 def test_destroy_killed_at_points_evenly_spread(aws_server, tmp_path):
     found = tried(aws_server, tmp_path, verb="destroy", choose=crash_matrix.spread(FEW))
     assert found.kills >= FEW - 1

@@ -89,6 +89,7 @@ def envelope(done):
 
 
 @needs_root
+@pytest.mark.nightly
 def test_apply_killed_once_the_servers_machine_exists_then_applied_again_makes_no_second_one(run):
     process = run("apply", "--yes", wait=False)
     journal = run.state / "journal.jsonl"

@@ -210,19 +210,28 @@ class Forwarder:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader, writer):
+        ends = [writer]
+        try:
+            await self._join(reader, writer, ends)
+        except (OSError, asyncio.IncompleteReadError):
+            return  # whom it was for, or who called, is gone
+        finally:
+            for one in ends:
+                one.transport.abort()
+
+    async def _join(self, reader, writer, ends):
         if self._is_proxy:
             head = await reader.readuntil(b"\r\n\r\n")
             self.asked.append(head.split(b" ")[1].decode())
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        ends.append(inner_writer)
         self._heard = time.monotonic()
         ways = [self._pass(reader, inner_writer), self._pass(inner_reader, writer), self._cut()]
         _, left = await asyncio.wait([asyncio.create_task(one) for one in ways], return_when=asyncio.FIRST_COMPLETED)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        for one in (writer, inner_writer):
-            one.transport.abort()
 
     async def _pass(self, reader, writer):
         with contextlib.suppress(OSError):

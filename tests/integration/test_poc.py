@@ -90,6 +90,7 @@ def test_one_command_ends_with_a_finished_job_and_another_with_nothing(poc):
     assert poc.run("config", "list")["kits"] == []
 
 
+@pytest.mark.nightly
 def test_a_start_that_is_killed_is_stopped_and_started_again_on_another_port(poc):
     started = poc.begin("poc", "start", "-n", "1")
     until(lambda: poc.state("server") == "serving", what="the server")

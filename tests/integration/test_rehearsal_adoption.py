@@ -55,6 +55,7 @@ def file(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="hosts in network namespaces need root")
+@pytest.mark.nightly
 def test_networks_groups_and_machines_of_somebody_else(file):
     done = subprocess.run(
         [sys.executable, "-m", "clouddeploy.cli", "rehearse", str(file), "--output", "json"],

@@ -28,6 +28,7 @@ def rehearse(*faults, unprivileged=False):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="network cables need root")
+@pytest.mark.nightly
 def test_throttled_lagging_scarce_partitioned_and_killed_it_still_succeeds_and_leaves_nothing():
     status, answer = rehearse("capacity", "throttle", "lag", "kill=40", "partition")
     assert status == 0, answer

@@ -125,6 +125,7 @@ def states(file):
 WELL = {"server1": "serving", "site-1": "registered", "site-2": "registered"}
 
 
+@pytest.mark.nightly
 def test_upgraded_twice_every_site_runs_the_new_release_and_nothing_is_restarted(deployed, sources):
     before = pids(deployed)
     events = []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy.dashboard import audit_pages, people, rules, second_factor, settings, sites, tables
+from clouddeploy.dashboard import audit_pages, model, people, rules, second_factor, settings, sites, tables
 from clouddeploy.dashboard.database import project_of
-from clouddeploy.dashboard.errors import Invalid
+from clouddeploy.dashboard.errors import Conflict, Invalid
 from clouddeploy.dashboard.rules import INVITABLE, Action, Approval, Role
 from clouddeploy.dashboard.web.asking import Archive, Ask, Page, Redirect
 from clouddeploy.dashboard.web.open_pages import field
@@ -66,6 +67,7 @@ def _users(ask: Ask, **more: Any) -> Page:
         found = people.find(visit, ask.wanted)
         values = {
             "found": found,
+            "mark": mark,
             "with_factor": second_factor.among(visit.db, [one.id for one in found.rows]),
             "invitable": sorted(INVITABLE.get(visit.me.role, ())),
             "roles": [role.value for role in Role if role is not Role.PROJECT_ADMIN],
@@ -79,7 +81,7 @@ def decide_users(ask: Ask) -> Redirect:
     def decide(visit: Visit, one: int, approval: Approval) -> None:
         people.change(visit, one, {"approval_state": int(approval)})
 
-    return _decide(ask, "/users", decide, people.remove)
+    return _decide(ask, "/users", Action.USER_APPROVE, decide, people.remove)
 
 
 def edit_user(ask: Ask) -> Redirect:
@@ -108,7 +110,7 @@ def site_list(ask: Ask) -> Page:
         is_approved = visit.me.approval.is_approved
         found = sites.find(visit, ask.wanted) if is_approved else sites.own(visit, ask.wanted)
         editable = {one.id for one in found.rows if rules.may(visit.me, Action.SITE_EDIT, _target(one))}
-        return Page("sites.html", {"found": found, "editable": editable})
+        return Page("sites.html", {"found": found, "editable": editable, "mark": mark})
 
 
 def _target(site: Any) -> rules.Target:
@@ -139,7 +141,7 @@ def decide_sites(ask: Ask) -> Redirect:
     def decide(visit: Visit, one: int, approval: Approval) -> None:
         sites.change(visit, one, {"approval_state": int(approval)})
 
-    return _decide(ask, "/sites", decide, sites.remove)
+    return _decide(ask, "/sites", Action.SITE_APPROVE, decide, sites.remove)
 
 
 def users_csv(ask: Ask) -> Archive:
@@ -176,14 +178,26 @@ def audit(ask: Ask) -> Page:
     return Page("audit.html", {"rows": rows[:_ENTRIES], "has_more": len(rows) > _ENTRIES, "number": wanted.page})
 
 
+def mark(one: model.User | model.Site) -> str:
+    """Returns a digest of what an approval is given for, so that it is for what the page showed.
+
+    Who waits may still change it, and SQLite gives the id of what was deleted to what comes next.
+    """
+    said = (one.email, one.role) if isinstance(one, model.User) else (one.name,)
+    return hashlib.sha256("\n".join((*said, one.organization.name)).encode()).hexdigest()[:16]
+
+
 def _decide(
     ask: Ask,
     back: str,
+    action: Action,
     decide: Callable[[Visit, int, Approval], object],
     remove: Callable[[Visit, int], object],
 ) -> Redirect:
     """Does the same with each one that was ticked; all or none."""
-    what, ids = field(ask, "decision"), (ask.body or {}).get("ids", [])
+    what, ticked = field(ask, "decision"), (ask.body or {}).get("ids", [])
+    shown = dict(one.partition("-")[::2] for one in ticked)
+    ids = list(shown)
     if not ids or len(ids) > _MAX_TOGETHER or not all(one.isascii() and one.isdecimal() for one in ids):
         raise Invalid("nothing was done", why="nothing was ticked", hint="tick the rows that are meant")
     if what not in {*_DECISIONS, "delete"}:
@@ -193,8 +207,20 @@ def _decide(
             if what == "delete":
                 remove(visit, int(one[:9]))
             else:
+                if what == "approve":
+                    _check_shown(visit, action, int(one[:9]), shown[one])
                 decide(visit, int(one[:9]), _DECISIONS[what])
     return Redirect(back)
+
+
+def _check_shown(visit: Visit, action: Action, row_id: int, shown: str) -> None:
+    visit.require(action)
+    is_user = action is Action.USER_APPROVE
+    row = visit.db.get(model.User, row_id) if is_user else visit.db.get(model.Site, row_id)
+    if shown and row is not None and mark(row) != shown:
+        raise Conflict(
+            "nothing was approved", why="what was ticked has changed since it was shown", hint="look at it again"
+        )
 
 
 def _capacity(ask: Ask) -> dict[str, Any]:

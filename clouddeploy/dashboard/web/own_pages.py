@@ -49,7 +49,7 @@ def change_password(ask: Ask) -> Redirect:
         if not ask.desk.passwords.is_right(user.password_hash, old):
             ask.desk.attempts.failed(account=me.email, address=ask.address)
             raise Forbidden("the password was not changed", why="the old one is another", hint="try again")
-        people.change(visit, me.id, {"password": new}, login_id=login_id)
+        people.change(visit, me.id, {"password": new}, login_id=login_id, is_proved=True)
     return Redirect("/account")
 
 

@@ -188,6 +188,7 @@ open("/tmp/left", "w").close()
 """
 
 
+@pytest.mark.nightly
 def test_a_job_that_swaps_its_folders_for_links_changes_nothing_outside(deployed, tmp_path):
     root, before = deployed.root("site-1"), deployed.containers()["site-1"]
     outside = tmp_path / "outside"

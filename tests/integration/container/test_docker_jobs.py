@@ -188,6 +188,7 @@ def busy(image):
 
 
 @pytest.mark.fault("a parent and its job's process killed", "the next start removes the container")
+@pytest.mark.nightly
 def test_what_a_killed_parent_has_left_is_removed_at_its_next_start(host, launchers, launching, tmp_path):
     def kill(process):
         host("pause", "site-1-job")  # it cannot end by itself, as when the engine is slow

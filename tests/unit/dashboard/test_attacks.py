@@ -1,9 +1,13 @@
 """What somebody tries who means no good."""
 
+import re
+
 import pytest
 from clouddeploy_runtime.audit import first_broken_line
 
+from clouddeploy.dashboard import people
 from clouddeploy.dashboard.database import project_of
+from clouddeploy.dashboard.errors import Forbidden
 from tests.unit.dashboard.visitors import ADMIN, API, PASSWORD, World
 
 
@@ -160,6 +164,24 @@ def test_accounts_are_not_made_in_bulk(world):
     assert codes == [201] * 30 + [429] * 2
 
 
+def test_an_approval_is_for_what_the_page_showed(world):
+    world.configure()
+    ann = world.person("ann", approved=False)
+    site = ann.site("site-1")
+    browser = world.browser()
+    tick = re.search(rf'name="ids" value="({site}-[0-9a-f]+)"', browser.get("/sites").text).group(1)
+    assert ann.patch(f"/clients/{site}", {"name": "hospital"}).status_code == 200
+    assert browser.send("/sites/decide", ids=tick, decision="approve").status_code == 409
+    assert ann.delete(f"/clients/{site}").status_code == 200
+    tick = re.search(rf'name="ids" value="({ann.id}-[0-9a-f]+)"', browser.get("/users").text).group(1)
+    assert ann.delete(f"/users/{ann.id}").status_code == 200
+    eve = world.person("eve", org="hospital", approved=False)
+    assert eve.id == ann.id, "SQLite gives the id again"
+    assert browser.send("/users/decide", ids=tick, decision="approve").status_code == 409
+    now = re.search(rf'name="ids" value="({eve.id}-[0-9a-f]+)"', browser.get("/users").text).group(1)
+    assert browser.send("/users/decide", ids=now, decision="approve").status_code == 303
+
+
 def test_nobody_makes_a_site_elsewhere(world):
     root = world.configure()
     ann = world.person()
@@ -248,6 +270,26 @@ def test_an_invitation_is_for_one_person_and_says_what_they_are(world):
     late = root.post("/invitations", {"role": "lead", "organization": "org_a"}).json()["invitation"]
     world.clock.move(days=15)
     assert world.client().post(f"{API}/users", json={**body, "invitation": late}).status_code == 403
+
+
+def test_of_two_who_use_an_invitation_at_once_one_gets_in(world):
+    root = world.configure(public=False)
+    secret = root.post("/invitations", {"role": "lead", "organization": "org_a"}).json()["invitation"]
+    with world.desk.visit() as late:
+        found = people.invitation(late, secret)
+        body = {"email": "ann@a.example", "password": PASSWORD, "invitation": secret}
+        assert world.client().post(f"{API}/users", json=body).status_code == 201
+        with pytest.raises(Forbidden):
+            people._use(late, found)
+
+
+def test_an_invitation_ends_with_the_denial_of_who_made_it(world):
+    root = world.configure()
+    ann = world.person()
+    secret = ann.post("/invitations", {"role": "lead", "organization": "org_a"}).json()["invitation"]
+    assert root.patch(f"/users/{ann.id}", {"approval_state": -1}).status_code == 200
+    body = {"email": "eve@a.example", "password": PASSWORD, "invitation": secret}
+    assert world.client().post(f"{API}/users", json=body).status_code == 403
 
 
 def test_a_project_that_is_not_public_tells_nothing(world):

@@ -67,6 +67,26 @@ def test_an_address_that_tries_many_accounts_waits_too():
     tries.check(account="another", address="2")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "is_one"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("::1", "::2", True),
+    ],
+)
+def test_a_network_of_ipv6_counts_as_one_address(first, second, is_one):
+    tries = Attempts(Clock(), Limits(address_failures=1))
+    tries.failed(account="a", address=first)
+    if is_one:
+        with pytest.raises(TooMany):
+            tries.check(account="b", address=second)
+    else:
+        tries.check(account="b", address=second)
+
+
 def test_a_success_frees_the_account_and_not_the_address():
     tries = Attempts(Clock(), Limits(account_failures=2, address_failures=2))
     for _ in range(2):

@@ -222,6 +222,23 @@ def test_the_servers_kit_and_roles_are_sensitive_too(world):
     assert {Action.SERVER_KIT, Action.PROJECT_FREEZE, Action.USER_ROLE} <= SENSITIVE
 
 
+def test_a_browser_that_was_left_alone_makes_no_token_and_takes_no_account_over(world):
+    world.configure()
+    ann = world.person()
+    browser = world.browser()
+    world.clock.move(minutes=16)
+    browser.get("/account")
+    browser.client.headers["x-csrf-token"] = browser.token
+    assert "Is it you?" in browser.send("/account/tokens", name="x", scopes=["write"], days="7").text
+    made = browser.client.post(f"{API}/tokens", json={"name": "x", "scopes": ["write"]})
+    assert made.json()["code"] == "PROOF_NEEDED"
+    for one in (1, ann.id):
+        answer = browser.client.patch(f"{API}/users/{one}", json={"password": "taken over by this"})
+        assert answer.json()["code"] == "PROOF_NEEDED"
+    changed = browser.send("/account/password", old_password=PASSWORD, password="a new one with words")
+    assert changed.status_code == 303, "the old password is a proof"
+
+
 def test_a_token_for_automation_is_not_asked(world):
     root = world.configure(freeze=True)
     made = root.post("/tokens", {"name": "robot", "scopes": ["read", "write", "kits"]}).json()["token"]

@@ -56,6 +56,12 @@ def test_malformed_yaml_names_the_line(write):
     assert "deploy.yml:2" in problem(write("version: 1\nsites: ]\n"))
 
 
+def test_what_aliases_blow_up_is_refused_at_once(write):
+    levels = "".join(f"l{n}: &l{n} {{{', '.join(f'k{k}: *l{n - 1}' for k in range(10))}}}\n" for n in range(1, 12))
+    assert "too many keys" in problem(write(f"l0: &l0 {{a: 1}}\n{levels}"))
+    assert "too many keys" in problem(write("version: &me\n  again: *me\n"))
+
+
 def test_an_unknown_key_names_its_line_and_the_known_ones(write):
     text = problem(write(GOOD + "sitez: {}\n"))
     assert "deploy.yml:7: sitez: unknown key" in text
