@@ -221,14 +221,18 @@ class Commands:
     async def _enable_client(self, call: Call) -> Any:
         name = call.text("client")
         if name not in self._membership.disabled:
-            raise InvalidTarget(f"The client {name!r} is not disabled", hint="`clouddeploy system status` names those that are.")
+            raise InvalidTarget(
+                f"The client {name!r} is not disabled", hint="`clouddeploy system status` names those that are."
+            )
         self._membership.enable(name)
         return {"disabled": list(self._membership.disabled)}
 
     async def _remove_client(self, call: Call) -> Any:
         name = self._known_site(call)
         if not self._membership.remove(name):
-            raise InvalidTarget(f"The client {name} is not connected", hint="`clouddeploy system status` names those that are.")
+            raise InvalidTarget(
+                f"The client {name} is not connected", hint="`clouddeploy system status` names those that are."
+            )
         return {}
 
     def _known_site(self, call: Call) -> str:

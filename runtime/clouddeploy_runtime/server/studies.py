@@ -254,7 +254,9 @@ class StudyBook:
 
 def not_found(name: str) -> StudyNotFound:
     """Return the error for a study that is not there, or not to be seen by the asker."""
-    return StudyNotFound(f"There is no study {name[:80]!r}", hint="`clouddeploy study list` names those that you may see.")
+    return StudyNotFound(
+        f"There is no study {name[:80]!r}", hint="`clouddeploy study list` names those that you may see."
+    )
 
 
 def _content(path: Path) -> bytes:
