@@ -19,7 +19,7 @@ from clouddeploy_runtime.launchers.base import BadLauncher
 from clouddeploy_runtime.outposts import docker_container, docker_settings
 from clouddeploy_runtime.outposts.docker_container import Place
 from clouddeploy_runtime.outposts.docker_settings import DockerSettings
-from clouddeploy_runtime.outposts.post import Launch, Way
+from clouddeploy_runtime.outposts.post import Launch, Way, secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,9 @@ class DockerPost:
         options = docker_container.options(self._errand, self._settings, self._study, at)
         for left in self._engine.labelled({**options["labels"]}):
             self._engine.remove(left)  # of an earlier start of this job
-        launch = docker_container.launch(self._errand, self._settings, self._study, at, self._secrets())
+        launch = docker_container.launch(
+            self._errand, self._settings, self._study, at, secrets(self._study, self._errand.study)
+        )
         self._container = self._engine.create(options)
         log.info("The job runs in the container %s of the image %s (%s)", options["name"], image.name, image.id)
         return launch
@@ -108,18 +110,6 @@ class DockerPost:
             log.warning("%s", exc)  # how the job ended counts, not this
         finally:
             job_folders.remove(self._root)
-
-    def _secrets(self) -> dict[str, str]:
-        found = {}
-        for name, one in self._study.secret_env.items():
-            if one.source not in os.environ:
-                raise BadLauncher(
-                    f"The study {self._errand.study!r} has no {name} here",
-                    why=f"the site's process has no variable {one.source}",
-                    hint="Set it for the site, or correct secret_env in local/study_runtime.yaml.",
-                )
-            found[name] = os.environ[one.source]
-        return found
 
     def _way(self) -> Way:
         settings = self._settings

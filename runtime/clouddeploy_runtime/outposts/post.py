@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +11,8 @@ from clouddeploy_runtime.launchers.base import BadLauncher
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from clouddeploy_runtime.study_runtime import StudyRuntime
 
 CREDENTIAL = "line.json"
 """In the folder that the outpost reads: see `line.Credential`."""
@@ -123,6 +126,28 @@ class Post(Protocol):
 
     def close(self) -> None:
         """Ends it at once, and removes all that `open` made; harmless when repeated."""
+
+
+def secrets(study: StudyRuntime, name: str) -> dict[str, str]:
+    """Return a study's secret variables, whose values this process has under other names.
+
+    Args:
+        study: what its jobs get.
+        name: the study's, for the error.
+
+    Raises:
+        BadLauncher: this process does not have one; names it.
+    """
+    found = {}
+    for variable, one in study.secret_env.items():
+        if one.source not in os.environ:
+            raise BadLauncher(
+                f"The study {name!r} has no {variable} here",
+                why=f"the site's process has no variable {one.source}",
+                hint="Set it for the site, or correct secret_env in local/study_runtime.yaml.",
+            )
+        found[variable] = os.environ[one.source]
+    return found
 
 
 def bad(launcher: str, key: str, *, wanted: str, value: Any) -> BadLauncher:

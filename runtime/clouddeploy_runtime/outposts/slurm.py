@@ -15,7 +15,7 @@ from clouddeploy_runtime import job_folders, study_runtime
 from clouddeploy_runtime.errors import RuntimeFault, printable
 from clouddeploy_runtime.launchers.base import BadLauncher
 from clouddeploy_runtime.outposts import slurm_batch, slurm_settings
-from clouddeploy_runtime.outposts.post import CREDENTIAL, Launch, Way
+from clouddeploy_runtime.outposts.post import CREDENTIAL, Launch, Way, secrets
 from clouddeploy_runtime.outposts.slurm_scheduler import BatchJob, Scheduler, SlurmRefused, SlurmSlow, State
 from clouddeploy_runtime.outposts.slurm_settings import SlurmSettings
 
@@ -71,7 +71,12 @@ class SlurmPost:
         """Submit the batch job."""
         errand = self._errand
         plan = slurm_batch.plan(
-            errand, self._settings, self._study, self._wishes, folder=self.folder, secrets=self._secrets()
+            errand,
+            self._settings,
+            self._study,
+            self._wishes,
+            folder=self.folder,
+            secrets=secrets(self._study, self._errand.study),
         )
         if plan.setup:
             path = self.folder / slurm_batch.SETUP
@@ -192,18 +197,6 @@ class SlurmPost:
             if state.is_waiting or time.monotonic() > deadline:
                 return False
             time.sleep(_PAUSE_S)
-
-    def _secrets(self) -> dict[str, str]:
-        found = {}
-        for name, one in self._study.secret_env.items():
-            if one.source not in os.environ:
-                raise BadLauncher(
-                    f"The study {self._errand.study!r} has no {name} here",
-                    why=f"the site's process has no variable {one.source}",
-                    hint="Set it for the site, or correct secret_env in local/study_runtime.yaml.",
-                )
-            found[name] = os.environ[one.source]
-        return found
 
 
 def check(settings: Mapping[str, Any]) -> Mapping[str, Any]:
