@@ -55,6 +55,35 @@ def test_a_job_goes_on_in_its_round_after_the_server_was_killed_or_stopped(feder
     assert "Traceback" not in federation.all_logs()
 
 
+@pytest.mark.fault("server killed while it writes a large model", "job goes back a round, exact mean")
+def test_a_job_goes_back_a_round_when_the_server_was_killed_before_the_model_was_on_the_disk(federation, tmp_path):
+    """Sites that are a round further by then do the one before again, and what they had begun as well."""
+    for site in ("site-1", "site-2"):
+        federation.hold(site, 1)
+        federation.hold(site, 2)
+    federation.begin("site-1", "site-2")
+    job_id = federation.submit(job(tmp_path / "job", rounds=3))
+    result = federation.workspace("server") / "jobs" / job_id / "result"
+    for site in ("site-1", "site-2"):
+        federation.wait_until_noted(site, "begins 1")
+    kept = {path: path.read_bytes() for path in result.glob("checkpoint*")}
+    assert kept
+    for site in ("site-1", "site-2"):
+        federation.release(site, 1)
+    for site in ("site-1", "site-2"):
+        federation.wait_until_noted(site, "begins 2")
+    federation.stop("server", signal.SIGKILL)
+    for path in result.glob("checkpoint*"):
+        path.unlink()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    federation.start("server")
+    for site in ("site-1", "site-2"):
+        federation.release(site, 2)
+    check_completed(federation, job_id, rounds=3)
+    assert "Traceback" not in federation.all_logs()
+
+
 @pytest.mark.fault("client killed in a round", "the round waits for it, exact mean")
 def test_a_round_waits_for_a_client_that_was_killed_and_comes_back(federation, tmp_path):
     federation.hold("site-2", 1)

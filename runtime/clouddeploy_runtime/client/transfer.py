@@ -88,12 +88,13 @@ class Transfer:
             call = self._channel.unary_stream(rpc.DOWNLOAD)(request, metadata=self._metadata(job_id))
             try:
                 await blobs.receive(call, landing)
-                await asyncio.to_thread(blobs.check, into, received=landing.position, expected=checksum)
+                landing.check(checksum)
             except BlobCorrupt as exc:
                 if not is_pieced:
                     raise
                 log.info("%s is fetched from its beginning: its parts do not fit together (%s)", blob, exc)
-                landing.position, is_pieced = 0, False
+                landing.restart()
+                is_pieced = False
             except _BROKEN as exc:
                 failures = await self._pause(exc, failures, f"download {blob}")
             else:

@@ -9,8 +9,6 @@ sealed against it, a parent takes no other from a job, and files are allocated b
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import fcntl
 import gc
 import mmap
@@ -20,6 +18,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from clouddeploy_runtime import heap
 from clouddeploy_runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
@@ -247,8 +246,7 @@ class BufferPool:
         """
         if any(memory() is not None for memory in self._made):
             gc.collect()
-        with contextlib.suppress(AttributeError):  # of a C library that is not glibc
-            ctypes.CDLL(None).malloc_trim(0)  # what gRPC has freed of transfers stays with the process otherwise
+        heap.give_back()  # what gRPC has freed of transfers
 
     def _fitting(self, size: int) -> Buffer | None:
         free = (self._buffers[key] for key in self._free)

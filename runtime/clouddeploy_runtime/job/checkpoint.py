@@ -1,30 +1,32 @@
 """What a controller writes after each round, so that another process can go on where it was when it was killed.
 
 A checkpoint is a model, `checkpoint-<round>.safetensors`, and an entry in `checkpoint.json`, which is replaced last:
-whoever is killed in between leaves the checkpoint before. What a killed process has written the kernel still has, so
-the next round begins at once, and the model reaches the disk beside it. Until it is there the one before is kept, for
-a machine that loses its power: after another boot only what had reached the disk counts. A file that is not needed
-any more is written over by the next model: new pages of the page cache cost ten times what copying into them does.
+whoever is killed in between leaves the checkpoint before. A small model is written at once; what a killed process has
+written the kernel still has, so it reaches the disk beside the next round. A large one takes a disk seconds: it is
+written beside the next round as a whole, where the workflow says that it leaves the model as it is meanwhile. Until a
+model is on the disk the one before is kept, for a machine that loses its power: after another boot only what had
+reached the disk counts.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import shutil
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import ClouddeployError, RuntimeFault
 from clouddeploy_runtime.job import tensors
+from clouddeploy_runtime.job.direct import DirectFile
 from clouddeploy_runtime.lifecycle import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -33,8 +35,8 @@ log = logging.getLogger(__name__)
 
 INDEX = "checkpoint.json"
 _MODELS = "checkpoint-*"
-_SPARE = "checkpoint-spare"
-"""A model's file that is not needed any more."""
+AT_ONCE_BYTES = 16 << 20
+"""A model up to here is small."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 """Another text after each boot: random(4)."""
 
@@ -72,48 +74,34 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._entries: list[dict[str, Any]] = []
-        self._syncing: threading.Thread | None = None
+        self._beside: threading.Thread | None = None
 
-    def write(self, checkpoint: Checkpoint) -> Path:
-        """Adds a checkpoint, the newest; returns the model's file.
+    def write(self, checkpoint: Checkpoint, *, names: Sequence[str] = (), beside: bool = False) -> None:
+        """Adds a checkpoint, the newest.
+
+        Args:
+            checkpoint: it.
+            names: of results that its model becomes, in the same folder.
+            beside: a large model is written while the caller goes on: its parameters must stay as they are until
+                `finish`. What keeps it from being written is a warning then.
 
         Raises:
             OSError: it could not be written; the one before is still there.
         """
         self.finish()  # a disk that is slower than the rounds sets their pace
-        model = self._folder / f"checkpoint-{checkpoint.round}.safetensors"
-        aside = self._folder / _SPARE
-        try:
-            if not _is_spare(aside):
-                aside.unlink(missing_ok=True)
-                aside.touch()
-            with aside.open("r+b") as file:
-                tensors.write_file(checkpoint.params, file)
-                file.truncate()
-            aside.replace(model)
-        except OSError:
-            aside.unlink(missing_ok=True)
-            raise
-        entry = {
-            "round": checkpoint.round,
-            "model": model.name,
-            "state": checkpoint.state,
-            "failures": dict(checkpoint.failures),
-            "boot": _boot(),
-        }
-        self._entries = [*self._entries[-1:], entry]
-        index = self._folder / f"{INDEX}.new"
-        index.write_bytes(json.dumps({"checkpoints": self._entries}).encode())
-        index.replace(self._folder / INDEX)
-        self._syncing = threading.Thread(target=self._sync, args=(entry,), daemon=True)
-        self._syncing.start()
-        return model
+        if beside and _is_large(checkpoint.params):
+            run = partial(self._write_large, checkpoint, names)
+        else:
+            entry = self._write(checkpoint, names)
+            run = partial(self._sync, entry)
+        self._beside = threading.Thread(target=run, daemon=True)
+        self._beside.start()
 
     def finish(self) -> None:
         """Waits until what was written has reached the disk."""
-        if self._syncing is not None:
-            self._syncing.join()
-            self._syncing = None
+        if self._beside is not None:
+            self._beside.join()
+            self._beside = None
 
     def read(self) -> Checkpoint | None:
         """Returns the newest checkpoint; None when there is none, so the job is a new one.
@@ -138,6 +126,33 @@ class Checkpoints:
         self._entries = [entry]
         return found
 
+    def _write(self, checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Any]:
+        """Writes the model, then its entry, which is returned."""
+        model = self._folder / f"checkpoint-{checkpoint.round}.safetensors"
+        write_model(checkpoint.params, model)
+        entry = {
+            "round": checkpoint.round,
+            "model": model.name,
+            "state": checkpoint.state,
+            "failures": dict(checkpoint.failures),
+            "boot": _boot(),
+        }
+        self._entries = [*self._entries[-1:], entry]
+        index = self._folder / f"{INDEX}.new"
+        index.write_bytes(json.dumps({"checkpoints": self._entries}).encode())
+        index.replace(self._folder / INDEX)
+        for name in names:
+            _publish(model, self._folder / name)
+        return entry
+
+    def _write_large(self, checkpoint: Checkpoint, names: Sequence[str]) -> None:
+        try:
+            entry = self._write(checkpoint, names)
+        except OSError as error:
+            log.warning("round %d is not kept: %s", checkpoint.round, error)
+        else:
+            self._sync(entry)
+
     def _sync(self, entry: dict[str, Any]) -> None:
         """Brings the newest model to the disk; then the one before is not needed any more."""
         try:
@@ -152,8 +167,8 @@ class Checkpoints:
             log.warning("the checkpoint of round %s is not on the disk: %s", entry["round"], error)
             return
         for old in self._folder.glob(_MODELS):
-            if old.name not in {entry["model"], _SPARE}:
-                old.replace(self._folder / _SPARE)
+            if old.name != entry["model"]:
+                old.unlink(missing_ok=True)
 
     def _bad(self, error: Exception) -> BadCheckpoint:
         return BadCheckpoint(
@@ -170,7 +185,28 @@ def remove(folder: Path) -> None:
             one.unlink(missing_ok=True)
 
 
-def publish(model: Path, target: Path) -> None:
+def write_model(params: Mapping[str, NDArray[np.generic]], target: Path) -> None:
+    """Writes a model as a file that is complete, or as it was before.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    aside = target.with_name(f"{target.name}.new")
+    aside.unlink(missing_ok=True)
+    try:
+        with DirectFile(aside) if _is_large(params) else aside.open("xb") as file:
+            tensors.write_file(params, file)
+        aside.replace(target)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _is_large(params: Mapping[str, NDArray[np.generic]]) -> bool:
+    return sum(one.nbytes for one in params.values()) > AT_ONCE_BYTES
+
+
+def _publish(model: Path, target: Path) -> None:
     """Makes a checkpoint's model a result under another name; without a copy where the file system can."""
     aside = target.with_name(f"{target.name}.new")
     aside.unlink(missing_ok=True)
@@ -179,25 +215,6 @@ def publish(model: Path, target: Path) -> None:
     except OSError:  # a mounted share may know no hard links
         shutil.copyfile(model, aside)
     aside.replace(target)
-
-
-def _is_spare(file: Path) -> bool:
-    """Tells whether a file can be written over: it has no other name, and nobody reads what it was."""
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        if os.fstat(descriptor).st_nlink > 1:
-            return False
-        # Nobody gets this lease while the file is open elsewhere: fcntl(2). File systems without leases refuse it too.
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def _boot() -> str:

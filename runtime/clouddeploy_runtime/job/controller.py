@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from clouddeploy_runtime.errors import ExitCode, RuntimeFault
 from clouddeploy_runtime.job import frameworks, tensors
-from clouddeploy_runtime.job.checkpoint import Checkpoint, Checkpoints, publish
+from clouddeploy_runtime.job.checkpoint import Checkpoint, Checkpoints, write_model
 from clouddeploy_runtime.job.messages import Abort, Progress, Result, SiteFailed, Task
 from clouddeploy_runtime.lifecycle import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -163,6 +163,7 @@ class Controller:
                 answer = message.reason if isinstance(message, SiteFailed) else self._answer(message, given)
                 if isinstance(answer, Answer):
                     answers += 1
+                    self._checkpoints.finish()  # whoever takes the answer may change the model that is written
                     yield answer
                 else:
                     self.failures[message.site] = failed[message.site] = answer
@@ -170,6 +171,7 @@ class Controller:
             finally:
                 if given is not None:
                     given.release()
+        self._checkpoints.finish()
         if answers < min_sites:
             raise TooFewSites(f"round {round}: fewer than {min_sites} sites are left", why="; ".join(failed.values()))
 
@@ -177,26 +179,36 @@ class Controller:
         """Tells the server, and whoever watches, that a round has ended."""
         self._channel.send(Progress(round, total_rounds, metrics))
 
-    def checkpoint(self, round: int, params: Mapping[str, NDArray[np.generic]], state: Mapping[str, Any]) -> None:
+    def checkpoint(
+        self,
+        round: int,
+        params: Mapping[str, NDArray[np.generic]],
+        state: Mapping[str, Any],
+        *,
+        names: Sequence[str] = (),
+        beside: bool = False,
+    ) -> None:
         """Keeps what another process needs to go on, as `resumed`; also makes the model the job's result so far.
 
         Args:
             round: the one to go on with.
             params: the model.
             state: anything else; JSON.
+            names: of other results that it is too, as the best model so far.
+            beside: a large model is written while the sites work on the next task: it must stay as it is until the
+                first of their answers. What keeps it from being written is a warning then, and whoever is killed
+                meanwhile goes on from the checkpoint before.
 
         Raises:
             OSError: it could not be written; the one before is still there.
         """
-        model = self._checkpoints.write(Checkpoint(round, params, state, self.failures))
-        publish(model, self.run_dir / MODEL)
+        kept = Checkpoint(round, params, state, dict(self.failures))
+        self._checkpoints.write(kept, names=(MODEL, *names), beside=beside)
 
     def save(self, params: Mapping[str, NDArray[np.generic]], metrics: Mapping[str, Any]) -> None:
         """Writes the job's results, at its end: the model and the metrics; each file is complete or the one before."""
-        aside = self.run_dir / f"{MODEL}.new"
-        with aside.open("wb") as file:
-            tensors.write_file(params, file)
-        aside.replace(self.run_dir / MODEL)
+        self._checkpoints.finish()
+        write_model(params, self.run_dir / MODEL)
         write_atomically(self.run_dir / METRICS, json.dumps(metrics).encode())
 
     def _send_task(self, task: Task, params: Mapping[str, NDArray[np.generic]]) -> None:

@@ -168,7 +168,7 @@ class Cyclic(Controller):
     def _keep(self, number: int, state: Mapping[str, Any]) -> None:
         """Writes the checkpoint; a disk that is full for a while costs the way back to it, and not the job."""
         try:
-            self.checkpoint(number, self._model, state)
+            self.checkpoint(number, self._model, state, beside=True)
         except OSError as error:
             log.warning("round %d is not kept: %s", number, error)
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clouddeploy_runtime.job import early_stop
 from clouddeploy_runtime.job import initial_model as first_model
 from clouddeploy_runtime.job.aggregation import WeightedMean
-from clouddeploy_runtime.job.checkpoint import publish
-from clouddeploy_runtime.job.controller import BEST_MODEL, MODEL, BadWorkflow, Controller
+from clouddeploy_runtime.job.controller import BEST_MODEL, BadWorkflow, Controller
 from clouddeploy_runtime.job.frameworks import WIRE
 
 if TYPE_CHECKING:
@@ -164,9 +163,7 @@ class FedAvg(Controller):
     def _keep(self, number: int, state: Mapping[str, Any], *, is_best: bool) -> None:
         """Writes the checkpoint; a disk that is full for a while costs the way back to it, and not the job."""
         try:
-            self.checkpoint(number, self._model, state)
-            if is_best:
-                publish(self.run_dir / MODEL, self.run_dir / BEST_MODEL)
+            self.checkpoint(number, self._model, state, names=(BEST_MODEL,) if is_best else (), beside=True)
         except OSError as error:
             log.warning("round %d is not kept: %s", number, error)
 

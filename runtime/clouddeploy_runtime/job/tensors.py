@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
+    from clouddeploy_runtime.job.direct import DirectFile
+
     Tensors = Mapping[str, NDArray[np.generic]]
 
 DTYPES: Mapping[str, DTypeLike] = {
@@ -77,7 +79,7 @@ def write(tensors: Tensors, into: memoryview) -> int:
     return offset
 
 
-def write_file(tensors: Tensors, file: BinaryIO) -> None:
+def write_file(tensors: Tensors, file: BinaryIO | DirectFile) -> None:
     """Writes tensors to a file, without another copy of them."""
     file.write(header_of(tensors))
     for array in tensors.values():

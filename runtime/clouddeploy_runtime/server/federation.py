@@ -157,7 +157,7 @@ class FederationCalls:
             job.site_ended(session.name, text, is_crash=event.crashed)
             self._scheduler.wake()  # the site's resources are free
         elif event.job_id not in session.has_freed and self._scheduler.took_part(session.name, event.job_id):
-            session.has_freed.add(event.job_id)
+            session.has_freed.append(event.job_id)
             self._scheduler.wake()
 
     async def download(self, request: bytes, context: Any) -> AsyncIterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ CLIENT = "client"
 RELAY = "relay"
 MAX_WAITING = 1000
 """Events for a site that does not take them: it gets one or two for each round of its jobs. Guessed."""
+
+
+MAX_FREED = 100
 
 
 @dataclass(eq=False)
@@ -57,8 +61,8 @@ class Session:
     """Whether the answer to a heartbeat waits already: one says as much as many."""
     was_announced: bool = False
     """Whether the watchers were told that it joined."""
-    has_freed: set[str] = field(default_factory=set)
-    """Jobs that ended at the server and then at this site."""
+    has_freed: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_FREED))
+    """Jobs that ended at the server and then at this site; the last ones: a site says of none that it ended for ever."""
     hang_up: Callable[[], None] | None = field(default=None, repr=False)
     """Ends its stream, whether it reads or not; None: there is none."""
 

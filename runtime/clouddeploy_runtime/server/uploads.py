@@ -142,7 +142,7 @@ class Uploads:
         landing = upload.landing
         assert landing is not None  # noqa: S101 - made with its buffer
         await blobs.receive(stream, landing)
-        await asyncio.to_thread(blobs.check, landing.into, received=landing.position, expected=delivery.checksum)
+        landing.check(delivery.checksum)
 
     async def _turn(self, size: int) -> None:
         """Wait until updates that came before leave room, but not for ever: then this one may become a file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers import AEADEncryptionContext, Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 
@@ -25,11 +25,15 @@ def checksum(view: memoryview | bytes) -> str:
     It finds what broke on its way, ten times as fast as SHA-256; what somebody changes on purpose TLS finds.
     """
     whole = memoryview(view)
-    mac = Cipher(AES(_KEY), GCM(_NONCE)).encryptor()
+    mac = _mac()
     for start in range(0, len(whole), _PIECE_BYTES):
         mac.authenticate_additional_data(whole[start : start + _PIECE_BYTES])
     mac.finalize()
     return mac.tag.hex()
+
+
+def _mac() -> AEADEncryptionContext:
+    return Cipher(AES(_KEY), GCM(_NONCE)).encryptor()
 
 
 def chunks(view: memoryview | bytes, *, offset: int = 0) -> Iterator[bytes]:
@@ -57,14 +61,22 @@ async def send(view: memoryview | bytes, *, offset: int = 0, header: bytes = b""
 class Landing:
     """A preallocated buffer that a blob's messages fill, in order.
 
+    Each is taken into the checksum as it comes, while the processor still has it at hand: read again at the end, a
+    model of a gigabyte keeps everybody waiting.
+
     Attributes:
         into: as long as the whole blob.
-        position: after the last byte written; whoever waits for the end compares it with the blob's size.
+        position: after the last byte written.
     """
 
     def __init__(self, into: memoryview) -> None:
         self.into = into
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew, at the first byte."""
         self.position = 0
+        self._mac = _mac()
 
     def add(self, chunk: bytes) -> None:
         """Write the next message.
@@ -77,7 +89,23 @@ class Landing:
             announced = f"{len(self.into)} were announced"
             raise BlobCorrupt("A blob is longer than announced", why=f"{end} bytes came, {announced}")
         self.into[self.position : end] = chunk
+        self._mac.authenticate_additional_data(chunk)
         self.position = end
+
+    def check(self, expected: str) -> None:
+        """Refuse a blob that is not the one announced; nothing can be added to it afterwards.
+
+        Args:
+            expected: its `checksum`.
+
+        Raises:
+            BlobCorrupt: its length or its checksum differs.
+        """
+        if self.position != len(self.into):
+            raise BlobCorrupt("A blob is shorter than announced", why=f"{self.position} of {len(self.into)} bytes came")
+        self._mac.finalize()
+        if self._mac.tag.hex() != expected:
+            raise BlobCorrupt("A blob changed on its way", why="its checksum is not the announced one")
 
 
 async def receive(stream: AsyncIterable[bytes], landing: Landing) -> None:
@@ -88,15 +116,3 @@ async def receive(stream: AsyncIterable[bytes], landing: Landing) -> None:
     """
     async for chunk in stream:
         landing.add(chunk)
-
-
-def check(view: memoryview | bytes, *, received: int, expected: str) -> None:
-    """Refuse a blob that is not the one announced.
-
-    Raises:
-        BlobCorrupt: its length or its checksum differs.
-    """
-    if received != len(view):
-        raise BlobCorrupt("A blob is shorter than announced", why=f"{received} of {len(view)} bytes came")
-    if checksum(view) != expected:
-        raise BlobCorrupt("A blob changed on its way", why="its checksum is not the announced one")

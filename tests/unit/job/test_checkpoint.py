@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from clouddeploy_runtime.job import checkpoint
+from clouddeploy_runtime.job import checkpoint, direct
 from clouddeploy_runtime.job.checkpoint import BadCheckpoint, Checkpoint, Checkpoints
+
+RESULT = "model.safetensors"
+LARGE = np.arange(checkpoint.AT_ONCE_BYTES // 4 + 1001, dtype=np.float32)
 
 
 def written(folder, number):
     job = Checkpoints(folder)
-    model = job.write(Checkpoint(number, {"w": np.full(3, float(number))}, {"rounds": [number]}, {}))
+    job.write(Checkpoint(number, {"w": np.full(3, float(number))}, {"rounds": [number]}, {}), names=[RESULT])
     job.finish()
-    return model
+    return folder / f"checkpoint-{number}.safetensors"
 
 
 def read(folder):
@@ -39,34 +43,55 @@ def test_what_was_written_last_is_read_and_what_was_before_goes(tmp_path):
     np.testing.assert_array_equal(found.params["w"], np.arange(3))
     assert found.params["w"].dtype == np.arange(3).dtype
     job.finish()
-    assert names(tmp_path) == ["checkpoint-2.safetensors", "checkpoint-spare", "checkpoint.json"]
+    assert names(tmp_path) == ["checkpoint-2.safetensors", "checkpoint.json"]
 
 
-def test_the_file_of_an_old_checkpoint_is_written_over_by_the_next(tmp_path):
+def test_a_large_model_is_written_while_its_round_goes_on(tmp_path, monkeypatch):
+    may_write = threading.Event()
+    real = checkpoint.write_model
+
+    def waits(*given):
+        assert may_write.wait(10)
+        real(*given)
+
+    monkeypatch.setattr(checkpoint, "write_model", waits)
     job = Checkpoints(tmp_path)
-    files = []
-    for number in range(1, 6):
-        files.append(job.write(Checkpoint(number, {"w": np.arange(6 - number)}, {}, {})).stat().st_ino)
+    job.write(Checkpoint(1, {"w": LARGE}, {}, {}), names=[RESULT], beside=True)
+    assert read(tmp_path) is None
+    may_write.set()
+    job.finish()
+    found = read(tmp_path)
+    assert found.round == 1
+    np.testing.assert_array_equal(found.params["w"], LARGE)
+    assert names(tmp_path) == ["checkpoint-1.safetensors", "checkpoint.json", RESULT]
+
+
+def test_a_small_model_and_one_that_may_change_are_there_at_once(tmp_path):
+    for number, (model, beside) in enumerate([(np.zeros(3), True), (LARGE, False)]):
+        job = Checkpoints(tmp_path)
+        job.write(Checkpoint(number, {"w": model}, {}, {}), beside=beside)
+        assert read(tmp_path).round == number
         job.finish()
-    assert len(set(files)) == 2
-    np.testing.assert_array_equal(read(tmp_path).params["w"], np.arange(1))
 
 
-@pytest.mark.parametrize("held", ["by another name", "by a reader"])
-def test_a_checkpoint_that_somebody_still_has_is_not_written_over(tmp_path, held):
+def test_a_large_model_that_the_disk_does_not_take_is_a_warning_and_leaves_the_one_before(
+    tmp_path, monkeypatch, caplog
+):
     job = Checkpoints(tmp_path)
-    first = job.write(Checkpoint(1, {"w": np.zeros(3)}, {}, {}))
-    whole = first.read_bytes()
-    checkpoint.publish(first, tmp_path / "best.safetensors")
-    with first.open("rb") as reader:
-        if held == "by a reader":
-            (tmp_path / "best.safetensors").unlink()
-        for number in (2, 3, 4):
-            job.write(Checkpoint(number, {"w": np.full(3, float(number))}, {}, {}))
-            job.finish()
-        assert reader.read() == whole
-    if held == "by another name":
-        assert (tmp_path / "best.safetensors").read_bytes() == whole
+    job.write(Checkpoint(1, {"w": np.zeros(3)}, {}, {}))
+    job.finish()
+    monkeypatch.setattr(direct.DirectFile, "write", full)
+    job.write(Checkpoint(2, {"w": LARGE}, {}, {}), beside=True)
+    job.finish()
+    assert "round 2 is not kept: [Errno 28] No space left" in caplog.text
+    assert read(tmp_path).round == 1
+    assert names(tmp_path) == ["checkpoint-1.safetensors", "checkpoint.json"]
+    with pytest.raises(OSError, match="No space left"):
+        job.write(Checkpoint(2, {"w": LARGE}, {}, {}))
+
+
+def full(*_):
+    raise OSError(28, "No space left on device")
 
 
 def test_a_process_killed_between_model_and_index_leaves_the_checkpoint_before(tmp_path, monkeypatch):
@@ -131,7 +156,7 @@ def test_a_damaged_checkpoint_is_an_error_and_not_a_new_beginning(tmp_path, dama
 
 def test_a_published_model_outlives_its_checkpoint(tmp_path):
     for number in (1, 2):
-        checkpoint.publish(written(tmp_path, number), tmp_path / "model.safetensors")
+        written(tmp_path, number)
     content = (tmp_path / "checkpoint-2.safetensors").read_bytes()
     checkpoint.remove(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
@@ -144,5 +169,4 @@ def test_a_model_is_copied_where_there_are_no_hard_links(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint.os, "link", refuse)
     model = written(tmp_path, 1)
-    checkpoint.publish(model, tmp_path / "model.safetensors")
-    assert (tmp_path / "model.safetensors").read_bytes() == model.read_bytes()
+    assert (tmp_path / RESULT).read_bytes() == model.read_bytes()

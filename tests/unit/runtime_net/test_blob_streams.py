@@ -17,11 +17,21 @@ CONTENT = bytes(range(256)) * (CHUNK_BYTES // 128) + b"tail"
 
 @pytest.mark.parametrize("offset", [0, 1, CHUNK_BYTES, len(CONTENT)])
 def test_a_blob_arrives_from_any_offset(offset):
-    target = bytearray(CONTENT[:offset]) + bytearray(len(CONTENT) - offset)
+    target = bytearray(len(CONTENT))
     landing = blobs.Landing(memoryview(target))
-    landing.position = offset
+    asyncio.run(blobs.receive(blobs.send(CONTENT[:offset]), landing))
     asyncio.run(blobs.receive(blobs.send(CONTENT, offset=offset), landing))
-    blobs.check(landing.into, received=landing.position, expected=blobs.checksum(CONTENT))
+    landing.check(blobs.checksum(CONTENT))
+    assert bytes(target) == CONTENT
+
+
+def test_a_blob_that_begins_anew_is_checked_from_its_first_byte():
+    target = bytearray(len(CONTENT))
+    landing = blobs.Landing(memoryview(target))
+    landing.add(b"something else")
+    landing.restart()
+    asyncio.run(blobs.receive(blobs.send(CONTENT), landing))
+    landing.check(blobs.checksum(CONTENT))
     assert bytes(target) == CONTENT
 
 
@@ -35,10 +45,13 @@ def test_a_longer_blob_than_announced_is_refused():
 
 
 def test_a_shorter_or_changed_blob_is_refused():
+    landing = blobs.Landing(memoryview(bytearray(3)))
+    landing.add(b"ab")
     with pytest.raises(BlobCorrupt, match="shorter"):
-        blobs.check(memoryview(b"abc"), received=2, expected=blobs.checksum(b"abc"))
+        landing.check(blobs.checksum(b"abc"))
+    landing.add(b"c")
     with pytest.raises(BlobCorrupt, match="changed"):
-        blobs.check(memoryview(b"abc"), received=3, expected=blobs.checksum(b"abd"))
+        landing.check(blobs.checksum(b"abd"))
 
 
 @pytest.mark.parametrize(
