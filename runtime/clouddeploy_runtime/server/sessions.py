@@ -62,7 +62,7 @@ class Session:
     was_announced: bool = False
     """Whether the watchers were told that it joined."""
     has_freed: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_FREED))
-    """Jobs that ended at the server and then at this site; the last ones: a site says of none that it ended for ever."""
+    """Jobs that ended at the server and then at this site, the last ones: a site says it of each for a while alone."""
     hang_up: Callable[[], None] | None = field(default=None, repr=False)
     """Ends its stream, whether it reads or not; None: there is none."""
 
