@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clouddeploy.cli import dashboard_cloud
+from clouddeploy.cli import dashboard_variables as variables
 from clouddeploy.cli.authority import passphrase_options
 from clouddeploy.cli.deploy import endpoints_option, ssh_cidr_option
 from clouddeploy.cli.main import CommandGroup, command_options
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
     from clouddeploy.dashboard.oidc import Provider
     from clouddeploy.dashboard.process import Running
 
-CREDENTIAL_VARIABLES = ("CLOUDDEPLOY_DASHBOARD_CREDENTIAL", "NVFL_CREDENTIAL")
-PASSPHRASE_VARIABLES = (PASSPHRASE_VARIABLE, "NVFL_DASHBOARD_PP")
-DATABASE_VARIABLES = ("CLOUDDEPLOY_DASHBOARD_DATABASE", "DATABASE_URL")
-OIDC_VARIABLES = tuple(
-    f"CLOUDDEPLOY_DASHBOARD_OIDC_{name}" for name in ("ISSUER", "CLIENT_ID", "CLIENT_SECRET", "CALLBACK")
-)
-PORT_VARIABLE = "NVFL_WEB_PORT"
 HTTPS_PORT, LOCAL_PORT = 443, 8443
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - people come from elsewhere
 _PARTS = 3
@@ -57,10 +51,10 @@ def _seed_options(function: Callable[..., None]) -> Callable[..., None]:
         "--cred",
         metavar="EMAIL:PASSWORD:ORG",
         help=f"Of the first project admin; others can see it in the list of processes, so rather set "
-        f"{CREDENTIAL_VARIABLES[0]}, or answer what is asked.",
+        f"{variables.CREDENTIAL[0]}, or answer what is asked.",
     )
-    variables = click.option(
-        "-e", "--env", "variables", metavar="VAR=VALUE", multiple=True, help="Variable for the dashboard."
+    environment = click.option(
+        "-e", "--env", "pairs", metavar="VAR=VALUE", multiple=True, help="Variable for the dashboard."
     )
     passphrase = click.option(
         "--passphrase",
@@ -68,7 +62,7 @@ def _seed_options(function: Callable[..., None]) -> Callable[..., None]:
         help=f"Of the certificate authority; others can see it in the list of processes, so rather set "
         f"{PASSPHRASE_VARIABLE}, or use --passphrase-file.",
     )
-    return cred(variables(passphrase(function)))
+    return cred(environment(passphrase(function)))
 
 
 def _cloud_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -104,7 +98,7 @@ def dashboard() -> None:
 @command_options
 def init(session: Session, folder: Path, **given: Any) -> None:
     """Make the dashboard's folder and its first project admin; start nothing."""
-    _set_variables(session, given.pop("variables"))
+    given["secrets"] = _secret_variables(session, given.pop("pairs"))
     desk, password = _prepared(session, folder, given)
     desk.database.close()
     data = {"folder": str(folder), "password": password}
@@ -126,6 +120,20 @@ def init(session: Session, folder: Path, **given: Any) -> None:
     metavar="CIDR",
     help="Proxy whose X-Forwarded-For says where a request comes from; may be repeated.",
 )
+@click.option(
+    "--connections-per-address",
+    "per_address",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Connections that one address may have at once; behind a trusted proxy, requests.",
+)
+@click.option(
+    "--deploy-from",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder whose files a deploy file that is sent in may name; may be repeated.",
+)
 @_cloud_options
 @_seed_options
 @passphrase_options
@@ -139,27 +147,36 @@ def start(
     port: int | None,
     host: str,
     proxies: tuple[str, ...],
+    per_address: int,
     **given: Any,
 ) -> None:
     """Start the dashboard, by HTTPS; the first time, make its folder."""
-    _set_variables(session, given.pop("variables"))
+    given["secrets"] = _secret_variables(session, given.pop("pairs"))
     _load()
     wanted = {name: given.pop(name) for name in dashboard_cloud.OPTIONS}
     if wanted["cloud"]:
+        if given.pop("deploy_from"):
+            raise ConfigError("--deploy-from is refused", why="it names a folder of this machine", hint="leave it out")
         dashboard_cloud.start(session, folder, wanted, secrets=lambda: _secrets(session, folder, given))
         return
     from clouddeploy.dashboard import process  # noqa: PLC0415 - an extra, and slow to load
-    from clouddeploy.dashboard.web import addresses  # noqa: PLC0415
+    from clouddeploy.dashboard.web import addresses, connections  # noqa: PLC0415
 
     found = process.running(folder)
     if found is not None:
         raise ConfigError("the dashboard runs already", why=found.url, hint=f"clouddeploy dashboard stop -f {folder}")
     addresses.networks(proxies)  # a mistake shows before anything is made
-    provider = _provider()
+    provider = _provider(given["secrets"])
     desk, password = _prepared(session, folder, given)
     for line in _told_password(password):
         session.output.say(line)
-    place = process.Where(process.LOCALHOST if is_local else host, _port(port, is_local=is_local), is_local, proxies)
+    place = process.Where(
+        process.LOCALHOST if is_local else host,
+        _port(port, is_local=is_local),
+        is_local,
+        proxies,
+        connections.Bounds(per_address=per_address),
+    )
     if is_local or foreground:
         logging.getLogger().setLevel(logging.INFO)
         process.serve(desk, place, ready=lambda told: session.output.say(_told(told)), provider=provider)
@@ -212,8 +229,10 @@ def reset_second_factor(session: Session, email: str, folder: Path, **given: Any
     _load()
     from clouddeploy.dashboard import logins, opening, people, second_factor  # noqa: PLC0415 - an extra
 
+    given["secrets"] = variables.take_secrets()
     secret = _passphrase(session, folder, given)
-    desk = opening.open_desk(folder, passphrase=secret, url=_first_set(DATABASE_VARIABLES))
+    url = variables.first(given["secrets"], variables.DATABASE)
+    desk = opening.open_desk(folder, passphrase=secret, url=url)
     try:
         with desk.visit() as visit:
             user = people.of_email(visit, email)
@@ -236,12 +255,12 @@ def _load() -> None:
         raise ConfigError("the dashboard is not installed", why=f"{error.name} is missing", hint=hint) from error
 
 
-def _provider() -> Provider | None:
+def _provider(secrets: dict[str, str]) -> Provider | None:
     """Returns who vouches for people, when the variables name somebody."""
-    values = [os.environ.get(name, "") for name in OIDC_VARIABLES]
+    values = [secrets.get(name) or os.environ.get(name, "") for name in variables.OIDC]
     if not any(values):
         return None
-    missing = [name for name, value in zip(OIDC_VARIABLES, values, strict=True) if not value]
+    missing = [name for name, value in zip(variables.OIDC, values, strict=True) if not value]
     if missing:
         raise ConfigError("the login provider is not known", why=f"{', '.join(missing)} missing", hint="set all four")
     if not all(map(find_spec, ("authlib", "joserfc", "requests"))):
@@ -259,7 +278,8 @@ def _secrets(session: Session, folder: Path, given: dict[str, Any]) -> tuple[str
     from clouddeploy.dashboard import passwords  # noqa: PLC0415 - an extra
 
     passphrase = _passphrase(session, folder, given).reveal()
-    email, password, org = _credential(session, given.pop("cred") or _first_set(CREDENTIAL_VARIABLES))
+    cred = given.pop("cred") or variables.first(given["secrets"], variables.CREDENTIAL)
+    email, password, org = _credential(session, cred)
     made = "" if password else passwords.made()
     passwords.check(password or made, email=email)
     return passphrase, f"{email}:{password or made}:{org}", made
@@ -272,13 +292,18 @@ def _prepared(session: Session, folder: Path, given: dict[str, Any]) -> tuple[De
 
     opening.make_folder(folder)
     secret = _passphrase(session, folder, given)
-    desk = opening.open_desk(folder, passphrase=secret, url=_first_set(DATABASE_VARIABLES))
+    desk = opening.open_desk(
+        folder,
+        passphrase=secret,
+        url=variables.first(given["secrets"], variables.DATABASE),
+        deploy_from=given.pop("deploy_from", ()),
+    )
     cred = given.pop("cred")
     if cred:
-        session.output.say(f"--cred shows the password to everybody on this machine; rather {CREDENTIAL_VARIABLES[0]}.")
+        session.output.say(f"--cred shows the password to everybody on this machine; rather {variables.CREDENTIAL[0]}.")
     if people.has_any(desk):
         return desk, ""
-    email, password, org = _credential(session, cred or _first_set(CREDENTIAL_VARIABLES))
+    email, password, org = _credential(session, cred or variables.first(given["secrets"], variables.CREDENTIAL))
     made = "" if password else passwords.made()
     people.seed(desk, email, password or made, org)
     return desk, made
@@ -290,7 +315,7 @@ def _passphrase(session: Session, folder: Path, given: dict[str, Any]) -> Secret
     if shown:
         session.output.say(f"--passphrase shows it to everybody on this machine; rather {PASSPHRASE_VARIABLE}.")
         return Secret(shown)
-    value = _first_set(PASSPHRASE_VARIABLES) if file is None else ""
+    value = variables.first(given["secrets"], variables.PASSPHRASE) if file is None else ""
     if value:
         return Secret(value)
     return ca_passphrase(
@@ -315,30 +340,23 @@ def _credential(session: Session, given: str) -> tuple[str, str, str]:
         raise ConfigError(
             "there is no project admin yet",
             why="nobody can be asked who it is",
-            hint=f"set {CREDENTIAL_VARIABLES[0]} to EMAIL:PASSWORD:ORG",
+            hint=f"set {variables.CREDENTIAL[0]} to EMAIL:PASSWORD:ORG",
         )
     email = click.prompt("E-mail of the project admin", err=True)
     return email, "", click.prompt("Organisation", err=True)
 
 
-def _set_variables(session: Session, variables: tuple[str, ...]) -> None:
-    for one in variables:
-        name, is_pair, value = one.partition("=")
-        if not is_pair or not name:
-            raise ConfigError(f"-e {name} is not understood", why="it is not VAR=VALUE", hint="-e DATABASE_URL=…")
-        if name in {*CREDENTIAL_VARIABLES, *PASSPHRASE_VARIABLES, *DATABASE_VARIABLES}:
-            session.output.say(f"-e {name} shows its value to everybody on this machine; rather export it.")
-        os.environ[name] = value
-
-
-def _first_set(names: tuple[str, ...]) -> str:
-    return next((os.environ[name] for name in names if os.environ.get(name)), "")
+def _secret_variables(session: Session, pairs: tuple[str, ...]) -> dict[str, str]:
+    """Sets variables that were given as words, and takes what is secret out of the environment."""
+    for name in variables.set_from(pairs):
+        session.output.say(f"-e {name} shows its value to everybody on this machine; rather export it.")
+    return variables.take_secrets()
 
 
 def _port(given: int | None, *, is_local: bool) -> int:
     if given is not None:
         return given
-    value = os.environ.get(PORT_VARIABLE, "")
+    value = os.environ.get(variables.PORT, "")
     return int(value) if value.isdecimal() else LOCAL_PORT if is_local else HTTPS_PORT
 
 

@@ -1,4 +1,8 @@
-"""Slows down whoever guesses passwords: by account, and by address, each failure makes the next try wait longer.
+"""Slows down whoever guesses passwords: each failure makes the next try wait longer.
+
+Strangers must not be able to lock somebody out with wrong passwords. So failures are counted for an account *at an
+address*; those of all addresses together count only for who comes from where the account was never logged in to. A
+browser that was logged in with before (`devices`) has tries of its own.
 
 What counts is in memory, since it is asked for with every try; the database has a copy, so that a restart, which an
 update of the machine does too, frees nobody.
@@ -32,17 +36,32 @@ class Limits:
     """How much is allowed."""
 
     account_failures: int = 5
-    """So many wrong passwords in a row cost nothing."""
+    """So many wrong passwords in a row for one account cost nothing: from one address, or with one known browser."""
     address_failures: int = 30
     """Of one address, whatever the accounts; many people may share one."""
+    strange_failures: int = 20
+    """For one account from all addresses that it was never logged in to from, so that many addresses together do not
+    guess either."""
+    sign_ups: int = 30
+    """From one address; a class of students may share one."""
+    taken: int = 5
+    """Sign-ups from one address for an e-mail address that has an account: the answer says so, and nobody is to find
+    out about many."""
     first_wait_s: float = 30
     """After the next failure; it doubles with each further one."""
     longest_wait_s: float = 900
-    """Nobody can lock somebody else's account for longer than this."""
+    """Nobody is kept waiting for longer than this."""
     forget_s: float = 3600
     """A failure that was so long ago does not count any more."""
     most_keys: int = 10_000
-    """Accounts and addresses that are remembered; the oldest go first."""
+    """Of what is counted, and of known places; the oldest go first."""
+    known_s: float = 180 * 86400
+    """So long an address is known after the last login from it."""
+
+
+Keys = tuple[tuple[str, int], ...]
+"""What a try counts for, and how many of its failures cost nothing."""
+_DAY_S = 86400.0
 
 
 @dataclass
@@ -70,16 +89,54 @@ class Attempts:
     def __post_init__(self) -> None:
         """Begin with what is kept of the last hour."""
         self._tries: OrderedDict[str, _Tries] = OrderedDict()
+        self._known: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
         if self.database is None:
             return
-        bound = self.now().timestamp() - self.limits.forget_s
+        now = self.now().timestamp()
         with self.database.begin() as db:
-            db.execute(delete(model.Attempt).where(model.Attempt.last < bound))
+            db.execute(delete(model.Attempt).where(model.Attempt.last < now - self.limits.forget_s))
             for one in db.scalars(select(model.Attempt).order_by(model.Attempt.last)):
                 self._tries[one.digest] = _Tries(one.failures, one.last, one.locked_until)
+            db.execute(delete(model.KnownPlace).where(model.KnownPlace.last < now - self.limits.known_s))
+            for place in db.scalars(select(model.KnownPlace).order_by(model.KnownPlace.last)):
+                self._known[place.digest] = place.last
 
-    def check(self, *, account: str, address: str) -> None:
+    def login(self, *, account: str, address: str, device: str = "") -> Keys:
+        """Returns what a login counts for.
+
+        Args:
+            account: what was typed.
+            address: from where.
+            device: name of a browser that was logged in with before; empty: none that is known.
+        """
+        limits, place = self.limits, place_of(address)
+        if device:
+            return ((_key("device", f"{account} {device}"), limits.account_failures),)
+        here = _key("place", f"{account} {place}")
+        with self._lock:
+            seen = self._known.get(here)
+        if seen is not None and self.now().timestamp() - seen < limits.known_s:
+            return ((here, limits.account_failures),)
+        return (
+            (here, limits.account_failures),
+            (_key("address", place), limits.address_failures),
+            (_key("account", account), limits.strange_failures),
+        )
+
+    def sign_up(self, *, address: str) -> Keys:
+        """Returns what a sign-up counts for; nothing that a login does."""
+        return ((_key("sign-up", place_of(address)), self.limits.sign_ups),)
+
+    def taken(self, *, address: str) -> Keys:
+        """Returns what a sign-up counts for besides that finds the e-mail address taken."""
+        return ((_key("taken", place_of(address)), self.limits.taken),)
+
+    def proof(self, *, account: str) -> Keys:
+        """Returns what it counts for when somebody who is logged in shows again who they are; no stranger can."""
+        return ((_key("proof", account), self.limits.account_failures),)
+
+    def check(self, keys: Keys) -> None:
         """Refuses a try that comes too early, before its password is looked at.
 
         Raises:
@@ -87,18 +144,15 @@ class Attempts:
         """
         now = self.now().timestamp()
         with self._lock:
-            until = max(
-                (one.locked_until for key, _ in self._keys(account, address) if (one := self._tries.get(key))),
-                default=0.0,
-            )
+            until = max((one.locked_until for key, _ in keys if (one := self._tries.get(key))), default=0.0)
         if until > now:
             raise TooMany(retry_after_s=until - now)
 
-    def failed(self, *, account: str, address: str) -> None:
+    def failed(self, keys: Keys) -> None:
         """Counts a failure."""
         now, limits = self.now().timestamp(), self.limits
         with self._lock:
-            for key, free in self._keys(account, address):
+            for key, free in keys:
                 one = self._tries.pop(key, None) or _Tries()
                 if now - one.last > limits.forget_s:
                     one = _Tries()
@@ -112,18 +166,29 @@ class Attempts:
             while len(self._tries) > limits.most_keys:
                 self._drop(self._tries.popitem(last=False)[0])
 
-    def succeeded(self, *, account: str) -> None:
-        """Forgets an account's failures; those of the address stay, or one good account would free it."""
-        key = _key("account", account)
+    def succeeded(self, keys: Keys) -> None:
+        """Forgets the failures of an account at an address or with a browser, which come first.
+
+        Those of the address stay, or one good account would free it, and so do those of strangers for the account.
+        """
+        key = keys[0][0]
         with self._lock:
             if self._tries.pop(key, None) is not None:
                 self._drop(key)
 
-    def _keys(self, account: str, address: str) -> tuple[tuple[str, int], ...]:
-        return (
-            (_key("account", account), self.limits.account_failures),
-            (_key("address", _place(address)), self.limits.address_failures),
-        )
+    def remember(self, *, account: str, address: str) -> None:
+        """Keeps in mind that somebody has logged in to an account from an address."""
+        here, now = _key("place", f"{account} {place_of(address)}"), self.now().timestamp()
+        with self._lock:
+            seen = self._known.pop(here, None)
+            is_new = seen is None or now - seen > _DAY_S  # not every login is a write
+            self._known[here] = now if seen is None or is_new else seen
+            over = self._known.popitem(last=False)[0] if len(self._known) > self.limits.most_keys else ""
+            if self.database is None or not is_new:
+                return
+            with self.database.begin() as db:
+                db.merge(model.KnownPlace(digest=here, last=now))
+                db.execute(delete(model.KnownPlace).where(model.KnownPlace.digest == over))
 
     def _keep(self, key: str, one: _Tries) -> None:
         if self.database is not None:
@@ -137,7 +202,7 @@ class Attempts:
                 db.execute(delete(model.Attempt).where(model.Attempt.digest == key))
 
 
-def _place(address: str) -> str:
+def place_of(address: str) -> str:
     """Returns what counts as one address: whoever has one of IPv6 has all of its network (RFC 6177 §2)."""
     try:
         found = ip_address(address)
@@ -149,5 +214,5 @@ def _place(address: str) -> str:
 
 
 def _key(kind: str, value: str) -> str:
-    """Returns what stands for an account or an address: short, whatever somebody typed, and telling nobody."""
+    """Returns what stands for what is counted: short, whatever somebody typed, and telling nobody."""
     return hashlib.sha256(f"{kind} {value}".encode(errors="surrogatepass")).hexdigest()

@@ -1,13 +1,15 @@
 """The dashboard as a service on a machine of a cloud: a deploy file, and a folder with program, certificate, secrets.
 
-Nothing secret is in the deploy file, in user data, in a command or in a variable: passphrase and first password are
-files of mode 0600 in the service's folder, which goes to the machine over SSH.
+Nothing secret is in the deploy file, in user data, in a command or in a variable: the passphrase is a file of mode 0600
+in the service's folder, which goes to the machine over SSH. Of the first admin's password its hash goes there, so it is
+in no file at all.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from clouddeploy import durable
 from clouddeploy.dashboard import opening
 from clouddeploy.dashboard.errors import DashboardState, Invalid
 from clouddeploy.dashboard.identity import identity
+from clouddeploy.dashboard.passwords import Passwords
 from clouddeploy.launch import DEFAULT_PLACE, WHERE
 from clouddeploy.service import FILE
 
@@ -78,6 +81,48 @@ class Written:
     identity: Identity
 
 
+@dataclass(frozen=True)
+class FirstAdmin:
+    """The first project admin, as the machine is told.
+
+    Attributes:
+        email: theirs.
+        password_hash: argon2's.
+        org: their organisation.
+    """
+
+    email: str
+    password_hash: str
+    org: str
+
+    @classmethod
+    def of(cls, credential: str) -> FirstAdmin:
+        """Hashes the password of EMAIL:PASSWORD:ORG."""
+        email, _, rest = credential.partition(":")
+        password, _, org = rest.rpartition(":")
+        return cls(email, Passwords().hash(password), org)
+
+    @classmethod
+    def read(cls, file: Path) -> FirstAdmin:
+        """Reads what `encoded` made.
+
+        Raises:
+            DashboardState: it cannot be used.
+        """
+        try:
+            return cls(**json.loads(file.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise DashboardState(
+                "the first project admin is not known",
+                why=f"{file.name} cannot be used ({type(error).__name__})",
+                hint="start it anew, with another folder",
+            ) from error
+
+    def encoded(self) -> bytes:
+        """Returns what the machine gets; the password cannot be had from it."""
+        return json.dumps(asdict(self)).encode()
+
+
 def is_new(folder: Path) -> bool:
     """Tells whether no secrets were chosen for this folder yet."""
     return not (folder / SERVICE / PASSPHRASE).exists()
@@ -110,9 +155,13 @@ def write(folder: Path, wish: Wish, *, secrets: tuple[str, str] | None, now: dat
     service.mkdir(mode=0o700, exist_ok=True)
     if secrets is None and is_new(folder):
         raise DashboardState("there are no secrets yet", why=f"{service / PASSPHRASE} is missing", hint="start it anew")
-    for name, value in zip((PASSPHRASE, CREDENTIAL), secrets or (), strict=False):
-        (service / name).parent.mkdir(mode=0o700, exist_ok=True)
-        write_atomic(service / name, value.encode())
+    if secrets is not None:
+        passphrase, credential = secrets
+        (service / PASSPHRASE).parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomic(service / CREDENTIAL, FirstAdmin.of(credential).encoded())
+        write_atomic(service / PASSPHRASE, passphrase.encode())  # last: `is_new` looks for it
+    else:
+        _hash_plain(service / CREDENTIAL)
     known = identity(service, hosts=list(wish.names or ("localhost",)), now=now)
     _put_program(service)
     document = {
@@ -127,6 +176,13 @@ def write(folder: Path, wish: Wish, *, secrets: tuple[str, str] | None, now: dat
     if wish.sources:
         durable.replace(file, _deploy_text(wish))
     return Written(file, known)
+
+
+def _hash_plain(file: Path) -> None:
+    """Hashes the password in a file of an earlier version, which had it as it was typed."""
+    plain = file.read_text(encoding="utf-8") if file.exists() else ""
+    if plain and not plain.startswith("{"):
+        write_atomic(file, FirstAdmin.of(plain).encoded())
 
 
 def _check_known(file: Path, wish: Wish) -> None:

@@ -10,6 +10,7 @@ from clouddeploy_provision.ca_records import write_atomic
 from clouddeploy_runtime.errors import ClouddeployError
 
 from clouddeploy import config
+from clouddeploy.dashboard import deploy_paths
 from clouddeploy.dashboard.errors import Conflict, Invalid, NotFound
 from clouddeploy.dashboard.rules import Action
 
@@ -68,7 +69,7 @@ def keep(visit: Visit, name: str, content: bytes) -> DeployFile:
         Forbidden: it is not for the one who asks.
         Invalid: the name cannot be used, or it is too long.
         Conflict: a folder has the name, or something is being done with it.
-        ConfigError: it is no deploy file; says each problem.
+        ConfigError: it is no deploy file, or names what it must not; says each problem.
     """
     visit.require(Action.DEPLOY)
     if _NAME.fullmatch(name) is None:
@@ -84,6 +85,9 @@ def keep(visit: Visit, name: str, content: bytes) -> DeployFile:
     trial = place / f".{name}.new"
     try:
         write_atomic(trial, content)
+        roots = visit.desk.runs.bounds.of(trial) if visit.desk.runs.bounds is not None else None
+        if roots is not None:
+            deploy_paths.check(trial, roots)  # first: what it must not name is not even looked for
         config.load(trial)
         trial.replace(place / f"{name}.yml")
     finally:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from clouddeploy_runtime.errors import ClouddeployError
 
 from clouddeploy import wheelhouse
+from clouddeploy.dashboard import deploy_paths
 from clouddeploy.deployment import Deployment
 from clouddeploy.secrets import Secret
 
@@ -41,11 +42,13 @@ class Order:
         verb: plan, rehearse, apply or destroy.
         file: the deploy file.
         passphrase: of the certificate authority.
+        roots: folders that the deploy file is held to; None: to none.
     """
 
     verb: str
     file: str
     passphrase: str
+    roots: list[str] | None = None
 
 
 def main(pipe: Connection) -> None:
@@ -80,6 +83,7 @@ class _Worker:
         self._pipe = pipe
         self._cancel = cancel
         self._file = Path(order.file)
+        self._is_checked = False
 
     def tell(self, **what: Any) -> None:
         try:
@@ -88,7 +92,15 @@ class _Worker:
             self._cancel.set()  # nobody listens any more
 
     def run(self) -> dict[str, Any]:
-        """Does it; returns what it came to."""
+        """Does it; returns what it came to.
+
+        Raises:
+            ClouddeployError: among others ConfigError, when the deploy file names what it must not. That was seen when
+                it was sent in; but links, and what the operator allows, may have changed since.
+        """
+        if self._order.roots is not None:
+            deploy_paths.check(self._file, tuple(map(Path, self._order.roots)))
+        self._is_checked = True
         if self._order.verb == "rehearse":
             return self._rehearse()
         deployment = Deployment(self._file, cancel=self._cancel)
@@ -121,7 +133,7 @@ class _Worker:
 
     def summary(self) -> dict[str, Any]:
         """Returns what there is after the run, as far as it can be found out."""
-        if self._order.verb == "rehearse":
+        if self._order.verb == "rehearse" or not self._is_checked:
             return {}
         try:
             deployment = Deployment(self._file)

@@ -35,9 +35,8 @@ def main(arguments: list[str], *, here: Path, workspace: Path) -> int:
             write_atomic(place / name, (here / "cert" / name).read_bytes())
         desk = opening.open_desk(folder, passphrase=Secret((here / cloud.PASSPHRASE).read_text(encoding="utf-8")))
         if not people.has_any(desk):
-            email, _, rest = (here / cloud.CREDENTIAL).read_text(encoding="utf-8").partition(":")
-            password, _, org = rest.rpartition(":")
-            people.seed(desk, email, password, org)
+            first = cloud.FirstAdmin.read(here / cloud.CREDENTIAL)
+            people.seed(desk, first.email, "", first.org, hashed=first.password_hash)
         process.serve(
             desk, process.Where(_EVERYWHERE, int(arguments[0])), ready=lambda told: log.info("serves at %s", told.url)
         )

@@ -82,11 +82,12 @@ class Visit:
         """Returns who asks, if they may do this; a refusal is recorded.
 
         Raises:
-            Forbidden: they may not.
+            Forbidden: they may not, or the token that they use may not.
             ProofNeeded: they must type their password again first.
         """
         try:
             rules.require(self.me, action, target)
+            rules.check_token(self.me, action)
             rules.check_proof(self.me, action)
         except ClouddeployError as error:
             self.note(action.value, allowed=False, detail=str(error), code=error.error_code)

@@ -9,6 +9,8 @@
     │   └── ProofNeeded       who asks must type their password again first        403
     ├── NotFound              there is no such thing, or not for who asks          404
     ├── Conflict              the state of things does not allow it                409
+    ├── Changed               it is not any more what was seen                     412
+    ├── DigestNeeded          it was not said what was seen                        428
     ├── Invalid               what was sent cannot be used                         400
     ├── TooLarge              more was sent than anything needs                    413
     └── TooMany               too many tries; says when the next one counts        429
@@ -107,6 +109,24 @@ class Conflict(DashboardError):
         self.word = word
 
 
+class Changed(DashboardError):
+    """What was seen has changed meanwhile (RFC 9110 §15.5.13)."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "CHANGED"
+    status = HTTPStatus.PRECONDITION_FAILED
+    word = "changed"
+
+
+class DigestNeeded(DashboardError):
+    """An approval must say what was seen (RFC 6585 §3)."""
+
+    exit_code = ExitCode.BAD_INPUT
+    error_code = "DIGEST_NEEDED"
+    status = HTTPStatus.PRECONDITION_REQUIRED
+    word = "digest needed"
+
+
 class Invalid(DashboardError):
     """What was sent cannot be used."""
 
@@ -126,9 +146,10 @@ class TooLarge(DashboardError):
 
 
 class TooMany(DashboardError):
-    """Too many tries.
+    """Too many tries, or too much at once.
 
     Args:
+        what, why, hint: as with every error.
         retry_after_s: seconds until the next one counts.
     """
 
@@ -137,11 +158,16 @@ class TooMany(DashboardError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     word = "too many requests"
 
-    def __init__(self, *, retry_after_s: float) -> None:
+    def __init__(
+        self,
+        what: str = "too many tries",
+        *,
+        why: str = "they came too fast, or failed too often",
+        hint: str = "",
+        retry_after_s: float,
+    ) -> None:
         seconds = max(1, round(retry_after_s))
-        super().__init__(
-            "too many tries", why="they came too fast, or failed too often", hint=f"try again in {seconds} s"
-        )
+        super().__init__(what, why=why, hint=hint or f"try again in {seconds} s")
         self.retry_after_s = seconds
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from clouddeploy.dashboard import kits, logins, model, people, rules, settings, sites
 from clouddeploy.dashboard.database import project_of
-from clouddeploy.dashboard.errors import Invalid, NotFound
+from clouddeploy.dashboard.errors import Invalid, NotFound, TooMany
 from clouddeploy.dashboard.rules import Action, Approval
 
 if TYPE_CHECKING:
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 READY = timedelta(minutes=10)
 """So long an archive lies ready; then it has to be made again, with another code."""
+MOST_READY = 40
+"""Archives that one person has made within `READY`: each takes work here, and whoever hands out the kits of a large
+organisation has that many sites at most."""
 MIN_CODE = 16
 _MAX_CODE = 128
 _TICKET_BYTES = 24
 _FOLDER = "downloads"
+_KIT = "kit"
 KIT = {"user": Action.USER_KIT, "client": Action.SITE_KIT, "server": Action.SERVER_KIT}
 ENROL = {"user": Action.USER_ENROL, "client": Action.SITE_ENROL, "server": Action.SERVER_ENROL}
 REISSUE = {"user": Action.USER_REISSUE, "client": Action.SITE_REISSUE, "server": Action.SERVER_REISSUE}
@@ -79,8 +83,10 @@ def prepare(visit: Visit, kind: str, subject_id: int, *, code: str = "") -> Prep
         Forbidden: it is not for the one who asks.
         NotApproved: it is not approved yet.
         Conflict: the project is not frozen, or the key was made at the site.
+        TooMany: they have made `MOST_READY` a short time ago; says when the next one is made.
     """
     subject = _subject(visit, kind, subject_id, KIT[kind])
+    _check_pace(visit, KIT[kind])
     desk, now = visit.desk, visit.desk.now()
     if code and not (MIN_CODE <= len(code) <= _MAX_CODE and code.isascii() and code.isalnum()):
         why = f"the archive's format demands {MIN_CODE} to {_MAX_CODE} letters and digits"
@@ -90,7 +96,7 @@ def prepare(visit: Visit, kind: str, subject_id: int, *, code: str = "") -> Prep
     target = folder / f"{logins.digest(ticket)}.zip"
     serial = desk.kits.hand_out(settings.federation(visit.db), subject.name, target=target, password=code)
     try:
-        download = _record(visit, subject, form="kit", serial=serial, ticket=ticket)
+        download = _record(visit, subject, form=_KIT, serial=serial, ticket=ticket)
         visit.note(KIT[kind].value, detail=f"{subject.name}, certificate {serial}")
     except BaseException:
         target.unlink(missing_ok=True)
@@ -155,6 +161,28 @@ def downloads(visit: Visit, subject: str) -> list[model.Download]:
     """Returns when a participant's kit was handed out, the newest first; who may see that was asked before."""
     query = select(model.Download).where(model.Download.subject == subject).order_by(model.Download.id.desc())
     return list(visit.db.scalars(query.limit(20)))
+
+
+def _check_pace(visit: Visit, action: Action) -> None:
+    """Refuses one who has had too many archives made, before another one is.
+
+    Raises:
+        TooMany: says when the next one is made.
+    """
+    now = visit.desk.now()
+    recent = select(model.Download.made_at).where(
+        model.Download.by_email == visit.me.email, model.Download.form == _KIT, model.Download.made_at > now - READY
+    )
+    found = list(visit.db.scalars(recent.order_by(model.Download.id.desc()).limit(MOST_READY)))
+    if len(found) < MOST_READY:
+        return
+    error = TooMany(
+        "no further kit is made ready now",
+        why=f"{MOST_READY} were, by {visit.me.email}, within {READY.total_seconds() / 60:.0f} minutes",
+        retry_after_s=(found[-1] + READY - now).total_seconds(),
+    )
+    visit.note(action.value, allowed=False, detail=str(error), code=error.error_code)
+    raise error
 
 
 def _subject(visit: Visit, kind: str, subject_id: int, action: Action) -> _Subject:

@@ -5,7 +5,8 @@
     <folder>/enrolled/<name>/       the last request of a participant that keeps its own key, and the answer
 
 A kit is made when it is first asked for, so that no valid certificate lies about that nobody wanted. From then on its
-owner gets the same one, until it is re-issued: that revokes every earlier certificate of the name first.
+owner gets the same one, until it is re-issued: that revokes every earlier certificate of the name first. Between two
+runs the private keys in kits are sealed.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ from clouddeploy_provision.builders import archive
 from clouddeploy_provision.ca_records import write_atomic
 from clouddeploy_provision.ca_store import CaStore
 from clouddeploy_provision.drafts import Renewal
-from clouddeploy_provision.kit_tree import read as read_files
-from clouddeploy_provision.kit_tree import scan
 from clouddeploy_provision.previous import LAST_RESULT, results
 from clouddeploy_provision.provisioner import Options
 from clouddeploy_runtime.enrolment.fingerprint import fingerprint
 from clouddeploy_runtime.enrolment.formats import Site as RequestedSite
 
 from clouddeploy.dashboard.errors import Conflict, Invalid, NotFound
+from clouddeploy.dashboard.sealing import Seal, kits_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -131,6 +131,7 @@ class Kits:
         self._passphrase = passphrase
         self._now = now
         self._lock = threading.Lock()
+        self._seal = Seal(folder, passphrase)
 
     @property
     def passphrase(self) -> Secret:
@@ -140,12 +141,15 @@ class Kits:
     def check(self, project: str) -> None:
         """Refuses a passphrase that is not the one of the project's authority, if there is one yet.
 
+        Also seals what a run that was killed left open.
+
         Raises:
             ProvisionError: it is not, or the authority is damaged.
         """
         store = self._store(project)
         if project and store.exists:
             store.open(self._passphrase.reveal_bytes())
+            self._tidy(project)
 
     def start(self, federation: Federation) -> str:
         """Makes the authority and the server's kit, so that every mistake of the project shows before it is frozen.
@@ -176,21 +180,24 @@ class Kits:
                 )
             known = self._known(federation)
             kit = known[name] if name in known else self._provision(federation, {name})[name]
-            archive.write(target, name, read_files(kit, sorted(scan(str(kit)))), password)
+            archive.write(target, name, self._seal.read(kit), password)
             return self._store(federation.name).records.last_issued()[name].serial
 
     def lay_out(self, federation: Federation, name: str, *, target: Path) -> None:
         """Copies a participant's kit to a folder of its own, replacing what is there; made if there is none yet."""
         federation.member(name)
-        fresh = target.with_name(f".{target.name}.new")
+        place = target.with_name(f".{target.name}.new")
         with self._lock:
             known = self._known(federation)
             kit = known[name] if name in known else self._provision(federation, {name})[name]
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(mode=0o700, parents=True)
+            fresh = place / kit.name
             shutil.copytree(kit, fresh)  # keeps modes: keys stay their owner's
+            self._seal.open([fresh])
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
+        place.rmdir()
 
     def revoke(self, project: str, name: str, *, reason: str) -> bool:
         """Revokes every valid certificate of a name; returns whether there was one."""
@@ -304,20 +311,34 @@ class Kits:
         document = self._document(federation, self._holders(federation) | wanted)
         path = self._folder / "project.yml"
         write_atomic(path, document.encode())
-        self._make_room(federation.name)
-        report = provisioner.provision(
-            project_file.load(path),
-            self._workspace,
-            passphrase=self._passphrase.reveal_bytes(),
-            reuse_result=not again,
-            options=Options(renewal=Renewal(frozenset(again), new_key=True)),
-            now=self._now(),
-        )
-        mark = {"result": report.result.name, "mark": self._mark(document)}
-        write_atomic(self._folder / "kits.json", json.dumps(mark).encode())
-        for old in results(self._workspace / federation.name)[:-1]:
-            shutil.rmtree(old, ignore_errors=True)  # private keys of kits that are not handed out any more
+        place = self._workspace / federation.name
+        with self._seal.alone():
+            try:
+                self._make_room(federation.name)
+                self._seal.open(kits_in(results(place)[-1:]))
+                report = provisioner.provision(
+                    project_file.load(path),
+                    self._workspace,
+                    passphrase=self._passphrase.reveal_bytes(),
+                    reuse_result=not again,
+                    options=Options(renewal=Renewal(frozenset(again), new_key=True)),
+                    now=self._now(),
+                )
+                mark = {"result": report.result.name, "mark": self._mark(document)}
+                write_atomic(self._folder / "kits.json", json.dumps(mark).encode())
+                for old in results(place)[:-1]:
+                    shutil.rmtree(old, ignore_errors=True)  # private keys of kits that are not handed out any more
+            finally:
+                self._seal.close(kits_in(results(place)))
         return report.kits
+
+    def _tidy(self, project: str) -> None:
+        """Seals the kits that a run left open when it was killed, and removes what it had begun."""
+        place = self._workspace / project
+        with self._seal.alone(wait=False) as is_alone:
+            if is_alone:  # else somebody makes kits right now, and seals them
+                shutil.rmtree(place / "wip", ignore_errors=True)
+                self._seal.close(kits_in(results(place)))
 
     def _make_room(self, project: str) -> None:
         """Begins to count results at 0 again before their numbers are used up; every earlier one is gone already."""

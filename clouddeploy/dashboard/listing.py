@@ -10,7 +10,7 @@ from sqlalchemy import func, or_, select
 from clouddeploy.dashboard.errors import Invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
@@ -88,3 +88,17 @@ def page(
         query.order_by(*order).offset((wanted.page - 1) * wanted.per_page).limit(wanted.per_page)
     ).all()
     return Page(rows, total, wanted)
+
+
+def part(rows: Iterable[T], wanted: Wanted, *, said: Callable[[T], Iterable[str]] = lambda _row: ()) -> Page[T]:
+    """Returns one page of what is no table of the database.
+
+    Args:
+        rows: everything that the one who asks may see, in its order.
+        wanted: which part; its state is not looked at.
+        said: returns the texts that a search looks into.
+    """
+    word = wanted.search.casefold()
+    found = [one for one in rows if not word or any(word in text.casefold() for text in said(one))]
+    begin = (wanted.page - 1) * wanted.per_page
+    return Page(found[begin : begin + wanted.per_page], len(found), wanted)

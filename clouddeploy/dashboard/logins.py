@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, select
 
-from clouddeploy.dashboard import model, rules, second_factor
+from clouddeploy.dashboard import devices, model, rules, second_factor
 from clouddeploy.dashboard.errors import CodeNeeded, Forbidden, Invalid, NotFound, Unauthenticated
 from clouddeploy.dashboard.rules import Action, Actor, Approval, Role, Scope, Target
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from clouddeploy.dashboard.attempts import Keys
     from clouddeploy.dashboard.desk import Desk, Visit
 
 IDLE = timedelta(minutes=30)
@@ -47,12 +48,14 @@ class Opened:
         actor: who it is.
         form_token: of a browser's session.
         expires_at: when it ends, whatever is done with it.
+        device: what the browser shows from now on so that it is known again; told once.
     """
 
     secret: str
     actor: Actor
     form_token: str
     expires_at: datetime
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def actor_of(
     )
 
 
-def log_in(desk: Desk, email: str, password: str, *, address: str, kind: str = "browser", code: str = "") -> Opened:
+def log_in(
+    desk: Desk, email: str, password: str, *, address: str, kind: str = "browser", code: str = "", device: str = ""
+) -> Opened:
     """Opens a session for somebody who knows the password; an old one is not taken over.
 
     A wrong e-mail, a wrong password and a denied account get the same answer after the same time.
@@ -98,6 +103,7 @@ def log_in(desk: Desk, email: str, password: str, *, address: str, kind: str = "
         address: from where.
         kind: browser or api.
         code: of the second factor; or a recovery code.
+        device: what the browser shows so that it is known again.
 
     Raises:
         TooMany: too many failures before.
@@ -105,7 +111,10 @@ def log_in(desk: Desk, email: str, password: str, *, address: str, kind: str = "
         Unauthenticated: it is not them, or they were denied.
     """
     account = email.strip().lower()
-    desk.attempts.check(account=account, address=address)
+    tried = desk.attempts.login(
+        account=account, address=address, device=devices.recognised(desk, device, account) if device else ""
+    )
+    desk.attempts.check(tried)
     with desk.visit(address=address) as visit:
         user = visit.db.scalar(select(model.User).where(model.User.email == account))
         known = user.password_hash if user is not None else None
@@ -125,15 +134,30 @@ def log_in(desk: Desk, email: str, password: str, *, address: str, kind: str = "
             opened = _open(visit, user, kind=kind, lasts=longest, scopes=Scope)
     except Unauthenticated as error:
         # After the transaction, for tries are counted on a connection of their own.
-        _refused(desk, account, address, error)
+        _refused(desk, account, address, error, tried)
         raise
-    desk.attempts.succeeded(account=account)
-    return opened
+    desk.attempts.succeeded(tried)
+    return welcomed(desk, opened, address=address)
+
+
+def welcomed(desk: Desk, opened: Opened, *, address: str) -> Opened:
+    """Returns a session with what its browser is known by; from now on so is the address.
+
+    To be called after the transaction in which the session was opened.
+    """
+    account = opened.actor.email
+    desk.attempts.remember(account=account, address=address)
+    return replace(opened, device=devices.issue(desk, account))
 
 
 def open_browser(visit: Visit, user: model.User) -> Opened:
     """Opens a browser's session for somebody of whom it is certain who they are."""
     return _open(visit, user, kind="browser", lasts=LONGEST, scopes=Scope)
+
+
+def open_anew(visit: Visit) -> Opened:
+    """Opens a session for the one who asks, in place of theirs, which has ended with all others."""
+    return open_browser(visit, visit.db.get_one(model.User, visit.me.id))
 
 
 def prove(desk: Desk, login: Known, password: str, *, address: str, code: str = "") -> None:
@@ -144,7 +168,8 @@ def prove(desk: Desk, login: Known, password: str, *, address: str, code: str = 
         Forbidden: password or code are not right.
     """
     account = login.actor.email
-    desk.attempts.check(account=account, address=address)
+    tried = desk.attempts.proof(account=account)
+    desk.attempts.check(tried)
     with desk.visit(login.actor, address=address) as visit:
         known = visit.db.get_one(model.User, login.actor.id).password_hash
     is_right = desk.passwords.is_right(known, password)
@@ -159,8 +184,9 @@ def prove(desk: Desk, login: Known, password: str, *, address: str, code: str = 
             visit.db.get_one(model.Login, login.login_id).proved_at = desk.now()
             visit.note("prove")
     except Unauthenticated as error:
-        _refused(desk, account, address, error, action="prove")
+        _refused(desk, account, address, error, tried, action="prove")
         raise Forbidden(error.what, why=error.why, hint=error.hint) from error
+    desk.attempts.succeeded(tried)
 
 
 def _check_code(visit: Visit, user: model.User, code: str) -> None:
@@ -175,11 +201,13 @@ def _check_code(visit: Visit, user: model.User, code: str) -> None:
         raise Unauthenticated("the code is refused", why=why, hint="wait for the next code, and look at the clocks")
 
 
-def _refused(desk: Desk, account: str, address: str, error: Unauthenticated, *, action: str = "login") -> None:
+def _refused(
+    desk: Desk, account: str, address: str, error: Unauthenticated, tried: Keys, *, action: str = "login"
+) -> None:
     with desk.visit(address=address) as visit:
         visit.note(action, allowed=False, user=account[:100], code=error.error_code)
     if not isinstance(error, CodeNeeded):
-        desk.attempts.failed(account=account, address=address)
+        desk.attempts.failed(tried)
 
 
 def known(desk: Desk, secret: str, *, kinds: Iterable[str], is_use: bool = True) -> Known | None:
@@ -201,7 +229,8 @@ def known(desk: Desk, secret: str, *, kinds: Iterable[str], is_use: bool = True)
             login.seen_at = now
         actor = actor_of(
             user,
-            (Scope(one) for one in login.scopes.split()),
+            # A person has all of them, also those that there were not yet when they logged in.
+            map(Scope, login.scopes.split()) if login.kind == "token" else Scope,
             # Only a browser is left alone: a program has what it needs, for as long as its token lasts.
             is_fresh=login.kind != "browser" or now - (login.proved_at or login.created_at) <= PROVED,
             lacks_factor=second_factor.is_lacking(db, user),
@@ -215,9 +244,17 @@ def log_out(visit: Visit, login_id: int) -> None:
     visit.note("logout")
 
 
-def end_all(db: Session, user_id: int, *, but: int | None = None) -> None:
-    """Ends every session and token of somebody, as after a change of the password."""
-    db.execute(delete(model.Login).where(model.Login.user_id == user_id, model.Login.id != (but or 0)))
+def end_all(db: Session, user_id: int, *, but: int | None = None, keep_tokens: bool = False) -> None:
+    """Ends every session and token of somebody, as after a change of the password.
+
+    Args:
+        db: of a transaction.
+        user_id: whose.
+        but: a session that goes on; None: none. What has it may be in other hands too, so pages open a new one instead.
+        keep_tokens: whether tokens for automation go on.
+    """
+    ended = delete(model.Login).where(model.Login.user_id == user_id, model.Login.id != (but or 0))
+    db.execute(ended.where(model.Login.kind != "token") if keep_tokens else ended)
 
 
 def make_token(visit: Visit, name: str, *, scopes: Iterable[Scope], days: int) -> Opened:

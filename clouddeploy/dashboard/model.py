@@ -158,15 +158,24 @@ class RecoveryCode(Base):
 
 
 class Attempt(Base):
-    """Failures of one account or one address."""
+    """Failures of an account, an address, a browser, or an account at an address."""
 
     __tablename__ = "attempt"
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """Of the account or the address: who typed what is nobody's business."""
+    """Of what is counted: who typed what is nobody's business."""
     failures: Mapped[int] = mapped_column(default=0)
     last: Mapped[float] = mapped_column(default=0.0)
     """Seconds since 1970, as all times here."""
     locked_until: Mapped[float] = mapped_column(default=0.0)
+
+
+class KnownPlace(Base):
+    """An address from which somebody has logged in."""
+
+    __tablename__ = "known_place"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Of account and address together."""
+    last: Mapped[float] = mapped_column(default=0.0)
 
 
 class Download(Base):

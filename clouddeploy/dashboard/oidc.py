@@ -1,29 +1,35 @@
 """Log in with the account of another place (OpenID Connect Core 1.0, code flow with PKCE): for known e-mail addresses.
 
 It makes nobody an account who has none and was not invited, and an address counts only when the provider has verified
-it.
+it. A login under way is kept by the browser that began it, encrypted: nobody who begins many pushes out others'. Who is
+logged in proves the same way that it is still them, by logging in at the provider once more.
 """
 
 from __future__ import annotations
 
+import base64
 import hmac
+import json
 import secrets
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from clouddeploy.dashboard import logins, people
-from clouddeploy.dashboard.errors import DashboardError, Invalid, Unauthenticated
+from cryptography.fernet import Fernet, InvalidToken
+
+from clouddeploy.dashboard import logins, model, people
+from clouddeploy.dashboard.attempts import place_of
+from clouddeploy.dashboard.discovery import TIMEOUT_S, Discovery
+from clouddeploy.dashboard.errors import Invalid, TooMany, Unauthenticated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from clouddeploy.dashboard.desk import Desk
-    from clouddeploy.dashboard.logins import Opened
+    from clouddeploy.dashboard.logins import Known, Opened
     from clouddeploy.secrets import Secret
 
 ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
@@ -31,9 +37,10 @@ ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
 WITHIN = timedelta(minutes=10)
 """So long somebody may take at the provider."""
 _LEEWAY_S = 60
-_MOST = 1000
-"""Logins under way; the oldest goes first."""
-_TIMEOUT_S = 10.0
+STARTS = 30
+"""Logins that one address may begin within `WITHIN`; many people may share one."""
+_MOST = 10_000
+"""Addresses that are counted, and ways back that are remembered; the oldest go first."""
 _BYTES = 32
 _VERIFIER_BYTES = 48
 
@@ -72,91 +79,192 @@ class Begun:
 
     Attributes:
         url: where the browser goes.
-        state: what it must have when it comes back, in a cookie too.
+        cookie: what it must show when it comes back.
     """
 
     url: str
-    state: str
+    cookie: str
+
+
+@dataclass(frozen=True)
+class Back:
+    """Somebody has come back from the provider.
+
+    Attributes:
+        opened: their new session; None: they had one, and have shown that it is them.
+        path: page to which they want.
+    """
+
+    opened: Opened | None
+    path: str
 
 
 @dataclass(frozen=True)
 class _Pending:
+    """What the browser keeps, encrypted; `login_id` is 0 for who is not logged in yet, times are seconds since 1970."""
+
+    state: str
     nonce: str
     verifier: str
-    ends_at: datetime
+    begun_at: float
+    login_id: int
+    path: str
 
 
 class SignIn:
-    """Logins by way of one provider.
+    """Logins by way of one provider; safe for several threads.
 
     Args:
         desk: the dashboard.
         provider: who vouches.
+        discovery: what it says of itself; None: it is asked.
     """
 
-    def __init__(self, desk: Desk, provider: Provider) -> None:
+    def __init__(self, desk: Desk, provider: Provider, discovery: Discovery | None = None) -> None:
         self._desk = desk
         self._provider = provider
-        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self._discovery = discovery or Discovery(provider.issuer, now=desk.now)
+        self._vault = Fernet(Fernet.generate_key())  # of this process: a restart ends what is under way
+        self._starts: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._used: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self) -> Begun:
+    def begin(self, *, address: str, known: Known | None = None, path: str = "/") -> Begun:
         """Returns where the browser goes.
 
+        Args:
+            address: from where.
+            known: who is logged in already and is to prove that it is them; None: nobody.
+            path: page to which they want afterwards.
+
         Raises:
+            TooMany: too many logins were begun from this address.
             DashboardError: the provider cannot be used.
         """
-        state, nonce = secrets.token_urlsafe(_BYTES), secrets.token_urlsafe(_BYTES)
-        verifier = secrets.token_urlsafe(_VERIFIER_BYTES)
-        there = self._discovered()
+        self._count(place_of(address))
+        now = self._desk.now().timestamp()
+        pending = _Pending(
+            state=secrets.token_urlsafe(_BYTES),
+            nonce=secrets.token_urlsafe(_BYTES),
+            verifier=secrets.token_urlsafe(_VERIFIER_BYTES),
+            begun_at=now,
+            login_id=known.login_id if known is not None else 0,
+            path=path,
+        )
+        # OpenID Connect Core 1.0 §3.1.2.1: with `max_age` the provider says when they logged in.
+        again = {"prompt": "login", "max_age": "0"} if known is not None else {}
+        there = self._discovery.configuration()
         with self._client() as client:
             url, _ = client.create_authorization_url(
-                there["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
+                there["authorization_endpoint"],
+                state=pending.state,
+                nonce=pending.nonce,
+                code_verifier=pending.verifier,
+                **again,
             )
-        with self._lock:
-            self._pending[state] = _Pending(nonce, verifier, self._desk.now() + WITHIN)
-            while len(self._pending) > _MOST:
-                self._pending.popitem(last=False)
-        return Begun(url, state)
+        return Begun(url, self._vault.encrypt(json.dumps(asdict(pending)).encode()).decode())
 
-    def finish(self, given: Mapping[str, str], *, cookie: str, address: str) -> Opened:
-        """Opens a session for who comes back from the provider.
+    def finish(self, given: Mapping[str, str], *, cookie: str, address: str) -> Back:
+        """Opens a session for who comes back from the provider, or notes in theirs that they are who they were.
 
         Args:
             given: what stands behind the question mark.
-            cookie: the state that this browser was given.
+            cookie: what this browser was given.
             address: from where.
 
         Raises:
             Unauthenticated: it is not sure who it is, or nobody knows them here.
             DashboardError: the provider cannot be used.
         """
+        action = "login"
         try:
-            claims = self._claims(given, cookie)
+            pending = self._pending(given, cookie)
+            action = "prove" if pending.login_id else action
+            claims = self._claims(given, pending)
             email = str(claims.get("email", "")).strip().lower()
             if claims.get("email_verified") is not True or not email:
-                raise Unauthenticated("login refused", why="the provider has not verified an e-mail address")
-            with self._desk.visit(address=address) as visit:
-                user = people.known_or_invited(visit, email, name=str(claims.get("name", ""))[:200])
-                if user is None or user.approval_state < 0:
-                    why = "nobody of this address has an account or an invitation"
-                    raise Unauthenticated("login refused", why=why, hint="ask the project admin for an invitation")
-                visit.note("login", user=email, detail="openid connect")
-                return logins.open_browser(visit, user)
+                raise Unauthenticated(
+                    "login refused",
+                    why="the provider has not verified an e-mail address",
+                    hint="verify it there, then try again",
+                )
+            if pending.login_id:
+                self._prove(pending, claims, email, address=address)
+                return Back(None, pending.path)
+            opened = self._open(email, str(claims.get("name", ""))[:200], address=address)
+            return Back(logins.welcomed(self._desk, opened, address=address), pending.path)
         except Unauthenticated as error:
             with self._desk.visit(address=address) as visit:
-                visit.note("login", allowed=False, detail=f"openid connect: {error}", code=error.error_code)
+                visit.note(action, allowed=False, detail=f"openid connect: {error}", code=error.error_code)
             raise
 
-    def _claims(self, given: Mapping[str, str], cookie: str) -> dict[str, Any]:
-        state = given.get("state", "")
-        with self._lock:
-            pending = self._pending.pop(state, None)
-        is_this_browser = bool(cookie) and hmac.compare_digest(cookie.encode(), state.encode())
-        if pending is None or not is_this_browser or pending.ends_at <= self._desk.now():
+    def _open(self, email: str, name: str, *, address: str) -> Opened:
+        with self._desk.visit(address=address) as visit:
+            user = people.known_or_invited(visit, email, name=name)
+            if user is None or user.approval_state < 0:
+                why = "nobody of this address has an account or an invitation"
+                raise Unauthenticated("login refused", why=why, hint="ask the project admin for an invitation")
+            visit.note("login", user=email, detail="openid connect")
+            return logins.open_browser(visit, user)
+
+    def _prove(self, pending: _Pending, claims: Mapping[str, Any], email: str, *, address: str) -> None:
+        when = claims.get("auth_time")
+        if not isinstance(when, int | float) or when < pending.begun_at - _LEEWAY_S:
             raise Unauthenticated(
-                "login refused", why="it was not begun in this browser, or too long ago", hint="again"
+                "it is not certain that it is you",
+                why="the provider does not say that you have just logged in there",
+                hint="log out there, then try again; or type the password",
             )
+        with self._desk.visit(address=address) as visit:
+            login = visit.db.get(model.Login, pending.login_id)
+            user = visit.db.get(model.User, login.user_id) if login is not None else None
+            if login is None or user is None or user.email != email or login.expires_at <= self._desk.now():
+                raise Unauthenticated(
+                    "it is not certain that it is you",
+                    why="the account at the provider is another one, or your session has ended",
+                    hint="log in again",
+                )
+            login.proved_at = self._desk.now()
+            visit.note("prove", user=email, detail="openid connect")
+
+    def _count(self, place: str) -> None:
+        """Refuses an address that begins too many logins; others are not pushed out by it."""
+        now, within = self._desk.now().timestamp(), WITHIN.total_seconds()
+        with self._lock:
+            since, count = self._starts.pop(place, (now, 0))
+            if now - since >= within:
+                since, count = now, 0
+            self._starts[place] = since, min(count + 1, STARTS + 1)
+            while len(self._starts) > _MOST:
+                self._starts.popitem(last=False)
+        if count >= STARTS:
+            raise TooMany(
+                "the login is not begun",
+                why=f"from your address {STARTS} were begun within {within / 60:.0f} minutes",
+                retry_after_s=since + within - now,
+            )
+
+    def _pending(self, given: Mapping[str, str], cookie: str) -> _Pending:
+        state, now = given.get("state", ""), self._desk.now().timestamp()
+        error = Unauthenticated(
+            "login refused", why="it was not begun in this browser, or too long ago", hint="begin again"
+        )
+        try:
+            pending = _Pending(**json.loads(self._vault.decrypt(cookie.encode())))
+        except InvalidToken:
+            raise error from None
+        is_this = hmac.compare_digest(pending.state.encode(), state.encode())
+        if not is_this or now - pending.begun_at >= WITHIN.total_seconds():
+            raise error
+        with self._lock:
+            if state in self._used:
+                raise error
+            self._used[state] = None
+            while len(self._used) > _MOST:
+                self._used.popitem(last=False)
+        return pending
+
+    def _claims(self, given: Mapping[str, str], pending: _Pending) -> dict[str, Any]:
         if "error" in given or not given.get("code"):
             raise Unauthenticated("login refused", why="the provider says no", hint="try again")
         if given.get("iss", self._provider.issuer) != self._provider.issuer:  # RFC 9207 §2.4
@@ -167,7 +275,7 @@ class SignIn:
         from authlib.common.errors import AuthlibBaseError  # noqa: PLC0415 - an extra
         from requests import RequestException  # noqa: PLC0415
 
-        there = self._discovered()
+        there = self._discovery.configuration()
         try:
             with self._client() as client:
                 found = client.fetch_token(
@@ -183,8 +291,8 @@ class SignIn:
         from joserfc.jwk import KeySet  # noqa: PLC0415
 
         one = self._provider
-        keys = self._get(self._discovered()["jwks_uri"])
         try:
+            keys = self._discovery.keys(key_id=_key_id(token))
             claims = jwt.decode(token, KeySet.import_key_set(keys), algorithms=list(ALGORITHMS)).claims  # type: ignore[arg-type]
         except (JoseError, ValueError, TypeError, KeyError) as error:
             raise Unauthenticated("login refused", why="the provider did not sign that", hint="try again") from error
@@ -205,26 +313,6 @@ class SignIn:
             raise Unauthenticated("login refused", why="what the provider signed is not for this login", hint="again")
         return dict(claims)
 
-    def _discovered(self) -> dict[str, Any]:
-        found = self._get(f"{self._provider.issuer.rstrip('/')}/.well-known/openid-configuration")
-        wanted = ("authorization_endpoint", "token_endpoint", "jwks_uri")
-        if found.get("issuer") != self._provider.issuer or not all(isinstance(found.get(one), str) for one in wanted):
-            raise DashboardError("the login provider is refused", why="its configuration is of another issuer")
-        return found
-
-    def _get(self, url: str) -> dict[str, Any]:
-        import requests  # noqa: PLC0415 - an extra
-
-        try:
-            answer = requests.get(url, timeout=_TIMEOUT_S, allow_redirects=False)
-            answer.raise_for_status()
-            found = answer.json()
-        except (requests.RequestException, ValueError) as error:
-            raise DashboardError(
-                "the login provider is not reached", why=type(error).__name__, hint="log in with the password"
-            ) from error
-        return found if isinstance(found, dict) else {}
-
     def _client(self) -> Any:
         from authlib.integrations.requests_client import OAuth2Session  # noqa: PLC0415 - an extra
 
@@ -235,5 +323,16 @@ class SignIn:
             scope="openid email profile",
             redirect_uri=one.callback,
             code_challenge_method="S256",
-            default_timeout=_TIMEOUT_S,
+            default_timeout=TIMEOUT_S,
         )
+
+
+def _key_id(token: str) -> str:
+    """Returns the name of the key that a token says it is signed with; nothing is verified yet.
+
+    Raises:
+        ValueError: it is no token.
+    """
+    head = token.partition(".")[0]
+    found = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
+    return str(found.get("kid", "")) if isinstance(found, dict) else ""

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from clouddeploy_runtime.audit import AuditLog
 
-from clouddeploy.dashboard import audit_pages, database
+from clouddeploy.dashboard import audit_pages, database, deploy_files
 from clouddeploy.dashboard.attempts import Attempts
 from clouddeploy.dashboard.database import project_of
+from clouddeploy.dashboard.deploy_paths import Bounds
 from clouddeploy.dashboard.desk import Desk
 from clouddeploy.dashboard.errors import DashboardState
 from clouddeploy.dashboard.kits import Kits
 from clouddeploy.dashboard.passwords import Passwords
+from clouddeploy.dashboard.runs import Runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +50,7 @@ def open_desk(
     passphrase: Secret,
     url: str = "",
     passwords: Passwords | None = None,
+    deploy_from: tuple[Path, ...] = (),
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Desk:
     """Opens what is in a folder, and makes what is not there yet.
@@ -57,6 +60,7 @@ def open_desk(
         passphrase: of the certificate authority: the right one, or for a new authority the one that is set.
         url: of the database; empty: a file in the folder.
         passwords: how they are hashed.
+        deploy_from: folders besides its own that deploy files which are sent in may name.
         now: the clock.
 
     Raises:
@@ -74,6 +78,7 @@ def open_desk(
         passwords=passwords or Passwords(),
         attempts=Attempts(now, database=opened),
         now=now,
+        runs=Runs(bounds=Bounds(folder / deploy_files.FOLDER, deploy_from)),
     )
     with desk.visit() as visit:
         kits.check(project_of(visit.db).short_name)

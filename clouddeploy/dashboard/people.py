@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, select, update
 
-from clouddeploy.dashboard import listing, logins, model, passwords, rules
+from clouddeploy.dashboard import approvals, listing, logins, model, passwords, rules
 from clouddeploy.dashboard.database import organization, project_of
 from clouddeploy.dashboard.errors import Conflict, Forbidden, Invalid, NotFound
 from clouddeploy.dashboard.rules import Action, Approval, Role, Scope, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from clouddeploy.dashboard.desk import Desk, Visit
     from clouddeploy.dashboard.listing import Page, Wanted
@@ -28,16 +28,24 @@ INVITED = timedelta(days=14)
 _LINK_BYTES = 24
 
 
-def seed(desk: Desk, email: str, password: str, org: str) -> None:
+def seed(desk: Desk, email: str, password: str, org: str, *, hashed: str = "") -> None:
     """Makes the first project admin.
+
+    Args:
+        desk: the dashboard.
+        email: theirs.
+        password: theirs; empty where it was hashed elsewhere.
+        org: their organisation.
+        hashed: that hash, of a password that was checked.
 
     Raises:
         Conflict: there is one.
         Invalid: e-mail, password or organisation cannot be used.
     """
     address = checked_email(email)
-    passwords.check(password, email=address)
-    made = desk.passwords.hash(password)
+    if not hashed:
+        passwords.check(password, email=address)
+    made = hashed or desk.passwords.hash(password)
     with desk.visit() as visit:
         if visit.db.scalar(select(func.count(model.User.id))):
             raise Conflict("there is an admin already", why="the database has accounts", hint="use another folder")
@@ -117,16 +125,17 @@ def sign_up(desk: Desk, asked: Mapping[str, str], *, address: str) -> model.User
     """
     email = checked_email(asked["email"])
     passwords.check(asked["password"], email=email)
-    account = f"sign-up of {email}"
-    desk.attempts.check(account=account, address=address)
+    tried, taken = desk.attempts.sign_up(address=address), desk.attempts.taken(address=address)
+    desk.attempts.check(tried + taken)
     with desk.visit(address=address) as visit:
         _admitted(visit, asked, email)  # before 0.1 s are spent on a hash
     made = desk.passwords.hash(asked["password"])
     with desk.visit(address=address) as visit:
         role, org, found = _admitted(visit, asked, email)
         # Taken or not, each one counts: accounts are neither made nor found out about in bulk.
-        desk.attempts.failed(account=account, address=address)
+        desk.attempts.failed(tried)
         if visit.db.scalar(select(model.User.id).where(model.User.email == email)) is not None:
+            desk.attempts.failed(taken)
             raise Conflict("the account cannot be made", why="the e-mail address has one", hint="log in instead")
         if found is not None:
             _use(visit, found)
@@ -182,6 +191,9 @@ def get(visit: Visit, user_id: int, action: Action = Action.USER_VIEW, *, is_hel
         NotFound: there is nobody of this id, or they may not even know that there is.
     """
     user = visit.db.get(model.User, user_id, with_for_update={"of": model.User} if is_held else None)
+    if is_held and user is not None:
+        # PostgreSQL reads the row anew after waiting for it, but not what it joined before: that is asked for again.
+        visit.db.expire(user, ["organization"])
     target = Target(user.organization_id, user.id) if user is not None else Target()
     if user is None and rules.reach(visit.me, action) is rules.Reach.ANY:
         raise NotFound(f"there is no user {user_id}", hint="see the list of users")
@@ -235,7 +247,13 @@ def known_or_invited(visit: Visit, email: str, *, name: str) -> model.User | Non
 
 
 def change(
-    visit: Visit, user_id: int, changes: Mapping[str, Any], *, login_id: int | None = None, is_proved: bool = False
+    visit: Visit,
+    user_id: int,
+    changes: Mapping[str, Any],
+    *,
+    login_id: int | None = None,
+    is_proved: bool = False,
+    seen: Collection[str] | None = None,
 ) -> model.User:
     """Changes an account.
 
@@ -245,15 +263,18 @@ def change(
         changes: name, description, password, and for the project admin role, organization, approval_state.
         login_id: the session that goes on when the password changes; all others end.
         is_proved: whether they have just typed the password that there was.
+        seen: digests of what the one who asks has seen, see `approvals`; an approval needs one.
 
     Raises:
         Forbidden: the one who asks may not.
         ProofNeeded: they must type their password again first.
+        Changed, DigestNeeded: what would be changed or approved is not what was seen.
         Conflict: the account's state does not allow it.
     """
     user = get(visit, user_id, Action.USER_EDIT, is_held=True)
     if {"role", "organization", "approval_state"} & set(changes):
         visit.require(Action.USER_APPROVE)
+    approvals.check(user, changes=changes, seen=seen)
     approval = Approval(user.approval_state)
     moved = {key for key in ("role", "organization") if key in changes and changes[key] != _said(user, key)}
     rules.check_user_change(moved, approval)
@@ -272,19 +293,25 @@ def change(
         passwords.check(changes["password"], email=user.email)
         user.password_hash = visit.desk.passwords.hash(changes["password"])
         logins.end_all(visit.db, user.id, but=login_id)
-    if "approval_state" in changes and changes["approval_state"] != approval:
+    is_decided = "approval_state" in changes and changes["approval_state"] != approval
+    if user.role == Role.PROJECT_ADMIN and ("role" in moved or (is_decided and changes["approval_state"] > 0)):
+        visit.require(Action.ADMIN_MAKE)  # one more who may do everything, by somebody of flesh and blood
+        visit.note(Action.ADMIN_MAKE.value, detail=user.email)
+    if is_decided:
         _decide(visit, user, rules.check_approval(approval, changes["approval_state"]))
     visit.note(Action.USER_EDIT.value, detail=f"{user.email}: {', '.join(sorted(changes))}")
     return user
 
 
-def remove(visit: Visit, user_id: int) -> None:
+def remove(visit: Visit, user_id: int, *, seen: Collection[str] | None = None) -> None:
     """Deletes an account that is not approved, and what it may have been given becomes worthless.
 
     Raises:
         Conflict: it is approved, or sites were made by it.
+        Changed: it is another than what was seen.
     """
     user = get(visit, user_id, Action.USER_DELETE, is_held=True)
+    approvals.check(user, changes={}, seen=seen)
     rules.check_deletion(user.email, Approval(user.approval_state))
     made = visit.db.scalar(select(func.count(model.Site.id)).where(model.Site.creator_id == user.id))
     if made:

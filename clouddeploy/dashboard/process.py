@@ -11,11 +11,10 @@ import socket
 import sys
 import time
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import uvicorn
 from clouddeploy_runtime.errors import ClouddeployError
 
 from clouddeploy.dashboard.bringing import bringing
@@ -23,7 +22,8 @@ from clouddeploy.dashboard.errors import DashboardError, DashboardState
 from clouddeploy.dashboard.identity import identity
 from clouddeploy.dashboard.oidc import SignIn
 from clouddeploy.dashboard.watching import watching
-from clouddeploy.dashboard.web import app
+from clouddeploy.dashboard.web import addresses, app
+from clouddeploy.dashboard.web.connections import Bounds, Listener, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,11 +36,8 @@ if TYPE_CHECKING:
 LOG = "dashboard.log"
 LOCALHOST = "127.0.0.1"
 _LOCK = "dashboard.lock"
-_GRACE_S = 3
-"""For requests that are under way when it is to end; a browser that only keeps its connection takes as long."""
 _STOP_S = 20.0
 _POLL_S = 0.05
-_CONNECTIONS = 500
 _MAX_TOLD = 1 << 16
 
 
@@ -70,12 +67,14 @@ class Where:
         port: 0: any free one.
         is_local: this machine only, without HTTPS.
         proxies: addresses and networks of proxies that may say where a request comes from.
+        bounds: of connections.
     """
 
     host: str
     port: int
     is_local: bool = False
     proxies: tuple[str, ...] = ()
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 def running(folder: Path) -> Running | None:
@@ -141,19 +140,8 @@ def serve(desk: Desk, where: Where, *, ready: Callable[[Running], None], provide
             version=version("clouddeploy"),
             hosts=hosts,
             proxies=where.proxies,
+            per_address=where.bounds.per_address,
             sign_in=SignIn(desk, provider) if provider is not None else None,
-        )
-        config = uvicorn.Config(
-            made,
-            ssl_certfile=str(known.cert) if known else None,
-            ssl_keyfile=str(known.key) if known else None,
-            lifespan="off",
-            access_log=False,  # an invitation stands in an address
-            server_header=False,
-            proxy_headers=False,  # see web.addresses, which believes trusted proxies only
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=_GRACE_S,
-            log_config=None,
         )
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_IGN)  # uvicorn sends itself again what it ended for
@@ -163,7 +151,7 @@ def serve(desk: Desk, where: Where, *, ready: Callable[[Running], None], provide
             ready(told)
 
         with watching(desk), bringing(desk), closing(desk.runs):
-            _Server(config, begin).run(sockets=[listener])
+            Server(made, begin, bounds=where.bounds, identity=known).run(sockets=[listener])
 
 
 def detached(folder: Path, run: Callable[[Callable[[Running], None]], None]) -> Running:
@@ -216,19 +204,6 @@ def _child(folder: Path, run: Callable[[Callable[[Running], None]], None], write
     return 0
 
 
-class _Server(uvicorn.Server):
-    """Tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config, begin: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._begin = begin
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._begin()
-
-
 @contextmanager
 def _held(folder: Path) -> Iterator[Callable[[Running], None]]:
     """Holds the folder's lock; yields what writes into it who holds it."""
@@ -250,9 +225,10 @@ def _held(folder: Path) -> Iterator[Callable[[Running], None]]:
 
 
 @contextmanager
-def _listening(where: Where) -> Iterator[socket.socket]:
+def _listening(where: Where) -> Iterator[Listener]:
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    with socket.socket(family) as listener:
+    with Listener(family) as listener:
+        listener.limit(where.bounds, addresses.networks(where.proxies))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((where.host, where.port))

@@ -46,8 +46,17 @@ class Scope(StrEnum):
     READ = "read"
     WRITE = "write"
     KITS = "kits"
+    APPROVE = "approve"
+    """To decide who is in and what the project is: approvals, roles, invitations, settings, the freeze."""
+    DEPLOY = "deploy"
+    """To start and to stop runs of deployments."""
     ACCOUNT = "account"
-    """Passwords and tokens; only whoever typed the password has it, so a token cannot make itself another."""
+    """Passwords, tokens, project admins; only whoever typed the password has it, so a token makes neither another one
+    nor another owner of everything."""
+
+
+GRANTABLE = tuple(one for one in Scope if one is not Scope.ACCOUNT)
+"""What a token can be made for."""
 
 
 class Reach(StrEnum):
@@ -63,6 +72,7 @@ class Reach(StrEnum):
 class Action(StrEnum):
     """What can be asked for; the word stands in the audit log."""
 
+    PROJECT_VIEW = "view_project_settings"
     PROJECT_EDIT = "edit_project"
     PROJECT_FREEZE = "freeze_project"
     USER_LIST = "list_users"
@@ -85,13 +95,17 @@ class Action(StrEnum):
     SERVER_ENROL = "enrol_server"
     SERVER_REISSUE = "reissue_server"
     USER_ROLE = "change_role"
+    ADMIN_MAKE = "make_project_admin"
     FACTOR_EDIT = "edit_second_factor"
     FACTOR_RESET = "reset_second_factor"
     INVITE = "invite"
     AUDIT_VIEW = "view_audit"
     LIVE_VIEW = "view_federation"
     DEPLOY_VIEW = "view_deployments"
+    DEPLOY_RUN = "run_deployment"
+    """To plan, rehearse and stop."""
     DEPLOY = "deploy"
+    """To send a deploy file in, to apply and to destroy."""
     TOKEN_EDIT = "edit_tokens"  # noqa: S105 - a word of the log
     PASSWORD_EDIT = "change_password"  # noqa: S105 - a word of the log
 
@@ -128,6 +142,7 @@ def _row(project_admin: Reach, org_admin: Reach, lead: Reach, member: Reach) -> 
 _N, _O, _G, _A = Reach.NOBODY, Reach.OWN, Reach.ORG, Reach.ANY
 MATRIX: Mapping[Action, Mapping[Role, Reach]] = {
     #                            project admin, org admin, lead, member
+    Action.PROJECT_VIEW: _row(_A, _N, _N, _N),
     Action.PROJECT_EDIT: _row(_A, _N, _N, _N),
     Action.PROJECT_FREEZE: _row(_A, _N, _N, _N),
     Action.USER_LIST: _row(_A, _G, _G, _G),
@@ -135,6 +150,7 @@ MATRIX: Mapping[Action, Mapping[Role, Reach]] = {
     Action.USER_EDIT: _row(_A, _O, _O, _O),
     Action.USER_APPROVE: _row(_A, _N, _N, _N),
     Action.USER_ROLE: _row(_A, _N, _N, _N),
+    Action.ADMIN_MAKE: _row(_A, _N, _N, _N),
     Action.USER_DELETE: _row(_A, _O, _O, _O),
     Action.USER_KIT: _row(_A, _O, _O, _O),
     Action.USER_ENROL: _row(_A, _O, _O, _O),
@@ -157,6 +173,7 @@ MATRIX: Mapping[Action, Mapping[Role, Reach]] = {
     Action.AUDIT_VIEW: _row(_A, _N, _N, _N),
     Action.LIVE_VIEW: _row(_A, _A, _A, _A),  # as the federation's own policy has it
     Action.DEPLOY_VIEW: _row(_A, _N, _N, _N),
+    Action.DEPLOY_RUN: _row(_A, _N, _N, _N),
     Action.DEPLOY: _row(_A, _N, _N, _N),
     Action.TOKEN_EDIT: _row(_O, _O, _O, _O),
     Action.PASSWORD_EDIT: _row(_A, _O, _O, _O),
@@ -179,12 +196,18 @@ WITHOUT_FACTOR = frozenset({Action.USER_VIEW, Action.FACTOR_EDIT})
 """What is left to who lacks the second factor that the project demands: to set it up."""
 SENSITIVE = frozenset(
     {
+        Action.PROJECT_EDIT,
         Action.PROJECT_FREEZE,
+        # Who is in, and who may come.
+        Action.USER_APPROVE,
+        Action.SITE_APPROVE,
+        Action.INVITE,
         Action.DEPLOY,
         Action.SERVER_KIT,
         Action.SERVER_ENROL,
         Action.SERVER_REISSUE,
         Action.USER_ROLE,
+        Action.ADMIN_MAKE,
         Action.FACTOR_EDIT,
         Action.FACTOR_RESET,
         # With either of them whoever sat down before it would be asked for nothing any more.
@@ -193,6 +216,20 @@ SENSITIVE = frozenset(
     }
 )
 """What a browser that was left alone must not be enough for."""
+DEMANDED: Mapping[Action, Scope] = {
+    Action.PROJECT_EDIT: Scope.APPROVE,
+    Action.PROJECT_FREEZE: Scope.APPROVE,
+    Action.USER_APPROVE: Scope.APPROVE,
+    Action.USER_ROLE: Scope.APPROVE,
+    Action.SITE_APPROVE: Scope.APPROVE,
+    Action.INVITE: Scope.APPROVE,
+    Action.DEPLOY_RUN: Scope.DEPLOY,
+    Action.DEPLOY: Scope.DEPLOY,
+    Action.ADMIN_MAKE: Scope.ACCOUNT,
+    Action.FACTOR_EDIT: Scope.ACCOUNT,
+    Action.FACTOR_RESET: Scope.ACCOUNT,
+}
+"""Action → what a token must have been made for, besides what its call demands. A person has every scope."""
 INVITABLE: Mapping[Role, frozenset[Role]] = {
     Role.PROJECT_ADMIN: frozenset({Role.ORG_ADMIN, Role.LEAD, Role.MEMBER}),
     Role.ORG_ADMIN: frozenset({Role.LEAD, Role.MEMBER}),
@@ -258,12 +295,24 @@ def check_proof(actor: Actor, action: Action) -> None:
         )
 
 
+def check_token(actor: Actor, action: Action) -> None:
+    """Refuses what a token was not made for.
+
+    Raises:
+        Forbidden: it lacks the scope, or only a person may do this.
+    """
+    if action in DEMANDED:
+        check_scope(actor, DEMANDED[action])
+
+
 def check_scope(actor: Actor, scope: Scope) -> None:
     """Refuses what a token was not made for.
 
     Raises:
         Forbidden: it lacks the scope.
     """
+    if scope is Scope.ACCOUNT and scope not in actor.scopes:
+        raise Forbidden("the token does not allow this", why="no token does", hint="log in with the password")
     if scope not in actor.scopes:
         raise Forbidden(
             "the token does not allow this", why=f"it lacks the scope {scope.value}", hint="make another token"

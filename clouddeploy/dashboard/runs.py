@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from clouddeploy.dashboard.deploy_paths import Bounds
     from clouddeploy.secrets import Secret
 
 log = logging.getLogger(__name__)
@@ -88,10 +89,12 @@ class Runs:
 
     Args:
         launch: starts a process; a test gives its own.
+        bounds: where the files are that a deploy file may name; None: anywhere.
     """
 
-    def __init__(self, launch: Callable[[], Pipe] = spawned) -> None:
+    def __init__(self, launch: Callable[[], Pipe] = spawned, *, bounds: Bounds | None = None) -> None:
         self._launch = launch
+        self.bounds = bounds
         self._lock = threading.Lock()
         self._runs: dict[str, Run] = {}
         self._pipes: dict[str, Pipe] = {}
@@ -127,7 +130,13 @@ class Runs:
                 )
             pipe = self._launch()
             self._pipes[run.name], self._runs[run.name] = pipe, run
-        order = {"verb": run.verb, "file": str(file), "passphrase": passphrase.reveal()}
+        roots = self.bounds.of(file) if self.bounds is not None else None
+        order = {
+            "verb": run.verb,
+            "file": str(file),
+            "passphrase": passphrase.reveal(),
+            "roots": None if roots is None else [str(one) for one in roots],
+        }
         threading.Thread(target=self._follow, args=(run.name, pipe, order, file, ended), daemon=True).start()
 
     def cancel(self, name: str) -> None:
@@ -162,7 +171,7 @@ class Runs:
                 self.cancel(name)
 
     def _follow(
-        self, name: str, pipe: Pipe, order: Mapping[str, str], file: Path, ended: Callable[[Run], None]
+        self, name: str, pipe: Pipe, order: Mapping[str, Any], file: Path, ended: Callable[[Run], None]
     ) -> None:
         result: Mapping[str, Any] = {
             "error": {"code": "ENDED", "message": "the run ended without a word", "hint": "see the dashboard's log"}
@@ -170,12 +179,13 @@ class Runs:
         try:
             pipe.send_bytes(json.dumps(order).encode())
             while True:
-                told = json.loads(pipe.recv_bytes())
-                if "end" in told:
+                told = _understood(pipe.recv_bytes())
+                if isinstance(told.get("end"), dict):
                     result = told["end"]
                     break
-                with self._lock:
-                    self._change(name, lines=(*self._runs[name].lines, str(told["line"]))[-_MAX_LINES:])
+                if "line" in told:
+                    with self._lock:
+                        self._change(name, lines=(*self._runs[name].lines, str(told["line"]))[-_MAX_LINES:])
         except (EOFError, OSError) as error:
             log.warning("%s of %s ended without a word (%s)", order["verb"], name, type(error).__name__)
         state = FAILED if result.get("error") else DONE
@@ -183,13 +193,28 @@ class Runs:
             del self._pipes[name]
             run = self._change(name, state=state, result=result)
         pipe.close()
-        _keep(file, run)
+        try:
+            _keep(file, run)
+        except OSError as error:
+            log.warning("what came of %s of %s is not kept: %s", run.verb, name, error)
         ended(run)
 
     def _change(self, name: str, **changes: Any) -> Run:
         before = self._runs[name]
         self._runs[name] = replace(before, **changes, revision=before.revision + 1)
         return self._runs[name]
+
+
+def _understood(message: bytes) -> dict[str, Any]:
+    """Returns what a run told; nothing, when it is torn: one line that is lost must not lose the rest of the run."""
+    try:
+        told = json.loads(message)
+    except ValueError:
+        told = None
+    if isinstance(told, dict):
+        return told
+    log.warning("%d bytes that a run told are not understood", len(message))
+    return {}
 
 
 def _keep(file: Path, run: Run) -> None:

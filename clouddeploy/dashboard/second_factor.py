@@ -117,6 +117,8 @@ def offered(visit: Visit) -> Offer | None:
 def confirm(visit: Visit, code: str) -> list[str]:
     """Turns the second factor on; returns the recovery codes, which are told once.
 
+    Every session ends, and every token: who knew the password alone may have opened or made them.
+
     Raises:
         Conflict: none was offered, or it is on.
         Forbidden: the code is not right.
@@ -127,24 +129,28 @@ def confirm(visit: Visit, code: str) -> list[str]:
         raise Conflict("there is nothing to confirm", why="no second factor was offered", hint="set one up")
     _demand(visit, code)
     found.confirmed_at = visit.desk.now()
+    _end_logins(visit, me.id)
     visit.note(Action.FACTOR_EDIT.value, detail="on")
     return _new_codes(visit, me.id)
 
 
 def renew(visit: Visit, code: str) -> list[str]:
-    """Returns new recovery codes; the old ones are worthless from then on.
+    """Returns new recovery codes; the old ones are worthless from then on, and every session ends.
+
+    Tokens go on: no recovery code can make one that is not seen at the account.
 
     Raises:
         Forbidden: the code is not right.
     """
     me = _me(visit)
     _demand(visit, code)
+    _end_logins(visit, me.id, keep_tokens=True)
     visit.note(Action.FACTOR_EDIT.value, detail="new recovery codes")
     return _new_codes(visit, me.id)
 
 
 def remove(visit: Visit, code: str) -> None:
-    """Turns the second factor of the one who asks off.
+    """Turns the second factor of the one who asks off; every session ends, and every token.
 
     Raises:
         Forbidden: the code is not right.
@@ -152,23 +158,22 @@ def remove(visit: Visit, code: str) -> None:
     me = _me(visit)
     _demand(visit, code)
     forget(visit.db, me.id)
+    _end_logins(visit, me.id)
     visit.note(Action.FACTOR_EDIT.value, detail="off")
 
 
 def reset(visit: Visit, user_id: int) -> None:
-    """Turns somebody's second factor off who has lost it; their sessions end.
+    """Turns somebody's second factor off who has lost it; their sessions and tokens end.
 
     Raises:
         Forbidden: only the project admin may, and not with their own.
     """
-    from clouddeploy.dashboard import logins  # noqa: PLC0415 - which asks this module for codes
-
     user = people.get(visit, user_id, Action.FACTOR_RESET)
     rules.check_scope(visit.me, Scope.ACCOUNT)
     if user.id == visit.me.id:
         raise Forbidden("the second factor stays", why="it is your own", hint="remove it with a code at Account")
     forget(visit.db, user.id)
-    logins.end_all(visit.db, user.id)
+    _end_logins(visit, user.id)
     visit.note(Action.FACTOR_RESET.value, detail=user.email)
 
 
@@ -185,7 +190,7 @@ def spend(desk: Desk, db: Session, user_id: int, code: str) -> bool:
     if found is None or not given:
         return False
     if len(given) != DIGITS:
-        from clouddeploy.dashboard import logins  # noqa: PLC0415 - as in `reset`
+        from clouddeploy.dashboard import logins  # noqa: PLC0415 - which asks this module for codes
 
         here = (model.RecoveryCode.user_id == user_id, model.RecoveryCode.digest == logins.digest(given.lower()))
         # Looked for first: a wrong one must write nothing, for the failure is counted on another connection.
@@ -227,11 +232,12 @@ def _me(visit: Visit) -> rules.Actor:
 
 
 def _demand(visit: Visit, code: str) -> None:
-    """Refuses a code that is not right; each one counts as a failed login."""
+    """Refuses a code that is not right; each one counts as a failed proof."""
     me, desk = visit.me, visit.desk
-    desk.attempts.check(account=me.email, address=visit.address)
+    tried = desk.attempts.proof(account=me.email)
+    desk.attempts.check(tried)
     if not spend(desk, visit.db, me.id, code):
-        desk.attempts.failed(account=me.email, address=visit.address)
+        desk.attempts.failed(tried)
         why = "it is wrong, it was used already, or its time is over"
         error = Forbidden("the code is refused", why=why, hint="wait for the next code, and look at the clocks")
         visit.note(Action.FACTOR_EDIT.value, allowed=False, detail=str(error), code=error.error_code)
@@ -239,12 +245,18 @@ def _demand(visit: Visit, code: str) -> None:
 
 
 def _new_codes(visit: Visit, user_id: int) -> list[str]:
-    from clouddeploy.dashboard import logins  # noqa: PLC0415 - as in `reset`
+    from clouddeploy.dashboard import logins  # noqa: PLC0415 - as in `spend`
 
     visit.db.execute(delete(model.RecoveryCode).where(model.RecoveryCode.user_id == user_id))
     made = [base64.b32encode(secrets.token_bytes(_RECOVERY_BYTES)).decode().lower() for _ in range(RECOVERY_CODES)]
     visit.db.add_all(model.RecoveryCode(user_id=user_id, digest=logins.digest(one)) for one in made)
     return [f"{one[:4]}-{one[4:8]}-{one[8:12]}-{one[12:]}" for one in made]
+
+
+def _end_logins(visit: Visit, user_id: int, *, keep_tokens: bool = False) -> None:
+    from clouddeploy.dashboard import logins  # noqa: PLC0415 - as in `spend`
+
+    logins.end_all(visit.db, user_id, keep_tokens=keep_tokens)
 
 
 def _changed(db: Session, statement: object) -> bool:

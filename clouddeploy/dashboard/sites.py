@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from clouddeploy.dashboard import listing, model, people, rules
+from clouddeploy.dashboard import approvals, listing, model, people, rules
 from clouddeploy.dashboard.database import organization, project_of
 from clouddeploy.dashboard.errors import Conflict, Invalid, NotFound
 from clouddeploy.dashboard.rules import Action, Approval, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from clouddeploy.dashboard.desk import Visit
     from clouddeploy.dashboard.listing import Page, Wanted
@@ -75,6 +75,8 @@ def get(visit: Visit, site_id: int, action: Action = Action.SITE_LIST, *, is_hel
         Forbidden: it is not theirs to do this with.
     """
     site = visit.db.get(model.Site, site_id, with_for_update={"of": model.Site} if is_held else None)
+    if is_held and site is not None:
+        visit.db.expire(site, ["organization", "creator"])  # as with people
     if site is None and rules.reach(visit.me, action) is rules.Reach.ANY:
         raise NotFound(f"there is no site {site_id}", hint="see the list of sites")
     visit.require(action, Target(site.organization_id, site.creator_id) if site is not None else Target())
@@ -83,7 +85,9 @@ def get(visit: Visit, site_id: int, action: Action = Action.SITE_LIST, *, is_hel
     return site
 
 
-def change(visit: Visit, site_id: int, changes: Mapping[str, Any]) -> model.Site:
+def change(
+    visit: Visit, site_id: int, changes: Mapping[str, Any], *, seen: Collection[str] | None = None
+) -> model.Site:
     """Changes a site.
 
     Args:
@@ -91,14 +95,17 @@ def change(visit: Visit, site_id: int, changes: Mapping[str, Any]) -> model.Site
         site_id: which.
         changes: name, description, num_of_gpus, mem_per_gpu_in_gib; for the project admin organization and
             approval_state too.
+        seen: digests of what the one who asks has seen, see `approvals`; an approval needs one.
 
     Raises:
         Forbidden: the one who asks may not.
+        Changed, DigestNeeded: what would be changed or approved is not what was seen.
         Conflict: the site is approved, and stays what it was approved as.
     """
     site = get(visit, site_id, Action.SITE_EDIT, is_held=True)
     if {"organization", "approval_state"} & set(changes):
         visit.require(Action.SITE_APPROVE)
+    approvals.check(site, changes=changes, seen=seen)
     approval, before = Approval(site.approval_state), {"name": site.name, "organization": site.organization.name}
     rules.check_site_change({key for key in before if changes.get(key, before[key]) != before[key]}, approval)
     if changes.get("name", site.name) != site.name:
@@ -116,13 +123,15 @@ def change(visit: Visit, site_id: int, changes: Mapping[str, Any]) -> model.Site
     return site
 
 
-def remove(visit: Visit, site_id: int) -> None:
+def remove(visit: Visit, site_id: int, *, seen: Collection[str] | None = None) -> None:
     """Deletes a site that is not approved.
 
     Raises:
         Conflict: it is.
+        Changed: it is another than what was seen.
     """
     site = get(visit, site_id, Action.SITE_DELETE, is_held=True)
+    approvals.check(site, changes={}, seen=seen)
     rules.check_deletion(site.name, Approval(site.approval_state))
     visit.db.delete(site)
     visit.note(Action.SITE_DELETE.value, detail=site.name)

@@ -78,10 +78,7 @@ def made(kit: PreparedKit, config: K8sConfig) -> Values:
         },
         "command": [python, *_MODULE, "clouddeploy_runtime"],
         "args": [kit.kind, folder, "--workspace", mount],
-        "env": [
-            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - in the pod
-            {"name": "MALLOC_ARENA_MAX", "value": "4"},
-        ],
+        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - in the pod
         "probes": _probes(python, mount),
         "networkPolicy": _network_policy(kit, is_enabled=config.network_policy),
         "podDisruptionBudget": {"enabled": True},

@@ -36,7 +36,7 @@ esac
 set -- "$(cat "$venv/image")" "$@"
 while read -r option; do set -- "$option" "$@"; done <"$venv/options"
 # By name, so that no value stands in a list of processes.
-names="CLOUDDEPLOY_[A-Z_]*|NVFL_[A-Z_]*|PYTHON[A-GI-Z][A-Z]*|CUDA_VISIBLE_DEVICES|MALLOC_ARENA_MAX"
+names="CLOUDDEPLOY_[A-Z_]*|NVFL_[A-Z_]*|PYTHON[A-GI-Z][A-Z]*|CUDA_VISIBLE_DEVICES"
 names="$names|HTTPS?_PROXY|NO_PROXY|https?_proxy|no_proxy"
 for name in $(env | sed -nE "s/^($names)=.*/\1/p"); do set -- --env "$name" "$@"; done
 other=""

@@ -168,6 +168,9 @@ def _serve(command: str, folder: Path, workspace: Path | None) -> int:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # What the site has installed for jobs beforehand; this process has it from nowhere, since it runs nobody's code.
     os.environ.setdefault("CLOUDDEPLOY_CUSTOM_PATH", f"/local/custom:{(kit.local / 'custom').resolve()}")
+    from clouddeploy_runtime import heap
+
+    heap.use_one_arena()
     if command == "server":
         from clouddeploy_runtime import handshakes
 

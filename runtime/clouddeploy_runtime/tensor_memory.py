@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clouddeploy_runtime import heap
 from clouddeploy_runtime.errors import InvalidJob
 from clouddeploy_runtime.job.buffers import OFFLOAD, Budget, BufferPool
 from clouddeploy_runtime.jobs import app_config
@@ -42,7 +41,6 @@ class TensorMemory:
         Args:
             on_disk: the job wants its buffers to be files from the start; so does a site that says so for all jobs.
         """
-        heap.keep_freed()
         return BufferPool(0 if on_disk or self._is_on_disk else self._job_bytes, shared=self._budget)
 
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 SERVER, SITES, ADMIN = "server1", ("site-1", "site-2"), "admin@hub.example"
 MAX_CLIENTS = 10_000
 REGISTER_S, JOB_S = 30.0, 900.0
-SUPERVISED = {"MALLOC_ARENA_MAX": "4"}
-"""What a site's supervisor (`sub_start.sh`) sets for it."""
 TENSORS = 10
 MODEL = """\
 import numpy as np
@@ -83,7 +81,7 @@ class Federation:
         self.folder = folder
         self.names = (SERVER, *sites)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._environment = {**SUPERVISED, **os.environ, **(environment or {})}
+        self._environment = {**os.environ, **(environment or {})}
         folder.mkdir(parents=True)
         file = folder / "project.yml"
         file.write_text(yaml.safe_dump(_project(sites, port=free_port())))

@@ -45,7 +45,7 @@ def origin(peer: str, forwarded: Iterable[bytes], trusted: tuple[Network, ...]) 
         forwarded: the headers `X-Forwarded-For`, in their order.
         trusted: proxies that are believed.
     """
-    if not trusted or not _is_trusted(peer, trusted):
+    if not trusted or not is_among(peer, trusted):
         return peer
     found = peer
     for one in reversed(b",".join(forwarded).split(b",")[-_MOST:]):
@@ -53,14 +53,15 @@ def origin(peer: str, forwarded: Iterable[bytes], trusted: tuple[Network, ...]) 
         if given is None:
             return found
         found = str(given)
-        if not _is_trusted(found, trusted):
+        if not is_among(found, trusted):
             return found
     return found
 
 
-def _is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
+def is_among(address: str, networks: tuple[Network, ...]) -> bool:
+    """Tells whether an address is in one of some networks."""
     given = _address(address)
-    return given is not None and any(given in one for one in trusted)
+    return given is not None and any(given in one for one in networks)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
-from clouddeploy.dashboard import audit_pages, model, people, rules, second_factor, settings, sites, tables
+from clouddeploy.dashboard import approvals, audit_pages, listing, people, rules, second_factor, settings, sites, tables
 from clouddeploy.dashboard.database import project_of
-from clouddeploy.dashboard.errors import Conflict, Invalid
+from clouddeploy.dashboard.errors import Invalid
 from clouddeploy.dashboard.rules import INVITABLE, Action, Approval, Role
 from clouddeploy.dashboard.web.asking import Archive, Ask, Page, Redirect
 from clouddeploy.dashboard.web.open_pages import field
@@ -25,7 +24,7 @@ _MAX_TOGETHER = 1000
 def project(ask: Ask) -> Page:
     """Shows the project's settings."""
     with ask.visit() as visit:
-        visit.require(Action.PROJECT_EDIT)
+        visit.require(Action.PROJECT_VIEW)
         return Page("project.html", {"project": project_of(visit.db), "fixed": rules.FROZEN_MAY_CHANGE})
 
 
@@ -67,10 +66,10 @@ def _users(ask: Ask, **more: Any) -> Page:
         found = people.find(visit, ask.wanted)
         values = {
             "found": found,
-            "mark": mark,
+            "mark": approvals.digest,
             "with_factor": second_factor.among(visit.db, [one.id for one in found.rows]),
             "invitable": sorted(INVITABLE.get(visit.me.role, ())),
-            "roles": [role.value for role in Role if role is not Role.PROJECT_ADMIN],
+            "roles": [role.value for role in reversed(Role)],
         }
         return Page("users.html", {**values, "link": "", **more})
 
@@ -78,10 +77,10 @@ def _users(ask: Ask, **more: Any) -> Page:
 def decide_users(ask: Ask) -> Redirect:
     """Approves or denies people, or deletes them."""
 
-    def decide(visit: Visit, one: int, approval: Approval) -> None:
-        people.change(visit, one, {"approval_state": int(approval)})
+    def decide(visit: Visit, one: int, approval: Approval, seen: tuple[str]) -> None:
+        people.change(visit, one, {"approval_state": int(approval)}, seen=seen)
 
-    return _decide(ask, "/users", Action.USER_APPROVE, decide, people.remove)
+    return _decide(ask, "/users", decide, people.remove)
 
 
 def edit_user(ask: Ask) -> Redirect:
@@ -110,7 +109,7 @@ def site_list(ask: Ask) -> Page:
         is_approved = visit.me.approval.is_approved
         found = sites.find(visit, ask.wanted) if is_approved else sites.own(visit, ask.wanted)
         editable = {one.id for one in found.rows if rules.may(visit.me, Action.SITE_EDIT, _target(one))}
-        return Page("sites.html", {"found": found, "editable": editable, "mark": mark})
+        return Page("sites.html", {"found": found, "editable": editable, "mark": approvals.digest})
 
 
 def _target(site: Any) -> rules.Target:
@@ -138,10 +137,10 @@ def edit_site(ask: Ask) -> Redirect:
 def decide_sites(ask: Ask) -> Redirect:
     """Approves or denies sites, or deletes them."""
 
-    def decide(visit: Visit, one: int, approval: Approval) -> None:
-        sites.change(visit, one, {"approval_state": int(approval)})
+    def decide(visit: Visit, one: int, approval: Approval, seen: tuple[str]) -> None:
+        sites.change(visit, one, {"approval_state": int(approval)}, seen=seen)
 
-    return _decide(ask, "/sites", Action.SITE_APPROVE, decide, sites.remove)
+    return _decide(ask, "/sites", decide, sites.remove)
 
 
 def users_csv(ask: Ask) -> Archive:
@@ -164,8 +163,9 @@ def certificates(ask: Ask) -> Page:
     """Shows every certificate, what ends first first."""
     with ask.visit() as visit:
         visit.require(Action.AUDIT_VIEW)
-        found = ask.desk.kits.certificates(project_of(visit.db).short_name)
-    return Page("certificates.html", {"rows": found, "brought": ask.desk.brought})
+        made = ask.desk.kits.certificates(project_of(visit.db).short_name)
+    found = listing.part(made, ask.wanted, said=lambda one: [one.name, one.org])
+    return Page("certificates.html", {"found": found, "brought": ask.desk.brought})
 
 
 def audit(ask: Ask) -> Page:
@@ -178,49 +178,26 @@ def audit(ask: Ask) -> Page:
     return Page("audit.html", {"rows": rows[:_ENTRIES], "has_more": len(rows) > _ENTRIES, "number": wanted.page})
 
 
-def mark(one: model.User | model.Site) -> str:
-    """Returns a digest of what an approval is given for, so that it is for what the page showed.
-
-    Who waits may still change it, and SQLite gives the id of what was deleted to what comes next.
-    """
-    said = (one.email, one.role) if isinstance(one, model.User) else (one.name,)
-    return hashlib.sha256("\n".join((*said, one.organization.name)).encode()).hexdigest()[:16]
-
-
 def _decide(
     ask: Ask,
     back: str,
-    action: Action,
-    decide: Callable[[Visit, int, Approval], object],
-    remove: Callable[[Visit, int], object],
+    decide: Callable[[Visit, int, Approval, tuple[str]], object],
+    remove: Callable[..., object],
 ) -> Redirect:
-    """Does the same with each one that was ticked; all or none."""
+    """Does the same with each one that was ticked, as the page showed it; all or none."""
     what, ticked = field(ask, "decision"), (ask.body or {}).get("ids", [])
     shown = dict(one.partition("-")[::2] for one in ticked)
-    ids = list(shown)
-    if not ids or len(ids) > _MAX_TOGETHER or not all(one.isascii() and one.isdecimal() for one in ids):
+    if not 0 < len(shown) <= _MAX_TOGETHER or not all(one.isascii() and one.isdecimal() for one in shown):
         raise Invalid("nothing was done", why="nothing was ticked", hint="tick the rows that are meant")
     if what not in {*_DECISIONS, "delete"}:
         raise Invalid("nothing was done", why="it says neither approve, deny nor delete")
     with ask.visit() as visit:
-        for one in ids:
+        for one, digest in shown.items():
             if what == "delete":
-                remove(visit, int(one[:9]))
+                remove(visit, int(one[:9]), seen=(digest,))
             else:
-                if what == "approve":
-                    _check_shown(visit, action, int(one[:9]), shown[one])
-                decide(visit, int(one[:9]), _DECISIONS[what])
+                decide(visit, int(one[:9]), _DECISIONS[what], (digest,))
     return Redirect(back)
-
-
-def _check_shown(visit: Visit, action: Action, row_id: int, shown: str) -> None:
-    visit.require(action)
-    is_user = action is Action.USER_APPROVE
-    row = visit.db.get(model.User, row_id) if is_user else visit.db.get(model.Site, row_id)
-    if shown and row is not None and mark(row) != shown:
-        raise Conflict(
-            "nothing was approved", why="what was ticked has changed since it was shown", hint="look at it again"
-        )
 
 
 def _capacity(ask: Ask) -> dict[str, Any]:

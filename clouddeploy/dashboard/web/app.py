@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,14 +17,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from clouddeploy.dashboard import rules
 from clouddeploy.dashboard.errors import (
+    Changed,
     Conflict,
     DashboardError,
+    DigestNeeded,
     NotFound,
     ProofNeeded,
     TooMany,
@@ -32,6 +36,7 @@ from clouddeploy.dashboard.errors import (
 )
 from clouddeploy.dashboard.web import addresses, entrance, factor_pages, openapi, streaming
 from clouddeploy.dashboard.web.asking import Answer, Archive, Page, Redirect, Reply, Stream
+from clouddeploy.dashboard.web.connections import Bounds
 from clouddeploy.dashboard.web.entrance import Cookies
 from clouddeploy.dashboard.web.guard import Guard
 from clouddeploy.dashboard.web.oidc_pages import OidcPages
@@ -49,8 +54,8 @@ if TYPE_CHECKING:
     from clouddeploy.dashboard.logins import Known
     from clouddeploy.dashboard.oidc import SignIn
     from clouddeploy.dashboard.web.asking import Ask
+    from clouddeploy.dashboard.web.calls import Call
     from clouddeploy.dashboard.web.page_table import PageCall
-    from clouddeploy.dashboard.web.rest import Call
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +67,7 @@ def make(
     version: str,
     hosts: Sequence[str] = ("*",),
     proxies: Sequence[str] = (),
+    per_address: int = Bounds.per_address,
     sign_in: SignIn | None = None,
 ) -> Starlette:
     """Returns the application.
@@ -72,6 +78,7 @@ def make(
         version: told in the OpenAPI document.
         hosts: names under which it may be asked for; without HTTPS only those of this machine.
         proxies: addresses and networks of those who may say where a request comes from.
+        per_address: requests of one address that may be under way.
         sign_in: logs people in by way of a provider; None: there is none.
 
     Raises:
@@ -91,10 +98,15 @@ def make(
     static = resources.files("clouddeploy.dashboard.web") / "static"
     routes.append(Mount("/static", StaticFiles(directory=str(static))))
     middleware = [
-        Middleware(Guard, is_tls=is_tls, proxies=trusted),
+        Middleware(Guard, is_tls=is_tls, refused=app.refused, per_address=per_address, proxies=trusted),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
     ]
-    handlers: dict[Any, Any] = {HTTPException: app.unknown, ClouddeployError: app.refused, Exception: app.defect}
+    handlers: dict[Any, Any] = {
+        HTTPException: app.unknown,
+        ClouddeployError: app.refused,
+        ClientDisconnect: app.left,
+        Exception: app.defect,
+    }
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
 
@@ -104,12 +116,13 @@ class _App:
     def __init__(self, desk: Desk, *, is_tls: bool, version: str, has_provider: bool = False) -> None:
         self._desk = desk
         self._cookies = Cookies(is_tls=is_tls)
+        self._streams = Counter[int]()
         self._renderer = Renderer(has_provider=has_provider)
         self._document = encoded(openapi.document(version))
 
     def provider_routes(self, sign_in: SignIn) -> list[Route]:
         """Returns the addresses of logins by way of a provider."""
-        return OidcPages(sign_in, self._cookies, self._renderer).routes
+        return OidcPages(self._desk, sign_in, self._cookies, self._renderer).routes
 
     async def document(self, _request: Request) -> Response:
         """Answers with the OpenAPI document."""
@@ -125,7 +138,7 @@ class _App:
             return _file(answer)
         assert isinstance(answer, Reply)  # noqa: S101 - the table has no other
         data = answer.data.model_dump(mode="json")
-        return Response(encoded(data), answer.status, media_type="application/json")
+        return Response(encoded(data), answer.status, dict(answer.headers), "application/json")
 
     async def _called(self, request: Request, call: Call) -> Answer:
         known = await run_in_threadpool(self._caller, request)
@@ -156,7 +169,8 @@ class _App:
             return RedirectResponse("/", HTTPStatus.SEE_OTHER)
         token = entrance.form_token(request, known, self._cookies)
         made = "" if token or known is not None else entrance.new_form_token()
-        ask = entrance.ask_of(self._desk, request, known, token=token or made)
+        device = request.cookies.get(self._cookies.device, "")
+        ask = entrance.ask_of(self._desk, request, known, token=token or made, device=device)
         try:
             if page.method == "POST":
                 entrance.check_origin(request)
@@ -198,7 +212,7 @@ class _App:
             try:
                 with self._desk.turn if call.in_turn else nullcontext():
                     return call.handle(ask)
-            except Conflict as error:
+            except (Changed, Conflict, DigestNeeded) as error:
                 # What somebody may not do is recorded where it is found; what cannot be done now, here for all.
                 with ask.visit() as visit:
                     visit.note(f"{call.method} {call.path}", allowed=False, detail=str(error), code=error.error_code)
@@ -210,17 +224,22 @@ class _App:
         if isinstance(answer, Archive):
             return _file(answer)
         if isinstance(answer, Stream):
-            return streaming.response(answer, lambda: self._renderer.page(Page(answer.template, answer.values()), ask))
+            return streaming.EventStream(
+                answer,
+                lambda: self._renderer.page(Page(answer.template, answer.values()), ask),
+                open_ones=self._streams,
+                person=ask.known.actor.id if ask.known is not None else 0,
+            )
         if isinstance(answer, Redirect):
             response: Response = RedirectResponse(answer.to, HTTPStatus.SEE_OTHER)
             session = answer.session
+            if answer.device:
+                self._cookies.set_device(response, answer.device)
         else:
             assert isinstance(answer, Page)  # noqa: S101 - the table has no other
             response = Response(self._renderer.page(answer, ask), answer.status, media_type="text/html")
             session = answer.session
-            retry = answer.values.get("error")
-            if isinstance(retry, TooMany):
-                response.headers["retry-after"] = str(max(1, round(retry.retry_after_s)))
+            response.headers.update(_retry(answer.values.get("error")))
         if session:
             response.set_cookie(self._cookies.session, session, **self._cookies.flags)
         elif session is not None:
@@ -240,7 +259,11 @@ class _App:
         if request.url.path.startswith(PREFIXES):
             return _told(error)
         page = Page("error.html", {"error": error}, int(status_of(error)))
-        return Response(self._renderer.page(page, None), page.status, media_type="text/html")
+        return Response(self._renderer.page(page, None), page.status, _retry(error), "text/html")
+
+    async def left(self, _request: Request, _error: Exception) -> Response:
+        """Answers nobody: who asked has gone before all was sent, or was too slow; anybody may do that, often."""
+        return Response(status_code=HTTPStatus.REQUEST_TIMEOUT)
 
     async def defect(self, request: Request, error: Exception) -> Response:
         """Answers a defect of ours: the log has it, the answer does not."""
@@ -254,10 +277,14 @@ def _told(error: ClouddeployError) -> Response:
         log.error("%s: %s", type(error).__name__, error)
     word = error.word if isinstance(error, DashboardError) else "error"
     out = ErrorOut(status=word, code=error.error_code, message=printable(str(error)), hint=error.hint)
-    headers = {"retry-after": str(max(1, round(error.retry_after_s)))} if isinstance(error, TooMany) else {}
+    headers = _retry(error)
     if status is HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     return Response(encoded(out.model_dump()), int(status), headers, "application/json")
+
+
+def _retry(error: object) -> dict[str, str]:
+    return {"retry-after": str(error.retry_after_s)} if isinstance(error, TooMany) else {}
 
 
 def _file(answer: Archive) -> Response:

@@ -34,6 +34,7 @@ class Ask:
         body: what was sent, checked; of a page: the form's fields.
         upload: a file that was sent.
         form_token: what forms of the answer must send back.
+        seen: digests of what the one who asks has seen (`If-Match`); None: it was not said.
     """
 
     desk: Desk
@@ -44,6 +45,8 @@ class Ask:
     body: Any = None
     upload: bytes = b""
     form_token: str = ""
+    device: str = ""
+    seen: tuple[str, ...] | None = None
 
     def visit(self) -> AbstractContextManager[Visit]:
         """Opens a transaction of the one who asks."""
@@ -93,6 +96,7 @@ class Reply:
 
     data: BaseModel
     status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,10 +133,12 @@ class Redirect:
     Attributes:
         to: its path.
         session: as with a page.
+        device: what the browser is known by from now on; empty: as it is.
     """
 
     to: str
     session: str | None = None
+    device: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from clouddeploy.dashboard import logins
+from clouddeploy.dashboard import devices, logins
 from clouddeploy.dashboard.errors import Forbidden, Invalid
 from clouddeploy.dashboard.web.asking import Ask
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from clouddeploy.dashboard.desk import Desk
     from clouddeploy.dashboard.logins import Known
@@ -32,7 +33,7 @@ _MAX_FIELDS = 1100
 
 
 class Cookies:
-    """Names and properties of the two cookies.
+    """Names and properties of the three cookies.
 
     Args:
         is_tls: with HTTPS a browser takes them from this host by HTTPS alone (`__Host-`, RFC 6265bis §4.1.3.2).
@@ -42,7 +43,12 @@ class Cookies:
         prefix = "__Host-" if is_tls else ""
         self.session = f"{prefix}clouddeploy_session"
         self.form = f"{prefix}clouddeploy_form"
+        self.device = f"{prefix}clouddeploy_device"
         self.flags: dict[str, Any] = {"httponly": True, "samesite": "strict", "secure": is_tls, "path": "/"}
+
+    def set_device(self, response: Response, shown: str) -> None:
+        """Has the browser keep what it is known by, longer than any session."""
+        response.set_cookie(self.device, shown, max_age=int(devices.LASTS.total_seconds()), **self.flags)
 
 
 def known_browser(desk: Desk, request: Request, cookies: Cookies, *, is_use: bool = True) -> Known | None:
@@ -113,8 +119,15 @@ def ask_of(desk: Desk, request: Request, known: Known | None, *, token: str = ""
         path={key: str(value) for key, value in request.path_params.items()},
         query=dict(request.query_params),
         form_token=token,
+        seen=_seen(request),
         **given,
     )
+
+
+def _seen(request: Request) -> tuple[str, ...] | None:
+    """Returns the digests of `If-Match` (RFC 9110 §13.1.1). That it matches whatever there is says nothing."""
+    given = (one.strip() for one in request.headers.get("if-match", "").split(","))
+    return tuple(one.strip('"') for one in given if one not in {"", "*"}) or None
 
 
 async def json_body(request: Request, model: type[BaseModel]) -> BaseModel:

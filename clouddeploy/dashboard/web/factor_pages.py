@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clouddeploy.dashboard import logins, second_factor
@@ -13,6 +14,8 @@ from clouddeploy.dashboard.web.open_pages import field
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from clouddeploy.dashboard.logins import Opened
+
 _PATH = re.compile(r"/[a-z][a-z0-9/_-]{0,100}")
 """A page of ours; nobody is led to another host by way of the password's form."""
 
@@ -20,6 +23,12 @@ _PATH = re.compile(r"/[a-z][a-z0-9/_-]{0,100}")
 def factor(ask: Ask) -> Page:
     """Shows one's second factor, or that there is none."""
     return _factor(ask)
+
+
+def _changed(ask: Ask, opened: Opened, codes: list[str]) -> Page:
+    """Shows recovery codes in a session that begins with this answer; its forms need its own token."""
+    page = _factor(ask, recovery_codes=codes, form_token=opened.form_token)
+    return replace(page, session=opened.secret)
 
 
 def _factor(ask: Ask, **more: Any) -> Page:
@@ -44,21 +53,24 @@ def confirm(ask: Ask) -> Page:
     """Turns the second factor on and shows the recovery codes, once."""
     with ask.visit() as visit:
         codes = second_factor.confirm(visit, field(ask, "code"))
-    return _factor(ask, recovery_codes=codes)
+        opened = logins.open_anew(visit)
+    return _changed(ask, opened, codes)
 
 
 def renew(ask: Ask) -> Page:
     """Makes new recovery codes and shows them, once."""
     with ask.visit() as visit:
         codes = second_factor.renew(visit, field(ask, "code"))
-    return _factor(ask, recovery_codes=codes)
+        opened = logins.open_anew(visit)
+    return _changed(ask, opened, codes)
 
 
 def remove(ask: Ask) -> Redirect:
     """Turns the second factor off."""
     with ask.visit() as visit:
         second_factor.remove(visit, field(ask, "code"))
-    return Redirect("/account/second-factor")
+        opened = logins.open_anew(visit)
+    return Redirect("/account/second-factor", opened.secret)
 
 
 def reset(ask: Ask) -> Redirect:

@@ -1,13 +1,20 @@
-"""What stands before every answer: headers that browsers obey, and an end to what is sent in."""
+"""What stands before every answer: headers that browsers obey, and an end to what is sent in, and by whom at once."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from clouddeploy.dashboard.errors import TooLarge
+from starlette.requests import Request
+
+from clouddeploy.dashboard.attempts import place_of
+from clouddeploy.dashboard.errors import TooLarge, TooMany
 from clouddeploy.dashboard.web import addresses
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from clouddeploy.dashboard.web.addresses import Network
@@ -32,16 +39,28 @@ _STRICT_TRANSPORT = "max-age=31536000"
 
 
 class Guard:
-    """Adds the headers to every answer, and refuses bodies that are too large while they arrive.
+    """Adds the headers to every answer; refuses bodies that are too large while they arrive, and too much at once.
 
     Args:
         app: what answers.
         is_tls: whether the dashboard is reached by HTTPS.
+        refused: answers a request with an error.
+        per_address: requests of one address that may be under way. Connections are counted before (`connections`), but
+            those of a trusted proxy are anybody's.
         proxies: networks of those who may say where a request comes from.
     """
 
-    def __init__(self, app: ASGIApp, *, is_tls: bool, proxies: tuple[Network, ...] = ()) -> None:
-        self._app = app
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        is_tls: bool,
+        refused: Callable[[Request, Exception], Awaitable[Response]],
+        per_address: int,
+        proxies: tuple[Network, ...] = (),
+    ) -> None:
+        self._app, self._refused = app, refused
+        self._per_address, self._under_way = per_address, Counter[str]()
         self._proxies = proxies
         headers = {**HEADERS, **({"strict-transport-security": _STRICT_TRANSPORT} if is_tls else {})}
         self._headers = [(key.encode(), value.encode()) for key, value in headers.items()]
@@ -75,4 +94,20 @@ class Guard:
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        await self._app(scope, limited, guarded)
+        place = place_of(scope["client"][0]) if scope.get("client") else ""
+        if self._under_way[place] >= self._per_address:
+            error = TooMany(
+                "the request is refused",
+                why=f"your address has {self._per_address} under way",
+                hint="wait until one has ended",
+                retry_after_s=1,
+            )
+            await (await self._refused(Request(scope), error))(scope, limited, guarded)
+            return
+        self._under_way[place] += 1
+        try:
+            await self._app(scope, limited, guarded)
+        finally:
+            self._under_way[place] -= 1
+            if not self._under_way[place]:
+                del self._under_way[place]

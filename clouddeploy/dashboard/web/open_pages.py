@@ -87,11 +87,11 @@ def _admin_steps(visit: Visit, project: model.Project) -> list[tuple[str, str, s
 def log_in(ask: Ask) -> Redirect:
     """Opens a session."""
     email, password, code = (field(ask, name) for name in ("email", "password", "code"))
-    opened = logins.log_in(ask.desk, email, password, address=ask.address, code=code)
+    opened = logins.log_in(ask.desk, email, password, address=ask.address, code=code, device=ask.device)
     if ask.known is not None:
         with ask.visit() as visit:
             logins.log_out(visit, ask.known.login_id)
-    return Redirect("/", opened.secret)
+    return Redirect("/", opened.secret, opened.device)
 
 
 def log_out(ask: Ask) -> Redirect:
@@ -132,4 +132,4 @@ def sign_up(ask: Ask) -> Redirect:
         raise Invalid("the role is refused", why="there is no such role", hint="choose one of the list")
     people.sign_up(ask.desk, asked, address=ask.address)
     opened = logins.log_in(ask.desk, asked["email"], asked["password"], address=ask.address)
-    return Redirect("/", opened.secret)
+    return Redirect("/", opened.secret, opened.device)

@@ -14,7 +14,7 @@ from clouddeploy.dashboard.web.rest import CALLS, PREFIXES
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from clouddeploy.dashboard.web.rest import Call
+    from clouddeploy.dashboard.web.calls import Call
 
 _REF = "#/components/schemas/{model}"
 _ERRORS = {
@@ -23,10 +23,14 @@ _ERRORS = {
     "403": "Not allowed, or not approved yet.",
     "404": "There is no such thing.",
     "409": "The state of things does not allow it.",
+    "412": "It is not any more what was seen.",
     "413": "More was sent than is taken.",
+    "428": "An approval must say in the header If-Match as what it was seen.",
     "429": "Too many tries; the header Retry-After says when the next one counts.",
 }
 _PLACE = re.compile(r"\{(\w+)\}")
+_KINDS = {"id": {"type": "integer", "minimum": 0}, "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,40}$"}}
+"""Of what stands in a path's places."""
 
 
 def document(version: str) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def document(version: str) -> dict[str, Any]:
 
 
 def _operation(call: Call) -> dict[str, Any]:
-    name = f"{call.method.lower()}{call.path}".replace("{id}", "one").replace("/", "_")
+    name = _PLACE.sub("one", f"{call.method.lower()}{call.path}").replace("/", "_")
     made: dict[str, Any] = {
         "operationId": name,
         "summary": call.summary,
@@ -70,9 +74,11 @@ def _operation(call: Call) -> dict[str, Any]:
         "responses": {str(call.status): _success(call), **_failures()},
     }
     places = [
-        {"name": place, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
-        for place in _PLACE.findall(call.path)
+        {"name": place, "in": "path", "required": True, "schema": _KINDS[place]} for place in _PLACE.findall(call.path)
     ]
+    if call.is_conditional:
+        about = "The digest, or digests, of what was seen; an approval needs one."
+        places.append({"name": "If-Match", "in": "header", "description": about, "schema": {"type": "string"}})
     if call.is_list:
         places += _list_places(call)
     if places:
@@ -90,7 +96,7 @@ def _list_places(call: Call) -> list[dict[str, Any]]:
         ("page", {"type": "integer", "minimum": 1, "default": 1}),
         ("per_page", {"type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL}),
     ]
-    if call.gives is not shapes.AuditReply:
+    if call.has_states:
         given.append(("state", {"type": "string", "enum": ["", "pending", "approved", "denied"]}))
     return [{"name": name, "in": "query", "schema": schema} for name, schema in given]
 

@@ -27,7 +27,7 @@ def account(ask: Ask) -> Page:
 def _account(ask: Ask, **more: Any) -> Page:
     with ask.visit() as visit:
         user = people.get(visit, visit.me.id)
-        values = {"user": user, "tokens": logins.tokens(visit), "scopes": [Scope.READ, Scope.WRITE, Scope.KITS]}
+        values = {"user": user, "tokens": logins.tokens(visit), "scopes": rules.GRANTABLE}
         values["has_factor"] = second_factor.has(visit.db, user.id)
         return Page("account.html", {**values, "token_shown": "", **more})
 
@@ -40,24 +40,26 @@ def change_account(ask: Ask) -> Redirect:
 
 
 def change_password(ask: Ask) -> Redirect:
-    """Changes the password of somebody who knows the old one; every other session ends."""
+    """Changes the password of somebody who knows the old one; every session and token ends, and a session begins."""
     old, new = field(ask, "old_password"), field(ask, "password")
-    login_id = ask.known.login_id if ask.known is not None else None
     with ask.visit() as visit:
         me, user = visit.me, visit.db.get_one(model.User, visit.me.id)
-        ask.desk.attempts.check(account=me.email, address=ask.address)
+        tried = ask.desk.attempts.proof(account=me.email)
+        ask.desk.attempts.check(tried)
         if not ask.desk.passwords.is_right(user.password_hash, old):
-            ask.desk.attempts.failed(account=me.email, address=ask.address)
+            ask.desk.attempts.failed(tried)
             raise Forbidden("the password was not changed", why="the old one is another", hint="try again")
-        people.change(visit, me.id, {"password": new}, login_id=login_id, is_proved=True)
-    return Redirect("/account")
+        people.change(visit, me.id, {"password": new}, is_proved=True)
+        opened = logins.open_anew(visit)
+    ask.desk.attempts.succeeded(tried)
+    return Redirect("/account", opened.secret)
 
 
 def make_token(ask: Ask) -> Page:
     """Makes a token and shows it, once."""
     scopes = (ask.body or {}).get("scopes", [])
     days = field(ask, "days")
-    if not set(scopes) <= {"read", "write", "kits"} or not days.isdecimal() or not field(ask, "name"):
+    if not set(scopes) <= set(rules.GRANTABLE) or not days.isdecimal() or not field(ask, "name"):
         raise Invalid("the token is refused", why="it needs a name, what it may do and for how many days")
     with ask.visit() as visit:
         opened = logins.make_token(visit, field(ask, "name")[:100], scopes=map(Scope, scopes), days=int(days[:9]))

@@ -24,7 +24,7 @@ _MENU: tuple[tuple[str, str, Action | None], ...] = (
     ("/downloads", "Downloads", None),
     ("/sites", "Sites", None),
     ("/users", "People", Action.USER_LIST),
-    ("/project", "Project", Action.PROJECT_EDIT),
+    ("/project", "Project", Action.PROJECT_VIEW),
     ("/certificates", "Certificates", Action.AUDIT_VIEW),
     ("/audit", "Audit", Action.AUDIT_VIEW),
     ("/account", "Account", None),

@@ -3,66 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from clouddeploy.dashboard import audit_pages, handing, logins, model, people, settings, sites
+from clouddeploy.dashboard import audit_pages, handing, listing, logins, model, people, settings, sites
 from clouddeploy.dashboard.database import project_of
 from clouddeploy.dashboard.errors import NotFound
 from clouddeploy.dashboard.rules import Action, Scope
-from clouddeploy.dashboard.web import shapes
-from clouddeploy.dashboard.web.asking import Answer, Archive, Ask, Reply
+from clouddeploy.dashboard.web import rest_deployments, rest_live, shapes
+from clouddeploy.dashboard.web.asking import Archive, Ask, Reply
+from clouddeploy.dashboard.web.calls import Call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pydantic import BaseModel
-
     from clouddeploy.dashboard.desk import Visit
 
 PREFIXES = ("/api/v1", "/nvflare-dashboard/api/v1")
 """Ours, and the reference's."""
 _FLAG_NAMES = {"server1": "server", "server_host_names": "server_hosts"}
 MAX_ENTRIES = 200
-
-
-@dataclass(frozen=True)
-class Call:
-    """One row of the table.
-
-    Attributes:
-        method: of HTTP.
-        path: below the prefix.
-        summary: one sentence for the document.
-        handle: does it.
-        takes: what must be sent; None: nothing.
-        gives: what is answered; None: a zip archive.
-        is_open: whether it is for everybody, logged in or not.
-        scope: what a token must have been made for.
-        status: of an answer that went well.
-        in_turn: whether it waits for others that decide who is in.
-        takes_archive: whether a zip archive is sent.
-    """
-
-    method: str
-    path: str
-    summary: str
-    handle: Callable[[Ask], Answer]
-    takes: type[BaseModel] | None = None
-    gives: type[BaseModel] | None = shapes.Done
-    is_open: bool = False
-    scope: Scope = Scope.READ
-    status: int = 200
-    in_turn: bool = False
-    takes_archive: bool = False
-
-    @property
-    def is_list(self) -> bool:
-        """Whether it has pages and a search."""
-        return self.gives in {shapes.UsersReply, shapes.SitesReply, shapes.AuditReply}
 
 
 def _login(ask: Ask) -> Reply:
@@ -111,8 +72,9 @@ def _organizations(ask: Ask) -> Reply:
     with ask.visit() as visit:
         is_shown = visit.actor is not None or project_of(visit.db).is_public
         rows = visit.db.scalars(select(model.Organization).order_by(model.Organization.name)) if is_shown else ()
-        found = [shapes.OrganizationOut(id=one.id, name=one.name) for one in rows]
-    return Reply(shapes.OrganizationsReply(client_list=found, org_list=found))
+        found = listing.part(rows, ask.wanted, said=lambda one: [one.name])
+        shown = [shapes.OrganizationOut(id=one.id, name=one.name) for one in found.rows]
+    return Reply(shapes.OrganizationsReply(client_list=shown, org_list=shown, paging=shapes.PageOut.of(found)))
 
 
 def _sign_up(ask: Ask) -> Reply:
@@ -129,26 +91,29 @@ def _users(ask: Ask) -> Reply:
 
 def _user(ask: Ask) -> Reply:
     with ask.visit() as visit:
-        return Reply(shapes.UserReply(user=shapes.UserOut.of(people.get(visit, ask.id))))
+        return _user_reply(people.get(visit, ask.id))
+
+
+def _user_reply(user: model.User) -> Reply:
+    told = shapes.UserOut.of(user)
+    return Reply(shapes.UserReply(user=told), headers={"etag": f'"{told.digest}"'})
 
 
 def _change_user(ask: Ask) -> Reply:
     login_id = ask.known.login_id if ask.known is not None else None
     with ask.visit() as visit:
-        user = people.change(visit, ask.id, ask.body.changes(), login_id=login_id)
-        return Reply(shapes.UserReply(user=shapes.UserOut.of(user)))
+        return _user_reply(people.change(visit, ask.id, ask.body.changes(), login_id=login_id, seen=ask.seen))
 
 
 def _delete_user(ask: Ask) -> Reply:
     with ask.visit() as visit:
-        people.remove(visit, ask.id)
+        people.remove(visit, ask.id, seen=ask.seen)
     return Reply(shapes.Done())
 
 
 def _create_site(ask: Ask) -> Reply:
     with ask.visit() as visit:
-        site = sites.create(visit, _flat(ask.body.changes()))
-        return Reply(shapes.SiteReply(client=shapes.SiteOut.of(site)), 201)
+        return _site_reply(sites.create(visit, _flat(ask.body.changes())), 201)
 
 
 def _sites(ask: Ask) -> Reply:
@@ -160,18 +125,22 @@ def _sites(ask: Ask) -> Reply:
 
 def _site(ask: Ask) -> Reply:
     with ask.visit() as visit:
-        return Reply(shapes.SiteReply(client=shapes.SiteOut.of(sites.get(visit, ask.id))))
+        return _site_reply(sites.get(visit, ask.id))
+
+
+def _site_reply(site: model.Site, status: int = 200) -> Reply:
+    told = shapes.SiteOut.of(site)
+    return Reply(shapes.SiteReply(client=told), status, {"etag": f'"{told.digest}"'})
 
 
 def _change_site(ask: Ask) -> Reply:
     with ask.visit() as visit:
-        site = sites.change(visit, ask.id, _flat(ask.body.changes()))
-        return Reply(shapes.SiteReply(client=shapes.SiteOut.of(site)))
+        return _site_reply(sites.change(visit, ask.id, _flat(ask.body.changes()), seen=ask.seen))
 
 
 def _delete_site(ask: Ask) -> Reply:
     with ask.visit() as visit:
-        sites.remove(visit, ask.id)
+        sites.remove(visit, ask.id, seen=ask.seen)
     return Reply(shapes.Done())
 
 
@@ -222,8 +191,9 @@ def _invite(ask: Ask) -> Reply:
 def _tokens(ask: Ask) -> Reply:
     with ask.visit() as visit:
         visit.require(Action.TOKEN_EDIT)
-        rows = [shapes.TokenOut.of(one) for one in logins.tokens(visit)]
-    return Reply(shapes.TokensReply(token_list=rows))
+        found = listing.part(logins.tokens(visit), ask.wanted, said=lambda one: [one.name])
+        rows = [shapes.TokenOut.of(one) for one in found.rows]
+    return Reply(shapes.TokensReply(token_list=rows, paging=shapes.PageOut.of(found)))
 
 
 def _make_token(ask: Ask) -> Reply:
@@ -241,9 +211,10 @@ def _delete_token(ask: Ask) -> Reply:
 def _certificates(ask: Ask) -> Reply:
     with ask.visit() as visit:
         visit.require(Action.AUDIT_VIEW)
-        found = ask.desk.kits.certificates(project_of(visit.db).short_name)
-    rows = [shapes.CertificateOut(**asdict(one)) for one in found]
-    return Reply(shapes.CertificatesReply(certificate_list=rows))
+        made = ask.desk.kits.certificates(project_of(visit.db).short_name)
+    found = listing.part(made, ask.wanted, said=lambda one: [one.name, one.org])
+    rows = [shapes.CertificateOut(**asdict(one)) for one in found.rows]
+    return Reply(shapes.CertificatesReply(certificate_list=rows, paging=shapes.PageOut.of(found)))
 
 
 def _audit(ask: Ask) -> Reply:
@@ -257,7 +228,7 @@ def _audit(ask: Ask) -> Reply:
     return Reply(shapes.AuditReply(entry_list=found))
 
 
-_WRITE, _KITS = Scope.WRITE, Scope.KITS
+_WRITE, _KITS, _APPROVE = Scope.WRITE, Scope.KITS, Scope.APPROVE
 
 
 def _kit_calls(folder: str, kind: str) -> tuple[Call, ...]:
@@ -283,30 +254,34 @@ CALLS: tuple[Call, ...] = (
     Call("POST", "/logout", "End the token.", _logout),
     Call("GET", "/project", "The project.", _project, gives=shapes.ProjectReply, is_open=True),
     Call("PATCH", "/project", "Change, publish or freeze the project.", _change_project, shapes.ProjectIn,
-         shapes.ProjectReply, scope=_WRITE, in_turn=True),
+         shapes.ProjectReply, scope=_APPROVE, in_turn=True),
     Call("GET", "/organizations", "All organisations.", _organizations, gives=shapes.OrganizationsReply, is_open=True),
     Call("POST", "/users", "Sign up.", _sign_up, shapes.UserIn, shapes.UserReply, is_open=True, status=201),
     Call("GET", "/users", "The people.", _users, gives=shapes.UsersReply),
     Call("GET", "/users/{id}", "Somebody.", _user, gives=shapes.UserReply),
     Call("PATCH", "/users/{id}", "Change or approve somebody.", _change_user, shapes.UserChange, shapes.UserReply,
-         scope=_WRITE, in_turn=True),
-    Call("DELETE", "/users/{id}", "Delete somebody who is not approved.", _delete_user, scope=_WRITE, in_turn=True),
+         scope=_WRITE, in_turn=True, is_conditional=True),
+    Call("DELETE", "/users/{id}", "Delete somebody who is not approved.", _delete_user, scope=_WRITE, in_turn=True,
+         is_conditional=True),
     *_kit_calls("users", "user"),
     Call("POST", "/clients", "Make a site.", _create_site, shapes.SiteIn, shapes.SiteReply, scope=_WRITE, status=201),
     Call("GET", "/clients", "The sites.", _sites, gives=shapes.SitesReply),
     Call("GET", "/clients/{id}", "A site.", _site, gives=shapes.SiteReply),
     Call("PATCH", "/clients/{id}", "Change or approve a site.", _change_site, shapes.SiteChange, shapes.SiteReply,
-         scope=_WRITE, in_turn=True),
-    Call("DELETE", "/clients/{id}", "Delete a site that is not approved.", _delete_site, scope=_WRITE, in_turn=True),
+         scope=_WRITE, in_turn=True, is_conditional=True),
+    Call("DELETE", "/clients/{id}", "Delete a site that is not approved.", _delete_site, scope=_WRITE, in_turn=True,
+         is_conditional=True),
     *_kit_calls("clients", "client"),
     *_kit_calls("servers", "server"),
     Call("POST", "/invitations", "Invite one person.", _invite, shapes.InvitationIn, shapes.InvitationReply,
-         scope=_WRITE, status=201),
+         scope=_APPROVE, status=201),
     Call("GET", "/tokens", "One's own tokens.", _tokens, gives=shapes.TokensReply),
     Call("POST", "/tokens", "Make a token.", _make_token, shapes.TokenIn, shapes.TokenReply, scope=_WRITE, status=201),
     Call("DELETE", "/tokens/{id}", "Delete a token.", _delete_token, scope=_WRITE),
     Call("GET", "/certificates", "Every certificate.", _certificates, gives=shapes.CertificatesReply),
     Call("GET", "/audit", "What was done and refused.", _audit, gives=shapes.AuditReply),
+    *rest_live.CALLS,
+    *rest_deployments.CALLS,
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from clouddeploy.dashboard import approvals
 from clouddeploy.dashboard.rules import Role
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class TokenIn(Taken):
     """POST /tokens."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
-    scopes: Annotated[list[Literal["read", "write", "kits"]], Field(min_length=1)]
+    scopes: Annotated[list[Literal["read", "write", "kits", "approve", "deploy"]], Field(min_length=1)]
     days: Annotated[int, Field(ge=1, le=365)] = 30
 
 
@@ -206,6 +207,19 @@ class ProjectReply(Done):
     project: ProjectOut
 
 
+class PageOut(BaseModel):
+    """Which part of a list this is."""
+
+    page: int
+    per_page: int
+    total: int
+
+    @classmethod
+    def of(cls, found: listing.Page[Any]) -> PageOut:
+        """Returns what the list says of itself."""
+        return cls(page=found.wanted.page, per_page=found.wanted.per_page, total=found.total)
+
+
 class OrganizationOut(BaseModel):
     """An organisation."""
 
@@ -218,6 +232,7 @@ class OrganizationsReply(Done):
 
     client_list: list[OrganizationOut]
     org_list: list[OrganizationOut]
+    paging: PageOut
 
 
 class UserOut(BaseModel):
@@ -231,6 +246,8 @@ class UserOut(BaseModel):
     organization: str
     approval_state: int
     download_count: int
+    digest: str
+    """Of all of this: an approval sends it in the header If-Match."""
 
     @classmethod
     def of(cls, one: model.User) -> UserOut:
@@ -244,6 +261,7 @@ class UserOut(BaseModel):
             organization=one.organization.name,
             approval_state=one.approval_state,
             download_count=one.download_count,
+            digest=approvals.digest(one),
         )
 
 
@@ -251,19 +269,6 @@ class UserReply(Done):
     """Of calls on one user."""
 
     user: UserOut
-
-
-class PageOut(BaseModel):
-    """Which part of a list this is."""
-
-    page: int
-    per_page: int
-    total: int
-
-    @classmethod
-    def of(cls, found: listing.Page[Any]) -> PageOut:
-        """Returns what the list says of itself."""
-        return cls(page=found.wanted.page, per_page=found.wanted.per_page, total=found.total)
 
 
 class UsersReply(Done):
@@ -284,6 +289,8 @@ class SiteOut(BaseModel):
     capacity: Capacity
     approval_state: int
     download_count: int
+    digest: str
+    """As with somebody."""
 
     @classmethod
     def of(cls, one: model.Site) -> SiteOut:
@@ -297,6 +304,7 @@ class SiteOut(BaseModel):
             capacity=Capacity(num_of_gpus=one.num_of_gpus, mem_per_gpu_in_GiB=one.mem_per_gpu_in_gib),
             approval_state=one.approval_state,
             download_count=one.download_count,
+            digest=approvals.digest(one),
         )
 
 
@@ -353,6 +361,7 @@ class TokensReply(Done):
     """Of GET /tokens."""
 
     token_list: list[TokenOut]
+    paging: PageOut
 
 
 class TokenReply(Done):
@@ -379,6 +388,7 @@ class CertificatesReply(Done):
     """Of GET /certificates."""
 
     certificate_list: list[CertificateOut]
+    paging: PageOut
 
 
 class AuditReply(Done):

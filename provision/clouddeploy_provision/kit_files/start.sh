@@ -105,10 +105,7 @@ mkdir -p "$own"
 
 case "$mode" in
     foreground) exec "$startup/sub_start.sh" ;;
-    once)
-        export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-4}"
-        exec "$python" -P -m clouddeploy_runtime @kind@ "$kit" --workspace "$workspace"
-        ;;
+    once) exec "$python" -P -m clouddeploy_runtime @kind@ "$kit" --workspace "$workspace" ;;
 esac
 # Said here too: the supervisor, which would leave, says it into its log. For the moment after a kill we wait.
 daemon_pid="$own/daemon_pid.fl"

@@ -168,7 +168,6 @@ note "$pid_file" "$$"
 rm -rf "$workspace/shutdown.fl" "$workspace/restart.fl"
 trap 'leave 0' TERM INT HUP
 export CLOUDDEPLOY_SUPERVISED=1
-export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-4}"
 say "WORKSPACE set to $workspace"
 
 start_child

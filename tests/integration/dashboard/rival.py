@@ -9,7 +9,7 @@ from pathlib import Path
 
 from argon2 import PasswordHasher
 
-from clouddeploy.dashboard import logins, model, people
+from clouddeploy.dashboard import approvals, logins, model, people
 from clouddeploy.dashboard.opening import open_desk
 from clouddeploy.dashboard.passwords import Passwords
 from clouddeploy.errors import DeployError
@@ -40,8 +40,10 @@ def act(desk, root, what, given):
         return "done"
     changes = {"approval_state": 100} if what == "approve" else {"organization": "org_b"}
     with desk.visit(root) as visit:
+        seen = approvals.digest(people.get(visit, int(given))) if what == "approve" else ""
+    with desk.visit(root) as visit:
         before = decisions(desk)
-        people.change(visit, int(given), changes)
+        people.change(visit, int(given), changes, seen=(seen,) if seen else None)
         return "decided" if decisions(desk) > before else "done"
 
 

@@ -26,6 +26,7 @@ def clouddeploy(folder, *words, check=True):
         **os.environ,
         "CLOUDDEPLOY_CA_PASSPHRASE": "of the authority",
         "CLOUDDEPLOY_DASHBOARD_CREDENTIAL": CREDENTIAL,
+        "CLOUDDEPLOY_DASHBOARD_DATABASE": f"sqlite:///{folder}/db-password.sqlite",
     }
     done = subprocess.run(
         [sys.executable, "-m", "clouddeploy.cli", "dashboard", *words, "-f", str(folder), "--output", "json"],
@@ -83,6 +84,9 @@ def test_no_secret_is_in_arguments_environment_of_others_or_the_log(started):
     folder, told = started
     arguments = Path(f"/proc/{told['pid']}/cmdline").read_bytes()
     assert b"four words" not in arguments
+    environment = Path(f"/proc/{told['pid']}/environ").read_bytes()
+    assert b"PATH=" in environment
+    assert not [one for one in (b"four words", b"of the authority", b"db-password") if one in environment]
     assert "of the authority" not in (folder / "dashboard.log").read_text()
     assert (folder / "dashboard.log").stat().st_mode & 0o777 == 0o600
 
@@ -100,14 +104,16 @@ def test_the_first_page_comes_in_200_ms(root):
 
 
 @pytest.mark.xdist_group("dashboard")
-def test_a_site_registers_with_the_server_of_the_same_dashboard(root, tmp_path):
+def test_a_site_registers_with_the_server_of_the_same_dashboard_until_it_is_issued_anew(root, tmp_path):
+    """The running server refuses the earlier identity within seconds, without anybody bringing it the list."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     project = {"short_name": "trial", "server1": "localhost", "server_port": port, "server_host_names": ["127.0.0.1"]}
     assert root.patch("/api/v1/project", json=project).status_code == 200
-    site = root.post("/api/v1/clients", json={"name": "site-1"}).json()["client"]["id"]
-    assert root.patch(f"/api/v1/clients/{site}", json={"approval_state": 100}).status_code == 200
+    made = root.post("/api/v1/clients", json={"name": "site-1"})
+    site, seen = made.json()["client"]["id"], {"if-match": made.headers["etag"]}
+    assert root.patch(f"/api/v1/clients/{site}", json={"approval_state": 100}, headers=seen).status_code == 200
     assert root.patch("/api/v1/project", json={"frozen": True}).status_code == 200
     kits = {
         name: _kit(root, path, tmp_path / name)
@@ -115,16 +121,19 @@ def test_a_site_registers_with_the_server_of_the_same_dashboard(root, tmp_path):
     }
     with contextlib.ExitStack() as processes:
         for kind, kit in kits.items():
-            workspace = tmp_path / f"workspace-{kind}"
-            workspace.mkdir()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "clouddeploy_runtime", kind, str(kit), "--workspace", str(workspace)],
-                env={**os.environ, "CLOUDDEPLOY_BIND": f"127.0.0.1:{port}"},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            processes.callback(_end, process)
+            _start(processes, kind, kit, tmp_path / f"workspace-{kind}", port)
         until(lambda: _state(tmp_path / "workspace-client") == "registered", timeout_s=30)
+        reissued = root.post(f"/api/v1/clients/{site}/reissue", json={})
+        assert reissued.json()["revoked"], reissued.text
+        log = tmp_path / "workspace-server" / "log.txt"
+        until(lambda: "Refused the registration of 'site-1'" in log.read_text(), timeout_s=30)
+        until(lambda: _state(tmp_path / "workspace-client") != "registered", timeout_s=30)
+        said = (tmp_path / "workspace-client" / "log.txt").read_text()
+        assert "the certificate of site-1 was revoked" in said
+        _start(processes, "client", _kit(root, f"clients/{site}", tmp_path / "anew"), tmp_path / "workspace-anew", port)
+        until(lambda: _state(tmp_path / "workspace-anew") == "registered", timeout_s=30)
+        pushed = [one for one in root.get("/api/v1/audit").json()["entry_list"] if one["action"] == "push_crl"]
+        assert len(pushed) == 1
 
 
 @pytest.mark.xdist_group("dashboard")
@@ -173,6 +182,17 @@ def _state(workspace):
     with contextlib.suppress(FileNotFoundError, ValueError):
         return json.loads((workspace / "status.json").read_bytes())["state"]
     return ""
+
+
+def _start(processes, kind, kit, workspace, port):
+    workspace.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clouddeploy_runtime", kind, str(kit), "--workspace", str(workspace)],
+        env={**os.environ, "CLOUDDEPLOY_BIND": f"127.0.0.1:{port}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    processes.callback(_end, process)
 
 
 def _end(process):

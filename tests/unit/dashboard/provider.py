@@ -23,10 +23,11 @@ class LocalProvider:
     def __init__(self, clock):
         self.clock, self.claims = clock, {}
         self.known = self.key = RSAKey.generate_key(2048, {"kid": "one"})
-        self.algorithm = "RS256"
+        self.algorithm, self.key_id = "RS256", "one"
         self.codes = {}
         self.issuer = ""
         self.says_issuer = None
+        self.asked, self.is_ill = [], False
 
     def agree(self, url):
         """What the browser is led to after the person has agreed: the query of the way back."""
@@ -36,6 +37,7 @@ class LocalProvider:
         assert "openid" in asked["scope"].split()
         code = f"code-{len(self.codes)}"
         self.codes[code] = asked
+        self.last = asked
         return {"code": code, "state": asked["state"]}
 
     def configuration(self):
@@ -55,8 +57,10 @@ class LocalProvider:
             return 400, {"error": "invalid_grant"}
         now = int(self.clock().timestamp())
         claims = {"iss": self.issuer, "aud": CLIENT, "exp": now + 300, "iat": now, "nonce": asked["nonce"], "sub": "1"}
-        header = {"alg": self.algorithm, "kid": "one"}
+        header = {"alg": self.algorithm, "kid": self.key_id}
         key = OctKey.import_key(SECRET) if self.algorithm == "HS256" else self.key
+        if "max_age" in asked:
+            claims["auth_time"] = now
         signed = jwt.encode(header, {**claims, **self.claims}, key, algorithms=[self.algorithm])
         return 200, {"access_token": "x", "token_type": "Bearer", "id_token": signed}
 
@@ -68,7 +72,10 @@ def running(clock):
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            if self.path == "/keys":
+            one.asked.append(self.path)
+            if one.is_ill:
+                self.tell(500, {})
+            elif self.path == "/keys":
                 self.tell(200, {"keys": [one.known.as_dict(private=False)]})
             else:
                 self.tell(200, one.configuration())

@@ -7,9 +7,11 @@ import yaml
 
 from clouddeploy import service
 from clouddeploy.config import load
-from clouddeploy.dashboard import cloud
+from clouddeploy.dashboard import cloud, people
 from clouddeploy.dashboard.cloud import Wish
 from clouddeploy.dashboard.errors import DashboardState, Invalid
+from clouddeploy.dashboard.opening import open_desk
+from clouddeploy.secrets import Secret
 
 SECRETS = ("of the authority", "root@hub.example:four words in a row:hub")
 NOW = datetime.now(UTC)
@@ -46,6 +48,32 @@ def test_secrets_are_files_of_their_owner_alone_and_nowhere_else(written):
     for name in ("deploy.yml", "service/service.yml"):
         text = (folder / name).read_text()
         assert not [word for word in ("of the authority", "four words", "PRIVATE KEY") if word in text]
+
+
+def test_the_first_admins_password_is_in_no_file_and_opens_the_account_all_the_same(written, tmp_path):
+    folder, _ = written
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"four words in a row" in path.read_bytes()]
+    first = cloud.FirstAdmin.read(folder / "service" / cloud.CREDENTIAL)
+    assert (first.email, first.org) == ("root@hub.example", "hub")
+    desk = open_desk(tmp_path / "there", passphrase=Secret("x"))
+    people.seed(desk, first.email, "", first.org, hashed=first.password_hash)
+    with desk.visit() as visit:
+        known = people.of_email(visit, first.email).password_hash
+    desk.database.close()
+    assert desk.passwords.is_right(known, "four words in a row")
+    (tmp_path / "damaged").write_text("root@hub.example:four words:hub")
+    with pytest.raises(DashboardState, match="not known") as caught:
+        cloud.FirstAdmin.read(tmp_path / "damaged")
+    assert "four words" not in str(caught.value)
+
+
+def test_a_password_that_an_earlier_version_left_there_is_hashed(written):
+    folder, _ = written
+    (folder / "service" / cloud.CREDENTIAL).write_text(SECRETS[1])
+    cloud.write(folder, Wish("aws", ()), secrets=None, now=NOW)
+    assert "four words" not in (folder / "service" / cloud.CREDENTIAL).read_text()
+    assert cloud.FirstAdmin.read(folder / "service" / cloud.CREDENTIAL).org == "hub"
 
 
 def test_again_it_keeps_secrets_and_certificate(written):

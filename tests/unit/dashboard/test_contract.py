@@ -8,11 +8,13 @@ from urllib.parse import quote
 import jsonschema
 import pytest
 import schemathesis
+from clouddeploy_rehearsal.probe import until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 from clouddeploy.dashboard.web.rest import CALLS
+from tests.unit.dashboard.test_deployments import DEPLOY, Process
 from tests.unit.dashboard.visitors import API, HOST, PASSWORD, World
 
 EXAMPLES = 12
@@ -32,6 +34,8 @@ def served(tmp_path_factory):
         root = world.configure(freeze=True)
         ann = world.person()
         ann.site(approved_by=root)
+        hybrid(world)
+        world.desk.runs._launch = Ended
         schema = schemathesis.openapi.from_asgi(f"{API}/openapi.json", world.app, headers=HEADERS)
         yield world, schema, (root, ann)
 
@@ -49,6 +53,8 @@ def test_made_up_requests_get_answers_that_the_document_has(served, call):
     )
     @given(case=operation.as_strategy(), who=st.sampled_from(known), one=st.sampled_from([0, 1, 2, 3, 999]))
     def check(case, who, one):
+        if case.path_parameters.get("name"):
+            case.path_parameters["name"] = "hybrid" if one % 2 else "none"
         if "id" in case.path_parameters:
             case.path_parameters["id"] = one  # else hardly any request would meet something that there is
         headers = {**HEADERS, **({"authorization": who} if who else {})}
@@ -60,6 +66,31 @@ def test_made_up_requests_get_answers_that_the_document_has(served, call):
     check()
 
 
+CHANGE = {**dict.fromkeys(("action", "node", "name", "place", "size", "reason"), "x"), "usd_per_hour": None}
+
+
+class Ended:
+    """A run's process that is over before it has said anything."""
+
+    def send_bytes(self, message):
+        pass
+
+    def recv_bytes(self):
+        raise EOFError
+
+    def close(self):
+        pass
+
+
+def hybrid(world):
+    """A deployment, and what stands for the process of its runs."""
+    place = world.desk.folder / "deployments"
+    place.mkdir(mode=0o700)
+    (place / "hybrid.yml").write_bytes(DEPLOY)
+    world.desk.runs._launch = process = Process()
+    return process
+
+
 class Checked:
     """Calls the REST interface, and holds each answer against the document."""
 
@@ -69,7 +100,7 @@ class Checked:
 
     def __call__(self, method, path, body=None, **more):
         answer = self.program.call(method, path, body, **more)
-        parts = ["{id}" if part.isdecimal() else part for part in path.split("/")]
+        parts = ["{id}" if part.isdecimal() else {"hybrid": "{name}"}.get(part, part) for part in path.split("/")]
         place = "/".join(parts)
         told = self.document["paths"][place][method.lower()]["responses"][str(answer.status_code)]["content"]
         media = answer.headers["content-type"].partition(";")[0]
@@ -82,6 +113,10 @@ class Checked:
         self.seen.add((method, place, answer.status_code < 300))
         return answer
 
+    def approve(self, path):
+        tag = self("GET", path).headers["etag"]
+        assert self("PATCH", path, {"approval_state": 100}, headers={"if-match": tag}).status_code == 200
+
 
 def test_every_answer_of_a_workflow_is_as_the_document_says(world):
     seen = set()
@@ -92,7 +127,9 @@ def test_every_answer_of_a_workflow_is_as_the_document_says(world):
     ann_id = root("POST", "/users", sign_up).json()["user"]["id"]
     assert root("POST", "/users", sign_up).status_code == 409
     assert root("POST", "/users", {}).status_code == 400
-    root("PATCH", f"/users/{ann_id}", {"approval_state": 100})
+    assert root("PATCH", f"/users/{ann_id}", {"approval_state": 100}).status_code == 428
+    assert root("PATCH", f"/users/{ann_id}", {"approval_state": 100}, headers={"if-match": '"old"'}).status_code == 412
+    root.approve(f"/users/{ann_id}")
     for path in ("/organizations", "/users", f"/users/{ann_id}"):
         root("GET", path)
     ann = Checked(world, world.program("ann@a.example"), seen)
@@ -105,7 +142,7 @@ def test_every_answer_of_a_workflow_is_as_the_document_says(world):
     assert ann("GET", "/certificates").status_code == 403
     assert ann("POST", f"/users/{ann_id}/blob", {}).status_code == 409
     root("PATCH", "/project", {"frozen": True})
-    root("PATCH", f"/clients/{site}", {"approval_state": 100})
+    root.approve(f"/clients/{site}")
     for path in (f"/users/{ann_id}", f"/clients/{site}", "/servers/1"):
         root("POST", f"{path}/blob", {})
         root("POST", f"{path}/reissue", {})
@@ -116,6 +153,9 @@ def test_every_answer_of_a_workflow_is_as_the_document_says(world):
     root("DELETE", f"/tokens/{token}")
     for path in ("/certificates", "/audit"):
         root("GET", path)
+    for path in ("/live", "/live/clients", "/live/jobs"):
+        ann("GET", path)
+    _run(world, root)
     extra = root("POST", "/users", {**sign_up, "email": "bob@a.example"}).json()["user"]["id"]
     root("DELETE", f"/users/{extra}")
     assert root("GET", "/users/999").status_code == 404
@@ -128,6 +168,21 @@ def test_every_answer_of_a_workflow_is_as_the_document_says(world):
     assert {(one.method, one.path) for one in CALLS} - done == {
         ("POST", f"/{folder}/{{id}}/enrolment") for folder in ("users", "clients", "servers")
     }, "an answer to a request is an archive; tests/integration/dashboard has one"
+
+
+def _run(world, root):
+    """Starts a run of a deployment, has it stopped, and looks at what came of it."""
+    process = hybrid(world)
+    runs = "/deployments/hybrid/runs"
+    assert root("POST", runs, {"verb": "apply"}).status_code == 400
+    assert root("POST", runs, {"verb": "plan"}).status_code == 202
+    assert root("POST", runs, {"verb": "rehearse"}).status_code == 409
+    assert root("POST", "/deployments/hybrid/stop").status_code == 202
+    process.says(line="server1 create machine done")
+    process.says(end={"error": None, "text": "1 change", "changes": [CHANGE], "resources": 3, "usd_per_hour": 0.25})
+    until(lambda: not world.desk.runs.is_busy("hybrid"))
+    for path in ("/deployments", "/deployments/hybrid", "/deployments/hybrid/events"):
+        root("GET", path)
 
 
 _ZIP = {"content-type": "application/zip"}

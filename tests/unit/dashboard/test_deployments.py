@@ -9,7 +9,7 @@ from clouddeploy_rehearsal.probe import until
 from clouddeploy.dashboard import deploy_files, runs
 from clouddeploy.dashboard.runs import Run
 
-DEPLOY = b"version: 1\nproject: project.yml\nsites:\n  server1: {provider: local}\n"
+DEPLOY = b"version: 1\nproject: project.yml\nsites:\n  server1: {provider: aws, region: us-west-2}\n"
 FILE = {"file": ("deploy.yml", DEPLOY, "application/yaml")}
 
 
@@ -65,7 +65,7 @@ def test_a_file_that_was_sent_is_there_and_private(world, root):
     text = root.get("/deployments").text
     assert 'href="/deployments/hybrid"' in text
     assert "never" in text
-    assert "server1: local" in root.get("/deployments/hybrid").text
+    assert "server1: aws" in root.get("/deployments/hybrid").text
     assert [one["detail"] for one in world.audited("keep_deploy_file")] == ["hybrid"]
 
 
@@ -101,6 +101,7 @@ def test_a_run_is_told_what_to_do_and_the_page_what_happens(world, root, process
         "verb": "plan",
         "file": str(world.desk.folder / "deployments" / "hybrid.yml"),
         "passphrase": "of the authority",
+        "roots": [str((world.desk.folder / "deployments").resolve())],
     }
     process.says(line="server1 <b>create</b> machine done")
     until(lambda: "&lt;b&gt;create" in root.get("/deployments/hybrid").text)
@@ -177,6 +178,27 @@ def test_a_process_that_ends_without_a_word_is_a_failure(world, root, process):
     process.close()
     until(lambda: not world.desk.runs.is_busy("hybrid"))
     until(lambda: "ended without a word" in root.get("/deployments/hybrid").text)
+
+
+@pytest.mark.parametrize("torn", [b'{"line": "ha', b"\xff", b"3", b'{"end": 3}', b"{}"])
+def test_a_line_that_is_torn_is_skipped_and_the_run_goes_on(world, root, process, torn):
+    root.get("/deployments/hybrid")
+    root.send("/deployments/hybrid/start", verb="plan")
+    process._says.put(torn)
+    process.says(line="whole")
+    process.says(end={"error": None, "text": "done"})
+    until(lambda: world.audited("deploy_plan_ended"))
+    found = world.desk.runs.last("hybrid", file=deploy_files.find(world.desk.folder, "hybrid").path)
+    assert (found.state, found.lines) == ("done", ("whole",))
+
+
+def test_what_came_of_a_run_is_told_even_when_it_cannot_be_kept(world, root, process):
+    (world.desk.folder / "deployments" / ".runs").write_text("in the way")
+    root.get("/deployments/hybrid")
+    root.send("/deployments/hybrid/start", verb="plan")
+    process.says(end={"error": None, "text": "done"})
+    until(lambda: world.audited("deploy_plan_ended"))
+    assert not world.desk.runs.is_busy("hybrid")
 
 
 def test_a_dashboard_that_starts_again_knows_the_last_run(world, root, process):

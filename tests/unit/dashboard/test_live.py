@@ -271,3 +271,32 @@ def test_a_thousand_sites_are_shown_quickly(world):
     assert time.perf_counter() - begin < 0.2
     assert "1000 of 1000 sites" in text
     assert "Page 2 of 20" in text
+
+
+def test_a_program_sees_the_same(world, ann):
+    world.desk.live.put(line=Line.HERE, at=world.clock(), **look(Server(), world.desk.live.seen))
+    program = world.program("ann@org-a.example")
+    live = program.get("/live").json()["live"]
+    assert (live["line"], live["server"], live["server_state"]) == ("connected", "fl.example.com", "serving")
+    assert (live["num_connected"], live["num_clients"]) == (1, 3)
+    found = program.get("/live/clients").json()
+    assert [(one["name"], one["state"], one["silent_s"], one["num_jobs"]) for one in found["client_list"]] == [
+        ("site-1", "connected", 2.4, 1),
+        ("site-2", "disabled", None, 0),
+        ("site-3", "away", None, 0),
+    ]
+    assert found["paging"]["total"] == 3
+    (job,) = program.get("/live/jobs").json()["job_list"]
+    assert (job["name"], job["state"], job["rounds"], job["total_rounds"]) == ("tumours", "RUNNING", 3, 5)
+    assert job["metrics"] == {"accuracy": 0.8}
+    assert world.desk.live.is_attended, "to ask by program keeps it looked at"
+
+
+def test_a_program_sees_when_certificates_end(world, ann):
+    program = world.program("ann@org-a.example")
+    (site,) = program.get("/clients", q="site-1").json()["client_list"]
+    assert program.post(f"/clients/{site['id']}/blob").status_code == 200
+    ends = {one["name"]: one["certificate"] for one in program.get("/live/clients").json()["client_list"]}
+    assert ends["site-1"]["state"] == "valid"
+    assert ends["site-2"] is None
+    assert program.get("/live").json()["live"]["server_certificate"]["state"] == "valid"

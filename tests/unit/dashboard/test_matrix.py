@@ -41,6 +41,14 @@ ALLOWED = {
     "DELETE /tokens/{id}": KNOWN,
     "GET /certificates": "root",
     "GET /audit": "root",
+    "GET /live": KNOWN,
+    "GET /live/clients": KNOWN,
+    "GET /live/jobs": KNOWN,
+    "GET /deployments": "root",
+    "GET /deployments/{name}": "root",
+    "GET /deployments/{name}/events": "root",
+    "POST /deployments/{name}/runs": "root",
+    "POST /deployments/{name}/stop": "root",
 }
 """Call → who; `{id}` is cat's account, a site of org_a, the server; an invitation is for org_a."""
 BODIES = {
@@ -54,7 +62,26 @@ BODIES = {
     "POST /clients": {"name": "another"},
     "POST /invitations": {"role": "member", "organization": "org_a"},
     "POST /tokens": {"name": "one", "scopes": ["read"]},
+    "POST /deployments/{name}/runs": {"verb": "plan"},
 }
+TOKENS = {
+    "read": {"GET"},
+    "write": {
+        "PATCH /users/{id}",
+        "DELETE /users/{id}",
+        "POST /clients",
+        "PATCH /clients/{id}",
+        "DELETE /clients/{id}",
+    },
+    "approve": {"PATCH /project", "POST /invitations"},
+    "deploy": {"POST /deployments/{name}/runs", "POST /deployments/{name}/stop"},
+    "kits": {
+        f"POST /{kind}/{{id}}/{what}"
+        for kind in ("users", "clients", "servers")
+        for what in ("blob", "enrolment", "reissue")
+    },
+}
+"""Scope → what the project admin's token for it may call besides what everybody may; `GET`: all that only looks."""
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +112,7 @@ def test_the_table_has_every_call():
 def test_a_call_lets_in_whom_the_table_says(people, call):
     world, persons, ids = people
     name = f"{call.method} {call.path}"
-    path = call.path.replace("{id}", str(ids.get(call.path.split("/")[1], "")))
+    path = _path(call, ids)
     refused, codes = [], {}
     for who in WHO:
         # An empty change and a body that is no request: whoever is let in is stopped by that, and nothing is changed.
@@ -106,6 +133,33 @@ def test_a_call_lets_in_whom_the_table_says(people, call):
             refused.append(who)
             assert {"status", "code", "message", "hint"} == set(answer.json())
     assert sorted(set(WHO) - set(refused)) == sorted(ALLOWED[name].split()), codes
+
+
+def _path(call, ids):
+    return call.path.replace("{id}", str(ids.get(call.path.split("/")[1], ""))).replace("{name}", "none")
+
+
+@pytest.mark.parametrize("scope", TOKENS)
+def test_a_token_does_what_its_scope_says_and_nothing_else(people, scope):
+    world, persons, ids = people
+    made = persons["root"].post("/tokens", {"name": scope, "scopes": [scope]}).json()["token"]
+    client = world.client(address="192.0.2.99")
+    client.headers["authorization"] = f"Bearer {made}"
+    allowed, open_ones = set(), set()
+    for call in CALLS:
+        name = f"{call.method} {call.path}"
+        if call.is_open:
+            open_ones.add(name)
+            continue
+        more = {"json": BODIES.get(name, {})} if call.takes else {}
+        if call.takes_archive:
+            more = {"content": b"none", "headers": {"content-type": "application/zip"}}
+        if name != "POST /logout" and client.request(call.method, API + _path(call, ids), **more).status_code != 403:
+            allowed.add(name)
+    expected = TOKENS[scope]
+    if scope == "read":
+        expected = {name for name in ALLOWED if name.startswith("GET")} - open_ones
+    assert allowed == expected
 
 
 def _fresh(world, person, who):

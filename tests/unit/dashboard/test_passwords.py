@@ -2,7 +2,7 @@
 
 import pytest
 
-from clouddeploy.dashboard import passwords
+from clouddeploy.dashboard import database, passwords
 from clouddeploy.dashboard.attempts import Attempts, Limits
 from clouddeploy.dashboard.errors import Invalid, TooMany
 from clouddeploy.dashboard.passwords import Passwords
@@ -47,24 +47,88 @@ def test_each_failure_makes_the_next_try_wait_longer():
     tries = Attempts(clock, Limits(account_failures=3, first_wait_s=30, longest_wait_s=100))
     waits = []
     for _ in range(6):
-        tries.failed(account="a", address="1")
+        tries.failed(tries.login(account="a", address="1"))
         try:
-            tries.check(account="a", address="2")
+            tries.check(tries.login(account="a", address="1"))
             waits.append(0)
         except TooMany as error:
             waits.append(round(error.retry_after_s))
             clock.move(seconds=error.retry_after_s)
     assert waits == [0, 0, 30, 60, 100, 100]
-    tries.check(account="a", address="2")
+    tries.check(tries.login(account="a", address="1"))
 
 
 def test_an_address_that_tries_many_accounts_waits_too():
     tries = Attempts(Clock(), Limits(account_failures=3, address_failures=5))
     for number in range(5):
-        tries.failed(account=f"account {number}", address="1")
+        tries.failed(tries.login(account=f"account {number}", address="1"))
     with pytest.raises(TooMany):
-        tries.check(account="another", address="1")
-    tries.check(account="another", address="2")
+        tries.check(tries.login(account="another", address="1"))
+    tries.check(tries.login(account="another", address="2"))
+
+
+def test_a_stranger_at_one_address_locks_an_account_for_that_address_only():
+    tries = Attempts(Clock(), Limits(account_failures=3))
+    for _ in range(3):
+        tries.failed(tries.login(account="a", address="1"))
+    with pytest.raises(TooMany):
+        tries.check(tries.login(account="a", address="1"))
+    tries.check(tries.login(account="a", address="2"))
+    tries.check(tries.login(account="b", address="1"))
+
+
+def test_strangers_at_many_addresses_lock_an_account_for_strangers_only():
+    tries = Attempts(Clock(), Limits(strange_failures=10))
+    tries.remember(account="a", address="192.0.2.1")
+    for number in range(10):
+        tries.failed(tries.login(account="a", address=f"198.51.100.{number}"))
+    with pytest.raises(TooMany):
+        tries.check(tries.login(account="a", address="203.0.113.1"))
+    tries.check(tries.login(account="a", address="203.0.113.1", device="known"))
+    tries.check(tries.login(account="a", address="192.0.2.1"))
+    tries.check(tries.login(account="b", address="203.0.113.1"))
+
+
+@pytest.mark.parametrize("where", [{"address": "192.0.2.1"}, {"address": "2", "device": "known"}])
+def test_what_is_known_gets_no_more_guesses_than_a_stranger(where):
+    tries = Attempts(Clock(), Limits(account_failures=3))
+    tries.remember(account="a", address="192.0.2.1")
+    for _ in range(3):
+        tries.failed(tries.login(account="a", **where))
+    with pytest.raises(TooMany):
+        tries.check(tries.login(account="a", **where))
+
+
+def test_a_known_address_is_a_stranger_again_after_half_a_year():
+    clock = Clock()
+    tries = Attempts(clock, Limits(strange_failures=1))
+    tries.remember(account="a", address="1")
+    clock.move(days=181)
+    tries.failed(tries.login(account="a", address="2"))
+    with pytest.raises(TooMany):
+        tries.check(tries.login(account="a", address="1"))
+
+
+def test_a_known_address_outlasts_a_restart(tmp_path):
+    clock, opened = Clock(), database.open_in(tmp_path)
+    Attempts(clock, database=opened).remember(account="a", address="1")
+    again = Attempts(clock, Limits(strange_failures=1), database=opened)
+    again.failed(again.login(account="a", address="2"))
+    again.check(again.login(account="a", address="1"))
+    clock.move(days=181)
+    later = Attempts(clock, database=opened)
+    assert not later._known
+    opened.close()
+
+
+def test_sign_ups_count_for_no_login():
+    tries = Attempts(Clock(), Limits(sign_ups=2))
+    for _ in range(2):
+        tries.failed(tries.sign_up(address="1"))
+    with pytest.raises(TooMany):
+        tries.check(tries.sign_up(address="1"))
+    tries.check(tries.sign_up(address="2"))
+    tries.check(tries.login(account="a", address="1"))
 
 
 @pytest.mark.parametrize(
@@ -79,31 +143,36 @@ def test_an_address_that_tries_many_accounts_waits_too():
 )
 def test_a_network_of_ipv6_counts_as_one_address(first, second, is_one):
     tries = Attempts(Clock(), Limits(address_failures=1))
-    tries.failed(account="a", address=first)
+    tries.failed(tries.login(account="a", address=first))
     if is_one:
         with pytest.raises(TooMany):
-            tries.check(account="b", address=second)
+            tries.check(tries.login(account="b", address=second))
     else:
-        tries.check(account="b", address=second)
+        tries.check(tries.login(account="b", address=second))
 
 
-def test_a_success_frees_the_account_and_not_the_address():
-    tries = Attempts(Clock(), Limits(account_failures=2, address_failures=2))
+def test_a_success_frees_the_account_at_the_address_and_nothing_else():
+    tries = Attempts(Clock(), Limits(account_failures=2, address_failures=4, strange_failures=4))
     for _ in range(2):
-        tries.failed(account="a", address="1")
-    tries.succeeded(account="a")
-    tries.check(account="a", address="2")
-    with pytest.raises(TooMany):
-        tries.check(account="a", address="1")
+        tries.failed(tries.login(account="a", address="1"))
+    tries.succeeded(tries.login(account="a", address="1"))
+    tries.check(tries.login(account="a", address="1"))
+    for _ in range(2):
+        tries.failed(tries.login(account="a", address="1"))
+    tries.succeeded(tries.login(account="a", address="1"))
+    for account, address in (("b", "1"), ("a", "2")):
+        with pytest.raises(TooMany):
+            tries.check(tries.login(account=account, address=address))
 
 
 def test_an_hour_is_forgotten_and_so_is_the_oldest_of_many():
     clock = Clock()
-    tries = Attempts(clock, Limits(account_failures=2, most_keys=4))
-    tries.failed(account="a", address="1")
+    tries = Attempts(clock, Limits(account_failures=2, most_keys=6))
+    tries.failed(tries.login(account="a", address="1"))
     clock.move(hours=2)
-    tries.failed(account="a", address="1")
-    tries.check(account="a", address="1")
+    tries.failed(tries.login(account="a", address="1"))
+    tries.check(tries.login(account="a", address="1"))
     for number in range(10):
-        tries.failed(account=f"{number}", address=f"{number}")
-    assert len(tries._tries) == 4
+        tries.failed(tries.login(account=f"{number}", address=f"{number}"))
+        tries.remember(account=f"{number}", address=f"{number}")
+    assert len(tries._tries) == len(tries._known) == 6

@@ -1,9 +1,12 @@
 """Who may do what: the table itself, and what the state of things forbids."""
 
+from dataclasses import replace
+
 import pytest
 
-from clouddeploy.dashboard.errors import Conflict, Forbidden, Invalid, NotApproved
+from clouddeploy.dashboard.errors import Conflict, Forbidden, Invalid, NotApproved, ProofNeeded
 from clouddeploy.dashboard.rules import (
+    DEMANDED,
     MATRIX,
     WHILE_PENDING,
     Action,
@@ -18,9 +21,11 @@ from clouddeploy.dashboard.rules import (
     check_download,
     check_invitation,
     check_project_change,
+    check_proof,
     check_scope,
     check_sign_up,
     check_site_change,
+    check_token,
     check_user_change,
     may,
     require,
@@ -63,6 +68,26 @@ def test_only_the_project_admin_decides():
     deciding = {Action.USER_APPROVE, Action.SITE_APPROVE, Action.PROJECT_EDIT, Action.PROJECT_FREEZE, Action.SERVER_KIT}
     for action in deciding:
         assert [role for role in Role if MATRIX[action][role] is not Reach.NOBODY] == [Role.PROJECT_ADMIN]
+
+
+def test_only_the_project_admin_runs_deployments_or_makes_another_project_admin():
+    for action in (Action.DEPLOY_VIEW, Action.DEPLOY_RUN, Action.DEPLOY, Action.USER_ROLE, Action.ADMIN_MAKE):
+        assert [role for role in Role if MATRIX[action][role] is not Reach.NOBODY] == [Role.PROJECT_ADMIN]
+
+
+def test_a_browser_is_asked_again_before_it_decides_who_is_in():
+    deciding = {Action.USER_APPROVE, Action.SITE_APPROVE, Action.INVITE, Action.PROJECT_EDIT, Action.PROJECT_FREEZE}
+    for action in {*deciding, Action.USER_ROLE, Action.ADMIN_MAKE, Action.DEPLOY}:
+        with pytest.raises(ProofNeeded):
+            check_proof(replace(actor(Role.PROJECT_ADMIN), is_fresh=False), action)
+    check_proof(replace(actor(Role.PROJECT_ADMIN), is_fresh=False), Action.DEPLOY_RUN)
+
+
+@pytest.mark.parametrize("action", DEMANDED)
+def test_an_act_demands_its_scope_of_a_token(action):
+    check_token(actor(scopes=frozenset({DEMANDED[action]})), action)
+    with pytest.raises(Forbidden):
+        check_token(actor(scopes=frozenset(Scope) - {DEMANDED[action]}), action)
 
 
 def test_nobody_makes_a_site_for_another_organisation():

@@ -127,6 +127,66 @@ def test_it_is_turned_off_with_a_code_only(world):
     assert log_in(world).status_code == 200
 
 
+def logins_of_admin(world):
+    """A session of another browser, one of this browser before, a token of a login, and one for automation."""
+    other, program = world.browser(), world.program()
+    made = program.post("/tokens", {"name": "robot", "scopes": ["read"]}).json()["token"]
+    robot = world.client()
+    robot.headers["authorization"] = f"Bearer {made}"
+    return other, program, robot
+
+
+def are_in(other, program, robot):
+    codes = other.get("/account").status_code, program.get("/tokens").status_code
+    return codes[0] == 200, codes[1] == 200, robot.get(f"{API}/clients").status_code == 200
+
+
+def test_turning_it_on_and_off_ends_every_older_session_and_token(world):
+    for_on = logins_of_admin(world)
+    browser = world.browser()
+    before = browser.client.cookies["clouddeploy_session"]
+    assert are_in(*for_on) == (True, True, True)
+    secret, codes = set_up(world, browser)
+    assert are_in(*for_on) == (False, False, False)
+    assert browser.get(FACTOR).status_code == 200
+    assert browser.client.cookies["clouddeploy_session"] != before
+    stolen = world.client()
+    stolen.cookies.set("clouddeploy_session", before, domain="127.0.0.1")
+    assert stolen.get("/account").status_code == 303
+    made = browser.client.post(
+        f"{API}/tokens", json={"name": "x", "scopes": ["read"]}, headers={"x-csrf-token": browser.token}
+    )
+    robot = world.client()
+    robot.headers["authorization"] = f"Bearer {made.json()['token']}"
+    assert robot.get(f"{API}/clients").status_code == 200
+    browser.get(FACTOR)
+    assert browser.send(f"{FACTOR}/remove", code=codes[0]).status_code == 303
+    assert robot.get(f"{API}/clients").status_code == 401
+    assert browser.get("/account").status_code == 200
+    assert secret
+
+
+def test_new_recovery_codes_end_older_sessions_and_no_token(world):
+    browser = world.browser()
+    secret, _ = set_up(world, browser)
+    headers = {"x-csrf-token": browser.get(FACTOR) and browser.token}
+    made = browser.client.post(f"{API}/tokens", json={"name": "x", "scopes": ["read"]}, headers=headers)
+    robot, other = world.client(), world.client()
+    robot.headers["authorization"] = f"Bearer {made.json()['token']}"
+    login = {"email": ADMIN, "password": PASSWORD, "code": code_of(world, secret)}
+    token = other.post(f"{API}/login", json=login).json()["access_token"]
+    other.headers["authorization"] = f"Bearer {token}"
+    world.clock.move(seconds=30)
+    page = browser.send(f"{FACTOR}/renew", code=code_of(world, secret))
+    assert page.status_code == 200
+    assert robot.get(f"{API}/clients").status_code == 200
+    assert other.get(f"{API}/clients").status_code == 401
+    browser.token = re.search(r'name="form_token" value="([^"]*)"', page.text).group(1)
+    world.clock.move(seconds=60)
+    again = browser.send(f"{FACTOR}/renew", code=code_of(world, secret))
+    assert again.status_code == 200, "the forms of that page are of the new session"
+
+
 def test_the_database_alone_tells_no_secret(world):
     secret, codes = set_up(world, world.browser())
     with world.desk.visit() as visit:
@@ -218,7 +278,7 @@ def test_the_servers_kit_and_roles_are_sensitive_too(world):
     assert "Is it you?" in browser.send("/downloads/server/1/prepare").text
     edit = browser.send(f"/users/{waiting.id}/edit", role="lead", organization="org_a")
     assert "Is it you?" in edit.text
-    assert browser.send("/users/decide", ids=str(waiting.id), decision="approve").status_code == 303
+    assert "Is it you?" in browser.send("/users/decide", ids=str(waiting.id), decision="approve").text
     assert {Action.SERVER_KIT, Action.PROJECT_FREEZE, Action.USER_ROLE} <= SENSITIVE
 
 
@@ -259,12 +319,12 @@ def test_a_lock_outlasts_a_restart(tmp_path):
             now=world.clock,
         )
         with pytest.raises(Exception, match="too many tries"):
-            again.attempts.check(account=ADMIN, address="198.51.100.1")
+            again.attempts.check(again.attempts.login(account=ADMIN, address="192.0.2.1"))
         world.clock.move(hours=2)
         later = open_desk(
             world.desk.folder, passphrase=Secret("of the authority"), passwords=world.desk.passwords, now=world.clock
         )
-        later.attempts.check(account=ADMIN, address="192.0.2.1")
+        later.attempts.check(later.attempts.login(account=ADMIN, address="192.0.2.1"))
         with later.database.begin() as db:
             assert db.scalar(text("SELECT count(*) FROM attempt")) == 0
         for one in (again, later):

@@ -118,7 +118,9 @@ class Program:
         return self.call("POST", path, {} if body is None and not more else body, **more)
 
     def patch(self, path, body):
-        return self.call("PATCH", path, body)
+        """Changes something; reads it first when it is approved, as a program has to."""
+        tag = self.get(path).headers.get("etag") if body.get("approval_state", 0) > 0 else None
+        return self.call("PATCH", path, body, headers={"if-match": tag} if tag else {})
 
     def delete(self, path):
         return self.call("DELETE", path)

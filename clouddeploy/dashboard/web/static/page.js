@@ -15,6 +15,12 @@ for (const part of document.querySelectorAll("[data-events]")) {
     if (source) return;
     source = new EventSource(part.dataset.events);
     source.addEventListener("part", (event) => show(part, event.data));
+    // Refused (429: too many pages are open), the browser does not come back by itself.
+    source.addEventListener("error", (event) => {
+      if (event.target.readyState !== EventSource.CLOSED || event.target !== source) return;
+      close();
+      setTimeout(() => document.hidden || open(), 10000);
+    });
     source.addEventListener("over", () => {
       close();
       document.removeEventListener("visibilitychange", change);
