@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from clouddeploy.dashboard import model
 from clouddeploy.dashboard.errors import TooMany
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from clouddeploy.dashboard.database import Database
@@ -62,6 +63,8 @@ class Limits:
 Keys = tuple[tuple[str, int], ...]
 """What a try counts for, and how many of its failures cost nothing."""
 _DAY_S = 86400.0
+_SOON_S = 1.0
+"""A try takes about 0.1 s."""
 
 
 @dataclass
@@ -90,6 +93,7 @@ class Attempts:
         """Begin with what is kept of the last hour."""
         self._tries: OrderedDict[str, _Tries] = OrderedDict()
         self._known: OrderedDict[str, float] = OrderedDict()
+        self._under_way: Counter[str] = Counter()
         self._lock = threading.Lock()
         if self.database is None:
             return
@@ -137,34 +141,79 @@ class Attempts:
         return ((_key("proof", account), self.limits.account_failures),)
 
     def check(self, keys: Keys) -> None:
-        """Refuses a try that comes too early, before its password is looked at.
+        """Refuses a try that comes too early.
 
         Raises:
             TooMany: says when the next one counts.
         """
-        now = self.now().timestamp()
         with self._lock:
-            until = max((one.locked_until for key, _ in keys if (one := self._tries.get(key))), default=0.0)
-        if until > now:
-            raise TooMany(retry_after_s=until - now)
+            self._check(keys, self.now().timestamp())
+
+    @contextmanager
+    def trying(self, keys: Keys) -> Iterator[None]:
+        """Refuses a try that comes too early, before its password is looked at; until its end it counts as a failure.
+
+        Whoever sends many at once would else have all of them looked at before the first has failed. `failed` is to be
+        called within.
+
+        Raises:
+            TooMany: says when the next one counts.
+        """
+        with self._lock:
+            now = self.now().timestamp()
+            self._check(keys, now)
+            if any(not self._has_place(key, free, now) for key, free in keys):
+                raise TooMany(why="others are under way", retry_after_s=_SOON_S)
+            self._under_way.update(key for key, _ in keys)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way.subtract(key for key, _ in keys)
+                self._under_way = +self._under_way
+
+    def counted(self, keys: Keys) -> None:
+        """Refuses a try that comes too early, else counts it, whatever comes of it.
+
+        Raises:
+            TooMany: says when the next one counts.
+        """
+        with self._lock:
+            self._check(keys, self.now().timestamp())
+            self._count(keys)
 
     def failed(self, keys: Keys) -> None:
         """Counts a failure."""
-        now, limits = self.now().timestamp(), self.limits
         with self._lock:
-            for key, free in keys:
-                one = self._tries.pop(key, None) or _Tries()
-                if now - one.last > limits.forget_s:
-                    one = _Tries()
-                one.failures, one.last = one.failures + 1, now
-                over = one.failures - free
-                if over >= 0:
-                    # Capped before the power: thousands of failures must not make a number of thousands of digits.
-                    one.locked_until = now + min(limits.longest_wait_s, limits.first_wait_s * 2 ** min(over, 20))
-                self._tries[key] = one
-                self._keep(key, one)
-            while len(self._tries) > limits.most_keys:
-                self._drop(self._tries.popitem(last=False)[0])
+            self._count(keys)
+
+    def _check(self, keys: Keys, now: float) -> None:
+        until = max((one.locked_until for key, _ in keys if (one := self._tries.get(key))), default=0.0)
+        if until > now:
+            raise TooMany(retry_after_s=until - now)
+
+    def _has_place(self, key: str, free: int, now: float) -> bool:
+        """Tells whether one more try may be under way: one always, others while all together cost nothing."""
+        one = self._tries.get(key)
+        failures = one.failures if one is not None and now - one.last <= self.limits.forget_s else 0
+        under_way = self._under_way[key]
+        return not under_way or failures + under_way < free
+
+    def _count(self, keys: Keys) -> None:
+        now, limits = self.now().timestamp(), self.limits
+        for key, free in keys:
+            one = self._tries.pop(key, None) or _Tries()
+            if now - one.last > limits.forget_s:
+                one = _Tries()
+            one.failures, one.last = one.failures + 1, now
+            over = one.failures - free
+            if over >= 0:
+                # Capped before the power: thousands of failures must not make a number of thousands of digits.
+                one.locked_until = now + min(limits.longest_wait_s, limits.first_wait_s * 2 ** min(over, 20))
+            self._tries[key] = one
+            self._keep(key, one)
+        while len(self._tries) > limits.most_keys:
+            self._drop(self._tries.popitem(last=False)[0])
 
     def succeeded(self, keys: Keys) -> None:
         """Forgets the failures of an account at an address or with a browser, which come first.

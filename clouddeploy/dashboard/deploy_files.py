@@ -62,8 +62,8 @@ def find(folder: Path, name: str) -> DeployFile:
     raise NotFound("there is no such deployment", hint="see /deployments")
 
 
-def keep(visit: Visit, name: str, content: bytes) -> DeployFile:
-    """Keeps a deploy file that was sent in, in the place of an earlier one of the name.
+def keep(visit: Visit, name: str, content: bytes) -> bool:
+    """Keeps a deploy file that was sent in, in the place of an earlier one of the name; returns whether it is new.
 
     Raises:
         Forbidden: it is not for the one who asks.
@@ -89,11 +89,12 @@ def keep(visit: Visit, name: str, content: bytes) -> DeployFile:
         if roots is not None:
             deploy_paths.check(trial, roots)  # first: what it must not name is not even looked for
         config.load(trial)
+        is_new = not (place / f"{name}.yml").exists()
         trial.replace(place / f"{name}.yml")
     finally:
         trial.unlink(missing_ok=True)
     visit.note("keep_deploy_file", detail=name)
-    return find(visit.desk.folder, name)
+    return is_new
 
 
 def _read(name: str, path: Path) -> DeployFile:

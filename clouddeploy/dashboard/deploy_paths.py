@@ -28,7 +28,8 @@ _KEYLESS = frozenset({"smoke_job", "data"})
 _HERE = "local"
 """Its sites are processes of this machine, with the account of the dashboard; jobs would read all that it can."""
 _KEY_MARK = b"PRIVATE KEY-----"
-_HEAD_BYTES = 128
+_HEAD_BYTES = 16 << 10
+"""Before a key there may be its attributes, or the certificates of a chain; not more, for data may be many files."""
 _OPERATOR = "have it put on this machine, as deployments/NAME/deploy.yml with what it names"
 
 

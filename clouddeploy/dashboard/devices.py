@@ -6,13 +6,13 @@ Guessing Attacks with Device Cookies").
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import os
 import secrets
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from clouddeploy.dashboard import key_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,18 +45,10 @@ def recognised(desk: Desk, shown: str, account: str) -> str:
 
 
 def _mark(folder: Path, said: str, account: str) -> str:
-    return hmac.new(_key(folder), f"{said}.{account}".encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
+    return hmac.new(
+        key_file.read(folder / _KEY, _new_key), f"{said}.{account}".encode(errors="surrogatepass"), hashlib.sha256
+    ).hexdigest()
 
 
-def _key(folder: Path) -> bytes:
-    path = folder / _KEY
-    if not path.exists():
-        # Complete before it has its name: two requests may come at once.
-        draft = folder / f".{_KEY}.{secrets.token_hex(4)}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-        draft.unlink()
-    return path.read_bytes()
+def _new_key() -> bytes:
+    return secrets.token_bytes(_KEY_BYTES)

@@ -21,6 +21,7 @@ that is taken become `Conflict` in `database`.
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 
 from clouddeploy_runtime.errors import ClouddeployError, ExitCode
@@ -166,7 +167,8 @@ class TooMany(DashboardError):
         hint: str = "",
         retry_after_s: float,
     ) -> None:
-        seconds = max(1, round(retry_after_s))
+        # Up, for who comes a moment too early is refused once more; of clocks in floating point that is no moment.
+        seconds = max(1, math.ceil(round(retry_after_s, 3)))
         super().__init__(what, why=why, hint=hint or f"try again in {seconds} s")
         self.retry_after_s = seconds
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from clouddeploy.dashboard import kits, logins, model, people, rules, settings, sites
 from clouddeploy.dashboard.database import project_of
@@ -16,6 +16,7 @@ from clouddeploy.dashboard.errors import Invalid, NotFound, TooMany
 from clouddeploy.dashboard.rules import Action, Approval
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from clouddeploy.dashboard.desk import Desk, Visit
@@ -157,10 +158,12 @@ def reissue(visit: Visit, kind: str, subject_id: int, *, reason: str = "supersed
     return is_revoked
 
 
-def downloads(visit: Visit, subject: str) -> list[model.Download]:
-    """Returns when a participant's kit was handed out, the newest first; who may see that was asked before."""
-    query = select(model.Download).where(model.Download.subject == subject).order_by(model.Download.id.desc())
-    return list(visit.db.scalars(query.limit(20)))
+def newest(visit: Visit, subjects: Collection[str]) -> dict[str, model.Download]:
+    """Returns of each participant when their kit was last handed out; who may see that was asked before."""
+    last = (
+        select(func.max(model.Download.id)).where(model.Download.subject.in_(subjects)).group_by(model.Download.subject)
+    )
+    return {one.subject: one for one in visit.db.scalars(select(model.Download).where(model.Download.id.in_(last)))}
 
 
 def _check_pace(visit: Visit, action: Action) -> None:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 ATTENDED_S = 60.0
 """So long after a page was looked at, the server is still asked; who watches asks again every few seconds."""
 MAX_JOBS = 20
-_PLOTTED = 6
-"""So many of the newest jobs have their rounds read."""
+"""So many of the newest jobs are seen, each with its rounds; of a job that has ended they are read once."""
 
 
 class Line(StrEnum):
@@ -47,7 +46,7 @@ class Seen:
         why: it is away.
         hint: what to do about that.
         system: the server and its clients; kept while it is away.
-        jobs: the newest first, the newest few with their rounds.
+        jobs: the newest first, with their rounds.
     """
 
     line: Line = Line.IDLE
@@ -105,8 +104,8 @@ def look(session: AdminSession, before: Seen) -> Mapping[str, Any]:
     """
     jobs = sorted(session.list_jobs(limit=MAX_JOBS), key=lambda one: one.submit_time, reverse=True)[:MAX_JOBS]
     known = {one.job_id: one for one in before.jobs}
-    shown = [_with_rounds(session, one, known.get(one.job_id)) for one in jobs[:_PLOTTED]] + jobs[_PLOTTED:]
-    return {"system": session.system_status(), "jobs": tuple(shown), "why": "", "hint": ""}
+    shown = tuple(_with_rounds(session, one, known.get(one.job_id)) for one in jobs)
+    return {"system": session.system_status(), "jobs": shown, "why": "", "hint": ""}
 
 
 def _with_rounds(session: AdminSession, job: JobInfo, before: JobInfo | None) -> JobInfo:

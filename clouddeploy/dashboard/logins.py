@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from clouddeploy.dashboard import devices, model, rules, second_factor
 from clouddeploy.dashboard.errors import CodeNeeded, Forbidden, Invalid, NotFound, Unauthenticated
@@ -65,6 +65,7 @@ class Known:
     login_id: int
     actor: Actor
     form_token: str
+    is_browser: bool = False
 
 
 def digest(secret: str) -> str:
@@ -114,30 +115,31 @@ def log_in(
     tried = desk.attempts.login(
         account=account, address=address, device=devices.recognised(desk, device, account) if device else ""
     )
-    desk.attempts.check(tried)
+    with desk.attempts.trying(tried):
+        try:
+            opened = _logged_in(desk, account, password, address=address, kind=kind, code=code)
+        except Unauthenticated as error:
+            # After the transaction, for tries are counted on a connection of their own.
+            _refused(desk, account, address, error, tried)
+            raise
+        desk.attempts.succeeded(tried)
+    return welcomed(desk, opened, address=address)
+
+
+def _logged_in(desk: Desk, account: str, password: str, *, address: str, kind: str, code: str) -> Opened:
     with desk.visit(address=address) as visit:
         user = visit.db.scalar(select(model.User).where(model.User.email == account))
         known = user.password_hash if user is not None else None
     is_right = desk.passwords.is_right(known, password)  # outside: 0.1 s during which nothing is held
-    try:
-        with desk.visit(address=address) as visit:
-            user = visit.db.get(model.User, user.id) if user is not None else None
-            if user is None or not is_right or user.password_hash != known or user.approval_state < 0:
-                raise Unauthenticated(
-                    "login refused", why="e-mail and password do not belong together", hint="try again"
-                )
-            _check_code(visit, user, code)
-            if desk.passwords.is_worn(user.password_hash):
-                user.password_hash = desk.passwords.hash(password)
-            visit.note("login", user=account, detail=kind)
-            longest = LONGEST if kind == "browser" else API
-            opened = _open(visit, user, kind=kind, lasts=longest, scopes=Scope)
-    except Unauthenticated as error:
-        # After the transaction, for tries are counted on a connection of their own.
-        _refused(desk, account, address, error, tried)
-        raise
-    desk.attempts.succeeded(tried)
-    return welcomed(desk, opened, address=address)
+    with desk.visit(address=address) as visit:
+        user = visit.db.get(model.User, user.id) if user is not None else None
+        if user is None or not is_right or user.password_hash != known or user.approval_state < 0:
+            raise Unauthenticated("login refused", why="e-mail and password do not belong together", hint="try again")
+        _check_code(visit, user, code)
+        if desk.passwords.is_worn(user.password_hash):
+            user.password_hash = desk.passwords.hash(password)
+        visit.note("login", user=account, detail=kind)
+        return _open(visit, user, kind=kind, lasts=LONGEST if kind == "browser" else API, scopes=Scope)
 
 
 def welcomed(desk: Desk, opened: Opened, *, address: str) -> Opened:
@@ -156,8 +158,15 @@ def open_browser(visit: Visit, user: model.User) -> Opened:
 
 
 def open_anew(visit: Visit) -> Opened:
-    """Opens a session for the one who asks, in place of theirs, which has ended with all others."""
-    return open_browser(visit, visit.db.get_one(model.User, visit.me.id))
+    """Opens a session for the one who asks, in place of theirs, which has ended with all others.
+
+    With a second factor it counts for what is sensitive only if theirs did: no code was shown for it.
+    """
+    opened = open_browser(visit, visit.db.get_one(model.User, visit.me.id))
+    if not visit.me.is_fresh and second_factor.has(visit.db, visit.me.id):
+        stale = update(model.Login).where(model.Login.digest == digest(opened.secret))
+        visit.db.execute(stale.values(proved_at=visit.desk.now() - PROVED - _SEEN_EVERY))
+    return opened
 
 
 def prove(desk: Desk, login: Known, password: str, *, address: str, code: str = "") -> None:
@@ -169,24 +178,26 @@ def prove(desk: Desk, login: Known, password: str, *, address: str, code: str = 
     """
     account = login.actor.email
     tried = desk.attempts.proof(account=account)
-    desk.attempts.check(tried)
+    with desk.attempts.trying(tried):
+        try:
+            _proved(desk, login, password, address=address, code=code)
+        except Unauthenticated as error:
+            _refused(desk, account, address, error, tried, action="prove")
+            raise Forbidden(error.what, why=error.why, hint=error.hint) from error
+        desk.attempts.succeeded(tried)
+
+
+def _proved(desk: Desk, login: Known, password: str, *, address: str, code: str) -> None:
     with desk.visit(login.actor, address=address) as visit:
         known = visit.db.get_one(model.User, login.actor.id).password_hash
     is_right = desk.passwords.is_right(known, password)
-    try:
-        with desk.visit(login.actor, address=address) as visit:
-            user = visit.db.get_one(model.User, login.actor.id)
-            if not is_right or user.password_hash != known:
-                raise Unauthenticated(
-                    "it is not certain that it is you", why="the password is another", hint="try again"
-                )
-            _check_code(visit, user, code)
-            visit.db.get_one(model.Login, login.login_id).proved_at = desk.now()
-            visit.note("prove")
-    except Unauthenticated as error:
-        _refused(desk, account, address, error, tried, action="prove")
-        raise Forbidden(error.what, why=error.why, hint=error.hint) from error
-    desk.attempts.succeeded(tried)
+    with desk.visit(login.actor, address=address) as visit:
+        user = visit.db.get_one(model.User, login.actor.id)
+        if not is_right or user.password_hash != known:
+            raise Unauthenticated("it is not certain that it is you", why="the password is another", hint="try again")
+        _check_code(visit, user, code)
+        visit.db.get_one(model.Login, login.login_id).proved_at = desk.now()
+        visit.note("prove")
 
 
 def _check_code(visit: Visit, user: model.User, code: str) -> None:
@@ -235,7 +246,7 @@ def known(desk: Desk, secret: str, *, kinds: Iterable[str], is_use: bool = True)
             is_fresh=login.kind != "browser" or now - (login.proved_at or login.created_at) <= PROVED,
             lacks_factor=second_factor.is_lacking(db, user),
         )
-        return Known(login.id, actor, login.form_token)
+        return Known(login.id, actor, login.form_token, is_browser=login.kind == "browser")
 
 
 def log_out(visit: Visit, login_id: int) -> None:
@@ -244,16 +255,15 @@ def log_out(visit: Visit, login_id: int) -> None:
     visit.note("logout")
 
 
-def end_all(db: Session, user_id: int, *, but: int | None = None, keep_tokens: bool = False) -> None:
-    """Ends every session and token of somebody, as after a change of the password.
+def end_all(db: Session, user_id: int, *, keep_tokens: bool = False) -> None:
+    """Ends every session and token of somebody, as after a change of the password; also what asked for it.
 
     Args:
         db: of a transaction.
         user_id: whose.
-        but: a session that goes on; None: none. What has it may be in other hands too, so pages open a new one instead.
         keep_tokens: whether tokens for automation go on.
     """
-    ended = delete(model.Login).where(model.Login.user_id == user_id, model.Login.id != (but or 0))
+    ended = delete(model.Login).where(model.Login.user_id == user_id)
     db.execute(ended.where(model.Login.kind != "token") if keep_tokens else ended)
 
 

@@ -176,10 +176,10 @@ class SignIn:
             Unauthenticated: it is not sure who it is, or nobody knows them here.
             DashboardError: the provider cannot be used.
         """
-        action = "login"
+        # Not recorded when it was not begun here: anybody can ask for that, as often as they like.
+        pending = self._pending(given, cookie)
+        action = "prove" if pending.login_id else "login"
         try:
-            pending = self._pending(given, cookie)
-            action = "prove" if pending.login_id else action
             claims = self._claims(given, pending)
             email = str(claims.get("email", "")).strip().lower()
             if claims.get("email_verified") is not True or not email:

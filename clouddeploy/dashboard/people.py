@@ -125,17 +125,18 @@ def sign_up(desk: Desk, asked: Mapping[str, str], *, address: str) -> model.User
     """
     email = checked_email(asked["email"])
     passwords.check(asked["password"], email=email)
-    tried, taken = desk.attempts.sign_up(address=address), desk.attempts.taken(address=address)
-    desk.attempts.check(tried + taken)
+    taken = desk.attempts.taken(address=address)
+    desk.attempts.check(taken)
+    # Each one counts, also what is refused: accounts are neither made nor found out about in bulk, and the audit log,
+    # which has what was refused, is not filled by strangers.
+    desk.attempts.counted(desk.attempts.sign_up(address=address))
     with desk.visit(address=address) as visit:
         _admitted(visit, asked, email)  # before 0.1 s are spent on a hash
     made = desk.passwords.hash(asked["password"])
     with desk.visit(address=address) as visit:
         role, org, found = _admitted(visit, asked, email)
-        # Taken or not, each one counts: accounts are neither made nor found out about in bulk.
-        desk.attempts.failed(tried)
         if visit.db.scalar(select(model.User.id).where(model.User.email == email)) is not None:
-            desk.attempts.failed(taken)
+            desk.attempts.counted(taken)  # many that came at once are not told either
             raise Conflict("the account cannot be made", why="the e-mail address has one", hint="log in instead")
         if found is not None:
             _use(visit, found)
@@ -251,17 +252,15 @@ def change(
     user_id: int,
     changes: Mapping[str, Any],
     *,
-    login_id: int | None = None,
     is_proved: bool = False,
     seen: Collection[str] | None = None,
 ) -> model.User:
-    """Changes an account.
+    """Changes an account; with another password every session and token of it ends, also what asked for it.
 
     Args:
         visit: the request.
         user_id: whose.
         changes: name, description, password, and for the project admin role, organization, approval_state.
-        login_id: the session that goes on when the password changes; all others end.
         is_proved: whether they have just typed the password that there was.
         seen: digests of what the one who asks has seen, see `approvals`; an approval needs one.
 
@@ -292,7 +291,7 @@ def change(
             visit.require(Action.PASSWORD_EDIT, Target(user.organization_id, user.id))
         passwords.check(changes["password"], email=user.email)
         user.password_hash = visit.desk.passwords.hash(changes["password"])
-        logins.end_all(visit.db, user.id, but=login_id)
+        logins.end_all(visit.db, user.id)
     is_decided = "approval_state" in changes and changes["approval_state"] != approval
     if user.role == Role.PROJECT_ADMIN and ("role" in moved or (is_decided and changes["approval_state"] > 0)):
         visit.require(Action.ADMIN_MAKE)  # one more who may do everything, by somebody of flesh and blood

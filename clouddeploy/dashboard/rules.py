@@ -206,6 +206,11 @@ SENSITIVE = frozenset(
         Action.SERVER_KIT,
         Action.SERVER_ENROL,
         Action.SERVER_REISSUE,
+        # They revoke what a participant has, and with an enrolment another key takes its place.
+        Action.USER_ENROL,
+        Action.USER_REISSUE,
+        Action.SITE_ENROL,
+        Action.SITE_REISSUE,
         Action.USER_ROLE,
         Action.ADMIN_MAKE,
         Action.FACTOR_EDIT,

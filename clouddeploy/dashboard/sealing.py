@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from clouddeploy_provision.ca_records import write_atomic
 from clouddeploy_provision.kit_tree import File, read, scan
+from clouddeploy_provision.previous import SEALED
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from clouddeploy.secrets import Secret
 
-_SUFFIX = ".sealed"
 _BEGUN = ".sealing"
 _PRIVATE = 0o600
 _NONCE, _SALT, _KEY = 12, 16, 32
@@ -61,9 +61,9 @@ class Seal:
             DashboardState: what is closed cannot be opened.
         """
         files = read(kit, sorted(scan(str(kit))))
-        sealed = [path for path in files if path.endswith(_SUFFIX)]
+        sealed = [path for path in files if path.endswith(SEALED)]
         for path in sealed:
-            name = path.removesuffix(_SUFFIX)
+            name = path.removesuffix(SEALED)
             files[name] = File(self._opened(kit, name, files.pop(path).content), _PRIVATE)
         return dict(sorted(files.items()))
 
@@ -71,32 +71,34 @@ class Seal:
         """Encrypts every private file of some kits; may be repeated."""
         done: list[Path] = []
         for kit in kits:
+            (kit / _BEGUN).unlink(missing_ok=True)  # of a run that was killed; it may be a key in plain text
             for path, status in scan(str(kit)).items():
-                if stat.S_IMODE(status.st_mode) & 0o077 or path.endswith(_SUFFIX):
+                if stat.S_IMODE(status.st_mode) & 0o077 or path.endswith(SEALED):
                     continue
-                nonce = os.urandom(_NONCE)
-                content = self._cipher().encrypt(nonce, (kit / path).read_bytes(), _name(kit, path))
-                _put(kit, path + _SUFFIX, nonce + content, mtime_ns=status.st_mtime_ns)
+                # What is sealed already can be trusted, the other form is what a power cut left of it.
+                if not self._is_sealed(kit, path):
+                    nonce = os.urandom(_NONCE)
+                    content = self._cipher().encrypt(nonce, (kit / path).read_bytes(), _name(kit, path))
+                    _put(kit, path + SEALED, nonce + content, mtime_ns=status.st_mtime_ns)
                 done.append(kit / path)
-        if done:
-            os.sync()  # once for all: a power cut must not find neither form of a key, and there may be thousands
-        for plain in done:
-            plain.unlink()
+        _replaced(done)
 
     def open(self, kits: Iterable[Path]) -> None:
         """Decrypts the private files of some kits where they are; may be repeated.
 
         Raises:
-            DashboardState: one cannot be opened.
+            DashboardState: one cannot be opened; every sealed form is still there.
         """
+        done: list[Path] = []
         for kit in kits:
             for path, status in scan(str(kit)).items():
-                if not path.endswith(_SUFFIX):
+                if not path.endswith(SEALED):
                     continue
-                sealed, name = kit / path, path.removesuffix(_SUFFIX)
+                sealed, name = kit / path, path.removesuffix(SEALED)
                 plain = self._opened(kit, name, sealed.read_bytes())
                 _put(kit, name, plain, mtime_ns=status.st_mtime_ns)
-                sealed.unlink()
+                done.append(sealed)
+        _replaced(done)
 
     @contextmanager
     def alone(self, *, wait: bool = True) -> Iterator[bool]:
@@ -115,6 +117,13 @@ class Seal:
             yield True
         finally:
             os.close(descriptor)
+
+    def _is_sealed(self, kit: Path, path: str) -> bool:
+        """Tells whether there is a sealed form of a file that opens."""
+        with contextlib.suppress(FileNotFoundError, DashboardState):
+            self._opened(kit, path, (kit / (path + SEALED)).read_bytes())
+            return True
+        return False
 
     def _opened(self, kit: Path, path: str, content: bytes) -> bytes:
         try:
@@ -171,6 +180,14 @@ def _put(kit: Path, path: str, content: bytes, *, mtime_ns: int) -> None:
         file.write(content)
     os.utime(begun, ns=(mtime_ns, mtime_ns))
     begun.replace(kit / path)
+
+
+def _replaced(done: list[Path]) -> None:
+    """Removes what there is another form of by now."""
+    if done:
+        os.sync()  # once for all: a power cut must not find neither form of a key, and there may be thousands
+    for one in done:
+        one.unlink()
 
 
 def _name(kit: Path, path: str) -> bytes:

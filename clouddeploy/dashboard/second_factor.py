@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import os
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives.twofactor import InvalidToken as WrongCode
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from sqlalchemy import delete, func, select, update
 
-from clouddeploy.dashboard import model, people, rules
+from clouddeploy.dashboard import key_file, model, people, rules
 from clouddeploy.dashboard.errors import Conflict, DashboardError, Forbidden
 from clouddeploy.dashboard.rules import Action, Role, Scope, Target
 
@@ -235,13 +234,14 @@ def _demand(visit: Visit, code: str) -> None:
     """Refuses a code that is not right; each one counts as a failed proof."""
     me, desk = visit.me, visit.desk
     tried = desk.attempts.proof(account=me.email)
-    desk.attempts.check(tried)
-    if not spend(desk, visit.db, me.id, code):
+    with desk.attempts.trying(tried):
+        if spend(desk, visit.db, me.id, code):
+            return
         desk.attempts.failed(tried)
-        why = "it is wrong, it was used already, or its time is over"
-        error = Forbidden("the code is refused", why=why, hint="wait for the next code, and look at the clocks")
-        visit.note(Action.FACTOR_EDIT.value, allowed=False, detail=str(error), code=error.error_code)
-        raise error
+    why = "it is wrong, it was used already, or its time is over"
+    error = Forbidden("the code is refused", why=why, hint="wait for the next code, and look at the clocks")
+    visit.note(Action.FACTOR_EDIT.value, allowed=False, detail=str(error), code=error.error_code)
+    raise error
 
 
 def _new_codes(visit: Visit, user_id: int) -> list[str]:
@@ -276,9 +276,4 @@ def _opened(desk: Desk, found: model.SecondFactor) -> bytes:
 
 def _vault(folder: Path) -> Fernet:
     """Returns what opens the secrets; its key is beside the database, so that a copy of the tables is not enough."""
-    path = folder / _KEY
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(Fernet.generate_key())
-    return Fernet(path.read_bytes())
+    return Fernet(key_file.read(folder / _KEY, Fernet.generate_key))

@@ -40,6 +40,8 @@ LISTENER_CERT = "startup/server.crt"
 """Of those who listen without being the server."""
 NEVER_EDITED = frozenset({revocation.LIST_PATH})
 """Outside `startup/`, but the authority's word all the same."""
+SEALED = ".sealed"
+"""How the name of a private file ends that whoever keeps the kits has encrypted where it is, as the dashboard does."""
 
 
 class CertificateRecord(msgspec.Struct, frozen=True):
@@ -179,6 +181,22 @@ def _numbered(project_folder: Path) -> list[Path]:
     if not project_folder.is_dir():
         return []
     return sorted(path for path in project_folder.iterdir() if _RESULT.fullmatch(path.name))
+
+
+def check_open(project_folder: Path) -> None:
+    """Refuse a last result whose private keys are encrypted where they are: every participant would get a new one.
+
+    Raises:
+        ResultError: one is.
+    """
+    for result in results(project_folder)[-1:]:
+        sealed = min(result.glob(f"*/{STARTUP}*{SEALED}"), default=None)
+        if sealed is not None:
+            raise ResultError(
+                f"the kits in {result} cannot be carried over",
+                why=f"{sealed.relative_to(result)} is encrypted, as the dashboard keeps the keys of its kits",
+                hint="let the dashboard hand them out; or choose another workspace (-w, `workspace` in a deploy file)",
+            )
 
 
 class Previous:

@@ -31,6 +31,7 @@ from clouddeploy_provision.previous import (
     Index,
     KitRecord,
     Previous,
+    check_open,
     next_result,
 )
 from clouddeploy_provision.spec import Context
@@ -98,12 +99,14 @@ class Run:
             needs_result: another result is to be written.
 
         Raises:
-            ResultError: the results are used up, or somebody is to be renewed whom the project file does not have.
+            ResultError: the results are used up, the keys of the last one are encrypted, or somebody is to be renewed
+                whom the project file does not have.
             CaError: the authority cannot be used for this project any more, or a participant cannot be what the
                 project file says.
         """
         if needs_result:
             next_result(self._folder)
+        check_open(self._folder)
         if self._root is not None:
             self._check_root(self._root)
         away = sorted(self._options.renewal.names & self.enrolled)

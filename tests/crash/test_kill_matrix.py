@@ -9,7 +9,7 @@ from clouddeploy import crash_matrix
 pytestmark = pytest.mark.xdist_group("emulated-clouds")
 
 HYBRID = Path(__file__).parents[2] / "examples" / "hybrid" / "deploy.yml"
-FEW = 6
+FEW = 3
 """A point takes one to two seconds; `scripts/bench deploy` tries all, and so does `-m nightly`."""
 PROJECT = """
 api_version: 3
@@ -66,8 +66,8 @@ def test_the_example_killed_where_machines_are_made_and_at_points_evenly_spread(
 
 def test_an_address_that_was_allocated_unheard_is_adopted(aws_server, tmp_path):
     """AllocateAddress knows no idempotency token; the tags that an address is born with stand in for it."""
-    found = tried(aws_server, tmp_path, choose=naming("AllocateAddress", "AssociateAddress"))
-    assert found.kills >= 4
+    found = tried(aws_server, tmp_path, choose=naming("AllocateAddress"))
+    assert found.kills >= 2
     assert not found.missed
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).with_name("kill_provisioning.py")
-EACH = 24
+EACH = 12
 """A run changes the file system 90 to 400 times; so many of these points are tried, evenly spread, first and last
 included. More of them take about a second for every six: kill_provisioning.py SCENARIO 1000 tries all."""
 

@@ -210,7 +210,9 @@ def test_an_unreachable_on_premises_host_stops_before_anything_is_created(run):
 
 
 @pytest.mark.parametrize(
-    "words", [pytest.param([], marks=needs_root), ["--unprivileged"]], ids=["root", "unprivileged"]
+    "words",
+    [pytest.param([], marks=[needs_root, pytest.mark.nightly]), ["--unprivileged"]],
+    ids=["root", "unprivileged"],
 )
 def test_rehearse_prints_one_envelope_and_leaves_nothing(words):
     done = subprocess.run(

@@ -29,7 +29,12 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="hosts in network name
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("world")]
 
 
-@pytest.fixture(params=[pytest.param(True, marks=needs_root, id="root"), pytest.param(False, id="unprivileged")])
+@pytest.fixture(
+    params=[
+        pytest.param(True, marks=[needs_root, pytest.mark.nightly], id="root"),
+        pytest.param(False, id="unprivileged"),
+    ]
+)
 def world(request, tmp_path):
     collect_wheels(wheelhouse.default_cache())  # there is no network inside
     with (

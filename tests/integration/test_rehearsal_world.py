@@ -87,7 +87,13 @@ def test_isolation_ends_and_the_machines_own_network_is_not_touched(tmp_path):
 
 
 @needs_root
-@pytest.mark.parametrize("prefix", [["unshare", "--net"], []], ids=["in a namespace made for it", "in its own"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        pytest.param(["unshare", "--net"], id="in a namespace made for it", marks=pytest.mark.nightly),
+        pytest.param([], id="in its own"),
+    ],
+)
 def test_a_served_world_leaves_the_machine_as_it_was(tmp_path, prefix):
     process, endpoints = serve(tmp_path, "--host", "192.0.2.20=site-2", prefix=prefix)
     assert endpoints.hosts["192.0.2.20"].address == "192.0.2.20"
@@ -121,7 +127,9 @@ def test_a_hosts_outside_is_the_world_and_nothing_else(world):
 
 
 @pytest.mark.parametrize(
-    "words", [pytest.param([], marks=needs_root), ["--unprivileged"]], ids=["root", "unprivileged"]
+    "words",
+    [pytest.param([], marks=[needs_root, pytest.mark.nightly]), ["--unprivileged"]],
+    ids=["root", "unprivileged"],
 )
 def test_hosts_die_with_a_killed_world_and_the_next_one_starts_in_its_folder(tmp_path, words, request):
     process, endpoints = serve(tmp_path, "--host", "192.0.2.20=site-2", *words)

@@ -10,6 +10,7 @@ from clouddeploy.dashboard.errors import Invalid
 from clouddeploy.dashboard.rules import INVITABLE, Action, Approval, Role
 from clouddeploy.dashboard.web.asking import Archive, Ask, Page, Redirect
 from clouddeploy.dashboard.web.open_pages import field
+from clouddeploy.dashboard.web.rendering import kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +91,7 @@ def edit_user(ask: Ask) -> Redirect:
         raise Invalid("the role is refused", why="there is no such role", hint="choose one of the list")
     with ask.visit() as visit:
         people.change(visit, ask.id, given)
-    return Redirect("/users")
+    return Redirect("/users" + kept(ask.query))
 
 
 def invite(ask: Ask) -> Page:
@@ -131,7 +132,7 @@ def edit_site(ask: Ask) -> Redirect:
         changes["name"] = field(ask, "name")
     with ask.visit() as visit:
         sites.change(visit, ask.id, changes)
-    return Redirect("/sites")
+    return Redirect("/sites" + kept(ask.query))
 
 
 def decide_sites(ask: Ask) -> Redirect:
@@ -197,7 +198,7 @@ def _decide(
                 remove(visit, int(one[:9]), seen=(digest,))
             else:
                 decide(visit, int(one[:9]), _DECISIONS[what], (digest,))
-    return Redirect(back)
+    return Redirect(back + kept(ask.query))
 
 
 def _capacity(ask: Ask) -> dict[str, Any]:

@@ -34,11 +34,12 @@ from clouddeploy.dashboard.errors import (
     Unauthenticated,
     status_of,
 )
-from clouddeploy.dashboard.web import addresses, entrance, factor_pages, openapi, streaming
+from clouddeploy.dashboard.web import addresses, entrance, factor_pages, guard, openapi, streaming
 from clouddeploy.dashboard.web.asking import Answer, Archive, Page, Redirect, Reply, Stream
 from clouddeploy.dashboard.web.connections import Bounds
 from clouddeploy.dashboard.web.entrance import Cookies
 from clouddeploy.dashboard.web.guard import Guard
+from clouddeploy.dashboard.web.lanes import Lane
 from clouddeploy.dashboard.web.oidc_pages import OidcPages
 from clouddeploy.dashboard.web.page_table import PAGES
 from clouddeploy.dashboard.web.rendering import Renderer
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
     from clouddeploy.dashboard.web.page_table import PageCall
 
 log = logging.getLogger(__name__)
+
+STRANGERS = 8
+"""Logins and sign-ups at once: each hashes a password, and people who are logged in wait for none of them."""
 
 
 def make(
@@ -115,8 +119,10 @@ class _App:
 
     def __init__(self, desk: Desk, *, is_tls: bool, version: str, has_provider: bool = False) -> None:
         self._desk = desk
+        self._is_tls = is_tls
         self._cookies = Cookies(is_tls=is_tls)
         self._streams = Counter[int]()
+        self._strangers = Lane(STRANGERS)
         self._renderer = Renderer(has_provider=has_provider)
         self._document = encoded(openapi.document(version))
 
@@ -138,7 +144,9 @@ class _App:
             return _file(answer)
         assert isinstance(answer, Reply)  # noqa: S101 - the table has no other
         data = answer.data.model_dump(mode="json")
-        return Response(encoded(data), answer.status, dict(answer.headers), "application/json")
+        response = Response(encoded(data), answer.status, dict(answer.headers), "application/json")
+        self._set_session(response, answer.session)
+        return response
 
     async def _called(self, request: Request, call: Call) -> Answer:
         known = await run_in_threadpool(self._caller, request)
@@ -147,7 +155,7 @@ class _App:
         if known is not None:
             rules.check_scope(known.actor, call.scope)
         body = await entrance.json_body(request, call.takes) if call.takes is not None else None
-        upload = await request.body() if call.takes_archive else b""
+        upload = await request.body() if call.takes_file else b""
         ask = entrance.ask_of(self._desk, request, known, body=body, upload=upload)
         return await self._run(call, ask)
 
@@ -182,6 +190,7 @@ class _App:
             answer = await self._with_error(page, ask, error)
             if isinstance(error, ProofNeeded):
                 back = next((one.path for one in PAGES if one.method == "GET" and one.handle is page.again), "/")
+                back = back.format_map(ask.path)
                 asked = await run_in_threadpool(factor_pages.proof_page, ask, back)
                 answer = replace(asked, values={**asked.values, "error": error}, status=int(status_of(error)))
         response = await run_in_threadpool(self._shown, answer, ask)
@@ -218,7 +227,7 @@ class _App:
                     visit.note(f"{call.method} {call.path}", allowed=False, detail=str(error), code=error.error_code)
                 raise
 
-        return await run_in_threadpool(run)
+        return await (self._strangers.run(run) if ask.known is None else run_in_threadpool(run))
 
     def _shown(self, answer: Answer, ask: Ask) -> Response:
         if isinstance(answer, Archive):
@@ -240,11 +249,15 @@ class _App:
             response = Response(self._renderer.page(answer, ask), answer.status, media_type="text/html")
             session = answer.session
             response.headers.update(_retry(answer.values.get("error")))
+        self._set_session(response, session)
+        return response
+
+    def _set_session(self, response: Response, session: str | None) -> None:
+        """Gives the browser another session; empty: it loses the one that it has; None: it keeps it."""
         if session:
             response.set_cookie(self._cookies.session, session, **self._cookies.flags)
         elif session is not None:
             response.delete_cookie(self._cookies.session, **self._cookies.flags)
-        return response
 
     async def unknown(self, request: Request, error: Exception) -> Response:
         """Answers what no route is for."""
@@ -268,7 +281,10 @@ class _App:
     async def defect(self, request: Request, error: Exception) -> Response:
         """Answers a defect of ours: the log has it, the answer does not."""
         log.error("a defect, at %s %s", request.method, printable(request.url.path), exc_info=error)
-        return await self.refused(request, DashboardError("this is a defect of the dashboard", hint="see its log"))
+        response = await self.refused(request, DashboardError("this is a defect of the dashboard", hint="see its log"))
+        # Starlette answers these outside of the guard.
+        response.headers.update({**guard.headers(is_tls=self._is_tls), "cache-control": "no-store"})
+        return response
 
 
 def _told(error: ClouddeployError) -> Response:

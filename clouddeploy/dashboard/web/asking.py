@@ -92,11 +92,12 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer in JSON."""
+    """An answer in JSON; `session` as with a page."""
 
     data: BaseModel
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    session: str | None = None
 
 
 @dataclass(frozen=True)

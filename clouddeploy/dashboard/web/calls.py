@@ -31,7 +31,7 @@ class Call:
         scope: what a token must have been made for; what it asks for may demand more, see `rules.DEMANDED`.
         status: of an answer that went well.
         in_turn: whether it waits for others that decide who is in.
-        takes_archive: whether a zip archive is sent.
+        takes_file: the media type of a file that is sent; empty: none is.
         is_conditional: whether it can be told what was seen (`If-Match`).
     """
 
@@ -45,7 +45,7 @@ class Call:
     scope: Scope = Scope.READ
     status: int = 200
     in_turn: bool = False
-    takes_archive: bool = False
+    takes_file: str = ""
     is_conditional: bool = False
 
     @property

@@ -23,8 +23,8 @@ def deployments(ask: Ask) -> Page:
 def keep(ask: Ask) -> Redirect:
     """Keeps a deploy file that was sent in."""
     with ask.visit() as visit:
-        kept = deploy_files.keep(visit, field(ask, "name"), ask.upload)
-    return Redirect(f"/deployments/{kept.name}")
+        deploy_files.keep(visit, field(ask, "name"), ask.upload)
+    return Redirect(f"/deployments/{field(ask, 'name')}")
 
 
 def deployment(ask: Ask) -> Page:

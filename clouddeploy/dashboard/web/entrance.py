@@ -77,7 +77,10 @@ def check_origin(request: Request) -> None:
     if request.method in _SAFE:
         return
     origin, fetched = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    is_here = origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+    try:
+        is_here = origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+    except ValueError:  # it is no address at all
+        is_here = False
     if not is_here or fetched not in {"same-origin", "none"}:
         raise Forbidden("the request is refused", why="another site's page sent it", hint="use the dashboard's pages")
 

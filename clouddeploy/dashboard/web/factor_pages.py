@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from clouddeploy.dashboard.logins import Opened
 
-_PATH = re.compile(r"/[a-z][a-z0-9/_-]{0,100}")
+_PATH = re.compile(r"/[a-z][A-Za-z0-9/_-]{0,100}")
 """A page of ours; nobody is led to another host by way of the password's form."""
 
 

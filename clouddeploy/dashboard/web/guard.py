@@ -38,6 +38,15 @@ HEADERS = {
 _STRICT_TRANSPORT = "max-age=31536000"
 
 
+def headers(*, is_tls: bool) -> dict[str, str]:
+    """Returns what every answer has, besides what it says of caching.
+
+    Args:
+        is_tls: whether the dashboard is reached by HTTPS.
+    """
+    return {**HEADERS, **({"strict-transport-security": _STRICT_TRANSPORT} if is_tls else {})}
+
+
 class Guard:
     """Adds the headers to every answer; refuses bodies that are too large while they arrive, and too much at once.
 
@@ -62,8 +71,7 @@ class Guard:
         self._app, self._refused = app, refused
         self._per_address, self._under_way = per_address, Counter[str]()
         self._proxies = proxies
-        headers = {**HEADERS, **({"strict-transport-security": _STRICT_TRANSPORT} if is_tls else {})}
-        self._headers = [(key.encode(), value.encode()) for key, value in headers.items()]
+        self._headers = [(key.encode(), value.encode()) for key, value in headers(is_tls=is_tls).items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from clouddeploy.dashboard.desk import Visit
 
 
+_PLOTTED = 6
+"""So many of the newest jobs have plots: the page is sent anew every two seconds."""
+
+
 def live(ask: Ask) -> Page:
     """Shows what is there now; the page asks for what comes then."""
     query = urlencode({key: value for key, value in ask.query.items() if key in {"q", "page"}})
@@ -47,7 +51,9 @@ def _values(ask: Ask, certificates: Mapping[str, CertificateStatus]) -> dict[str
             "seen": seen,
             "found": found,
             "rows": found.rows,
-            "jobs": [(one, plots.charts(one.history)) for one in seen.jobs],
+            "jobs": [
+                (one, plots.charts(one.history) if number < _PLOTTED else ()) for number, one in enumerate(seen.jobs)
+            ],
             "connected": len(seen.system.clients) if seen.system is not None else 0,
             "server": certificates.get(project.server),
             "next": _next(visit, is_frozen=project.is_frozen, server_downloads=project.server_downloads),

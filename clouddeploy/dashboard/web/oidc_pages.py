@@ -5,26 +5,21 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import anyio
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from clouddeploy.dashboard.oidc import WITHIN
 from clouddeploy.dashboard.web import entrance, factor_pages
 from clouddeploy.dashboard.web.asking import Page
+from clouddeploy.dashboard.web.lanes import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
     from starlette.requests import Request
 
     from clouddeploy.dashboard.desk import Desk
     from clouddeploy.dashboard.oidc import Begun, SignIn
     from clouddeploy.dashboard.web.entrance import Cookies
     from clouddeploy.dashboard.web.rendering import Renderer
-
-    T = TypeVar("T")
 
 BEGIN, PROVE, BACK = "/oidc", "/oidc/proof", "/oidc/back"
 _TOGETHER = 4
@@ -46,7 +41,7 @@ class OidcPages:
         # A browser that comes back from elsewhere shows no strict cookie; this one is good for that moment only.
         self._flags = {**cookies.flags, "samesite": "lax"}
         self._name = cookies.session.replace("session", "oidc")
-        self._threads: anyio.CapacityLimiter | None = None
+        self._lane = Lane(_TOGETHER)
 
     @property
     def routes(self) -> list[Route]:
@@ -55,16 +50,16 @@ class OidcPages:
 
     async def begin(self, request: Request) -> Response:
         """Leads to the provider."""
-        return self._led(await self._waited(lambda: self._sign_in.begin(address=_address(request))))
+        return self._led(await self._lane.run(lambda: self._sign_in.begin(address=_address(request))))
 
     async def prove(self, request: Request) -> Response:
         """Leads somebody who is logged in to the provider, to log in there once more."""
-        known = await self._waited(lambda: entrance.known_browser(self._desk, request, self._cookies))
+        known = await self._lane.run(lambda: entrance.known_browser(self._desk, request, self._cookies))
         if known is None:
             return RedirectResponse("/", HTTPStatus.SEE_OTHER)
         path = factor_pages.back(request.query_params.get("back", ""))
         return self._led(
-            await self._waited(lambda: self._sign_in.begin(address=_address(request), known=known, path=path))
+            await self._lane.run(lambda: self._sign_in.begin(address=_address(request), known=known, path=path))
         )
 
     def _led(self, begun: Begun) -> Response:
@@ -79,7 +74,7 @@ class OidcPages:
         not be shown.
         """
         shown, given = request.cookies.get(self._name, ""), dict(request.query_params)
-        found = await self._waited(lambda: self._sign_in.finish(given, cookie=shown, address=_address(request)))
+        found = await self._lane.run(lambda: self._sign_in.finish(given, cookie=shown, address=_address(request)))
         page = self._renderer.page(Page("signed_in.html", {"path": found.path}), None)
         response = Response(page, media_type="text/html")
         if found.opened is not None:
@@ -87,11 +82,6 @@ class OidcPages:
             self._cookies.set_device(response, found.opened.device)
         response.delete_cookie(self._name, **self._flags)
         return response
-
-    async def _waited(self, run: Callable[[], T]) -> T:
-        if self._threads is None:  # not before there is an event loop
-            self._threads = anyio.CapacityLimiter(_TOGETHER)
-        return await anyio.to_thread.run_sync(run, limiter=self._threads)
 
 
 def _address(request: Request) -> str:

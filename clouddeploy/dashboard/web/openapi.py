@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from pydantic.json_schema import models_json_schema
@@ -26,10 +27,21 @@ _ERRORS = {
     "412": "It is not any more what was seen.",
     "413": "More was sent than is taken.",
     "428": "An approval must say in the header If-Match as what it was seen.",
-    "429": "Too many tries; the header Retry-After says when the next one counts.",
+    "429": "Too many tries, or too much at once; the header Retry-After says when the next one counts.",
 }
+_SECONDS = {"description": "Seconds.", "required": True, "schema": {"type": "integer", "minimum": 1}}
+_ERROR_HEADERS: dict[str, dict[str, Any]] = {
+    "401": {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
+    "429": {"Retry-After": _SECONDS},
+}
+_TAG = {"description": "The digest of what is told.", "required": True, "schema": {"type": "string"}}
+_CONDITIONAL = frozenset({"412", "428"})
 _PLACE = re.compile(r"\{(\w+)\}")
-_KINDS = {"id": {"type": "integer", "minimum": 0}, "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,40}$"}}
+_KINDS = {
+    "id": {"type": "integer", "minimum": 0},
+    "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,40}$"},
+    "job": {"type": "string"},
+}
 """Of what stands in a path's places."""
 
 
@@ -71,7 +83,7 @@ def _operation(call: Call) -> dict[str, Any]:
         "operationId": name,
         "summary": call.summary,
         "security": [] if call.is_open else [{"token": []}],
-        "responses": {str(call.status): _success(call), **_failures()},
+        "responses": {**{str(one): _success(call) for one in _statuses(call)}, **_failures(call)},
     }
     places = [
         {"name": place, "in": "path", "required": True, "schema": _KINDS[place]} for place in _PLACE.findall(call.path)
@@ -85,8 +97,8 @@ def _operation(call: Call) -> dict[str, Any]:
         made["parameters"] = places
     if call.takes is not None:
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(call.takes)}}}
-    if call.takes_archive:
-        made["requestBody"] = {"required": True, "content": {"application/zip": {"schema": {}}}}
+    if call.takes_file:
+        made["requestBody"] = {"required": True, "content": {call.takes_file: {"schema": {}}}}
     return made
 
 
@@ -103,13 +115,30 @@ def _list_places(call: Call) -> list[dict[str, Any]]:
 
 def _success(call: Call) -> dict[str, Any]:
     if call.gives is None:
-        return {"description": "A zip archive.", "content": {"application/zip": {"schema": {}}}}
-    return {"description": "Done.", "content": {"application/json": {"schema": _ref(call.gives)}}}
+        return {"description": "A zip archive.", "content": {"application/zip": {"schema": {}}}, **_archive_of(call)}
+    headers = {"headers": {"ETag": _TAG}} if call.gives in {shapes.UserReply, shapes.SiteReply} else {}
+    return {"description": "Done.", "content": {"application/json": {"schema": _ref(call.gives)}}, **headers}
 
 
-def _failures() -> dict[str, Any]:
+def _archive_of(call: Call) -> dict[str, Any]:
+    text = {"schema": {"type": "string"}}
+    if call.takes_file:
+        return {"headers": {"X-Rootca-Fingerprint": {**text, "required": True}, "X-Public-Key-Sha256": text}}
+    return {"headers": {"X-Kit-Code": {**text, "description": "What opens it; not told when a pin was sent."}}}
+
+
+def _statuses(call: Call) -> tuple[int, ...]:
+    """Returns those of answers that went well: what is put may be new (RFC 9110 §9.3.4)."""
+    return (call.status, HTTPStatus.CREATED) if call.method == "PUT" else (call.status,)
+
+
+def _failures(call: Call) -> dict[str, Any]:
     content = {"application/json": {"schema": _ref(shapes.ErrorOut)}}
-    return {status: {"description": text, "content": content} for status, text in _ERRORS.items()}
+    return {
+        status: {"description": text, "content": content, "headers": _ERROR_HEADERS.get(status, {})}
+        for status, text in _ERRORS.items()
+        if call.is_conditional or status not in _CONDITIONAL
+    }
 
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:

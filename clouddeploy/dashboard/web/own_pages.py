@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-from sqlalchemy import select
 
 from clouddeploy.dashboard import handing, logins, model, people, rules, second_factor, sites
 from clouddeploy.dashboard.database import project_of
 from clouddeploy.dashboard.errors import Forbidden, Invalid, NotFound
-from clouddeploy.dashboard.rules import Action, Approval, Reach, Scope
+from clouddeploy.dashboard.rules import Action, Reach, Scope
 from clouddeploy.dashboard.web.asking import Archive, Ask, Page, Redirect
 from clouddeploy.dashboard.web.open_pages import field
+from clouddeploy.dashboard.web.rendering import kept
 
 if TYPE_CHECKING:
     from clouddeploy.dashboard.desk import Visit
+    from clouddeploy.dashboard.listing import Page as PartOf
+    from clouddeploy.dashboard.listing import Wanted
 
 _KINDS = frozenset({"user", "client", "server"})
 
@@ -44,14 +46,14 @@ def change_password(ask: Ask) -> Redirect:
     old, new = field(ask, "old_password"), field(ask, "password")
     with ask.visit() as visit:
         me, user = visit.me, visit.db.get_one(model.User, visit.me.id)
+        # What failed before is not forgotten: codes of the second factor are counted with it, and none was shown.
         tried = ask.desk.attempts.proof(account=me.email)
-        ask.desk.attempts.check(tried)
-        if not ask.desk.passwords.is_right(user.password_hash, old):
-            ask.desk.attempts.failed(tried)
-            raise Forbidden("the password was not changed", why="the old one is another", hint="try again")
+        with ask.desk.attempts.trying(tried):
+            if not ask.desk.passwords.is_right(user.password_hash, old):
+                ask.desk.attempts.failed(tried)
+                raise Forbidden("the password was not changed", why="the old one is another", hint="try again")
         people.change(visit, me.id, {"password": new}, is_proved=True)
         opened = logins.open_anew(visit)
-    ask.desk.attempts.succeeded(tried)
     return Redirect("/account", opened.secret)
 
 
@@ -81,32 +83,35 @@ def downloads(ask: Ask) -> Page:
 def _downloads(ask: Ask, **more: Any) -> Page:
     with ask.visit() as visit:
         project = project_of(visit.db)
-        rows = _rows(visit, project, ask) if visit.me.approval.is_approved else []
         is_ready = project.is_frozen and visit.me.approval.is_approved
-        values = {"project": project, "rows": rows, "is_ready": is_ready}
+        found = _sites(visit, ask.wanted) if is_ready else None
+        rows = _rows(visit, project, found) if is_ready else []
+        values = {"project": project, "rows": rows, "found": found, "is_ready": is_ready}
         return Page("downloads.html", {**values, "prepared": None, **more})
 
 
-def _rows(visit: Visit, project: model.Project, ask: Ask) -> list[dict[str, Any]]:
-    me = visit.me
-    found = [_row(visit, "user", me.id, me.email, "your kit, for the console")]
-    if rules.may(me, Action.SERVER_KIT) and project.server:
-        found.insert(0, _row(visit, "server", model.ONLY, project.server, "the server"))
-    if rules.reach(me, Action.SITE_KIT) is not Reach.NOBODY:
-        listed = sites.own(visit, ask.wanted)
-        found += [
-            _row(visit, "client", one.id, one.name, f"site of {one.organization.name}")
-            for one in listed.rows
-            if Approval(one.approval_state).is_approved
-        ]
-    return found
+def _sites(visit: Visit, wanted: Wanted) -> PartOf[model.Site] | None:
+    """Returns one page of the sites whose kits are for the one who asks; None: no site's is."""
+    wanted, found = replace(wanted, state="approved"), rules.reach(visit.me, Action.SITE_KIT)
+    if found is Reach.NOBODY:
+        return None
+    return sites.find(visit, wanted) if found is Reach.ANY else sites.own(visit, wanted)
 
 
-def _row(visit: Visit, kind: str, subject_id: int, name: str, text: str) -> dict[str, Any]:
-    last = visit.db.scalar(
-        select(model.Download).where(model.Download.subject == name).order_by(model.Download.id.desc()).limit(1)
-    )
-    return {"kind": kind, "id": subject_id, "name": name, "text": text, "last": last}
+def _rows(visit: Visit, project: model.Project, found: PartOf[model.Site] | None) -> list[dict[str, Any]]:
+    """Returns the kits of one page: before those of sites, on the first page of all, the server's and one's own."""
+    me, rows = visit.me, []
+    if found is None or (found.wanted.page == 1 and not found.wanted.search):
+        if rules.may(me, Action.SERVER_KIT) and project.server:
+            rows.append(("server", model.ONLY, project.server, "The server"))
+        rows.append(("user", me.id, me.email, "Your kit, for the console"))
+    listed = found.rows if found is not None else ()
+    rows += [("client", one.id, one.name, f"Site of {one.organization.name}") for one in listed]
+    last = handing.newest(visit, [name for _, _, name, _ in rows])
+    return [
+        {"kind": kind, "id": subject_id, "name": name, "text": text, "last": last.get(name)}
+        for kind, subject_id, name, text in rows
+    ]
 
 
 def prepare(ask: Ask) -> Page:
@@ -138,7 +143,8 @@ def reissue(ask: Ask) -> Redirect:
         raise Invalid("nothing was revoked", why="it was not confirmed", hint="tick the box: the kit in use ends")
     with ask.visit() as visit:
         handing.reissue(visit, _kind(ask), ask.id)
-    return Redirect("/downloads")
+        is_somebody_else = _kind(ask) == "user" and ask.id != visit.me.id
+    return Redirect("/users" if is_somebody_else else "/downloads" + kept(ask.query))
 
 
 def _kind(ask: Ask) -> str:

@@ -48,7 +48,8 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._environment.filters |= {"moment": _moment, "state": state_of, "printable": printable}
-        self._environment.globals |= {"Action": Action, "Role": Role, "turned": _turned, "has_provider": has_provider}
+        self._environment.globals |= {"Action": Action, "Role": Role, "turned": _turned, "kept": kept}
+        self._environment.globals["has_provider"] = has_provider
 
     def page(self, page: Page, ask: Ask | None) -> str:
         """Returns a page as HTML.
@@ -86,3 +87,9 @@ def _moment(value: datetime) -> str:
 def _turned(query: Mapping[str, str], page: int) -> str:
     """Returns the query of another page of the same list."""
     return "?" + urlencode({**query, "page": str(page)})
+
+
+def kept(query: Mapping[str, str]) -> str:
+    """Returns the query of the same part of a list, for a form that leads back to it; empty: it was the whole list."""
+    found = {name: query[name] for name in ("q", "state", "page") if query.get(name)}
+    return f"?{urlencode(found)}" if found else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ def _organizations(ask: Ask) -> Reply:
 
 def _sign_up(ask: Ask) -> Reply:
     user = people.sign_up(ask.desk, ask.body.model_dump(mode="json"), address=ask.address)
-    return Reply(shapes.UserReply(user=shapes.UserOut.of(user)), 201)
+    return _user_reply(user, 201)
 
 
 def _users(ask: Ask) -> Reply:
@@ -94,15 +94,20 @@ def _user(ask: Ask) -> Reply:
         return _user_reply(people.get(visit, ask.id))
 
 
-def _user_reply(user: model.User) -> Reply:
+def _user_reply(user: model.User, status: int = 200) -> Reply:
     told = shapes.UserOut.of(user)
-    return Reply(shapes.UserReply(user=told), headers={"etag": f'"{told.digest}"'})
+    return Reply(shapes.UserReply(user=told), status, {"etag": f'"{told.digest}"'})
 
 
 def _change_user(ask: Ask) -> Reply:
-    login_id = ask.known.login_id if ask.known is not None else None
+    changes, known = ask.body.changes(), ask.known
     with ask.visit() as visit:
-        return _user_reply(people.change(visit, ask.id, ask.body.changes(), login_id=login_id, seen=ask.seen))
+        reply = _user_reply(people.change(visit, ask.id, changes, seen=ask.seen))
+        # A script of ours goes on in a new session, as the page does; a program logs in with what it knows.
+        is_ended = "password" in changes and ask.id == visit.me.id
+        if is_ended and known is not None and known.is_browser:
+            return replace(reply, session=logins.open_anew(visit).secret)
+        return reply
 
 
 def _delete_user(ask: Ask) -> Reply:
@@ -240,7 +245,7 @@ def _kit_calls(folder: str, kind: str) -> tuple[Call, ...]:
         ),
         Call(
             "POST", f"{path}/enrolment", f"Answer the request of a {kind} that made its own key.",
-            partial(_enrolment, kind), gives=zipped, scope=_KITS, in_turn=True, takes_archive=True,
+            partial(_enrolment, kind), gives=zipped, scope=_KITS, in_turn=True, takes_file="application/zip",
         ),
         Call(
             "POST", f"{path}/reissue", f"Revoke what a {kind} has; the next download has a new key.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clouddeploy.dashboard import deploying, listing
+from clouddeploy.dashboard import deploy_files, deploying, listing
 from clouddeploy.dashboard.rules import Scope
 from clouddeploy.dashboard.web import running_shapes as shapes
 from clouddeploy.dashboard.web.asking import Ask, Reply
@@ -37,6 +37,13 @@ def _events(ask: Ask) -> Reply:
     )
 
 
+def _keep(ask: Ask) -> Reply:
+    name = ask.path["name"]
+    with ask.visit() as visit:
+        is_new = deploy_files.keep(visit, name, ask.upload)
+        return Reply(shapes.DeploymentReply.of(deploying.get(visit, name)), 201 if is_new else 200)
+
+
 def _start(ask: Ask) -> Reply:
     with ask.visit() as visit:
         one = deploying.start(visit, ask.path["name"], ask.body.verb, is_sure=ask.body.sure)
@@ -53,6 +60,8 @@ CALLS: tuple[Call, ...] = (
          gives=shapes.DeploymentsReply),
     Call("GET", "/deployments/{name}", "A deployment, and what its last run came to.", _deployment,
          gives=shapes.DeploymentReply),
+    Call("PUT", "/deployments/{name}", "Send a deploy file in, in the place of an earlier one of the name.", _keep,
+         gives=shapes.DeploymentReply, scope=Scope.DEPLOY, in_turn=True, takes_file="application/yaml"),
     Call("GET", "/deployments/{name}/events", "What happened in the run, the oldest first.", _events,
          gives=shapes.EventsReply),
     Call("POST", "/deployments/{name}/runs", "Plan, rehearse, apply or destroy.", _start, shapes.RunIn,

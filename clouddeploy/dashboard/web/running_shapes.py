@@ -12,6 +12,7 @@ from clouddeploy.dashboard.web.shapes import Done, PageOut, Taken
 if TYPE_CHECKING:
     from clouddeploy_provision.certificate_authority import CertificateStatus
     from clouddeploy_runtime.jobs import JobInfo
+    from clouddeploy_runtime.jobs.rounds import Round
 
     from clouddeploy.dashboard.deploying import Deployment
     from clouddeploy.dashboard.runs import Run
@@ -126,6 +127,48 @@ class LiveJobsReply(Done):
     """Of GET /live/jobs: the newest first."""
 
     job_list: list[LiveJobOut]
+    paging: PageOut
+
+
+class RoundOut(BaseModel):
+    """A finished round of a job."""
+
+    round: int
+    """From 1."""
+    seconds: float
+    metrics: dict[str, float | None]
+    """What the controller reported; null: infinite, or no number."""
+    bytes_down: int
+    """Sent to all sites together."""
+    bytes_up: int
+    answered: int
+    failed: int
+    reasons: list[str]
+    """Why sites failed, the first few."""
+
+    @classmethod
+    def of(cls, one: Round) -> RoundOut:
+        """Returns a round as it is told."""
+        return cls(
+            round=one.round,
+            seconds=one.seconds,
+            metrics=dict(one.metrics),
+            bytes_down=one.bytes_down,
+            bytes_up=one.bytes_up,
+            answered=one.answered,
+            failed=one.failed,
+            reasons=list(one.reasons),
+        )
+
+
+class RoundsReply(Done):
+    """Of GET /live/jobs/{job}/rounds: the oldest first, of a long job the last thousand."""
+
+    job_id: str
+    rounds: int
+    """Finished; the newest of them may not be read yet."""
+    total_rounds: int
+    round_list: list[RoundOut]
     paging: PageOut
 
 

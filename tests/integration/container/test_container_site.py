@@ -154,10 +154,8 @@ def test_a_killed_supervisor_leaves_a_container_that_ends_with_the_next_start(de
     assert {site for site in SITES if before[site] != after[site]} == {"site-1"}
 
 
-@pytest.mark.parametrize(
-    "is_killed",
-    [pytest.param(False, id="supervised", marks=pytest.mark.nightly), pytest.param(True, id="its supervisor killed")],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("is_killed", [False, True], ids=["supervised", "its supervisor killed"])
 def test_a_stopped_site_has_no_container(deployed, is_killed):
     if is_killed:
         kill_supervisor(deployed.root("site-1"))

@@ -46,6 +46,13 @@ def clouddeploy(folder, *words, check=True):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def runtime(folder, *words):
+    """Runs `clouddeploy-runtime` as somebody at a site does."""
+    command = [sys.executable, "-m", "clouddeploy_runtime", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -113,6 +120,7 @@ class Person:
     """Somebody in front of a browser of their own."""
 
     def __init__(self, browser, url, **how):
+        self._browser, self._url = browser, url
         self.context = browser.new_context(
             base_url=url, ignore_https_errors=True, **{"viewport": WIDE, "color_scheme": "light", **how}
         )
@@ -122,6 +130,10 @@ class Person:
         """What the browser complains about: refused by the policy, not found, broken scripts."""
         self.page.on("console", lambda one: self.said.append(one.text) if one.type in {"error", "warning"} else None)
         self.page.on("pageerror", lambda one: self.said.append(str(one)))
+
+    def beside(self):
+        """Somebody else in front of the same dashboard."""
+        return Person(self._browser, self._url)
 
     def go(self, path):
         self.page.goto(path)

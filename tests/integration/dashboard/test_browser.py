@@ -21,6 +21,7 @@ from tests.integration.dashboard.browsing import (
     free_port,
     laboratory,
     running,
+    runtime,
     state_of,
 )
 
@@ -57,6 +58,9 @@ while flare.is_running():
     flare.send(flare.FLModel(params=model.params, metrics=metrics, samples=1))
 """
 ROUNDS = 8
+LONG = "maximiliane.von-und-zu-langenname@universitaetsklinikum.example"
+LONG_ORG = "universitaetsklinikum_of_the_longest_name_that_somebody_found"
+LONG_SITE = "department-of-radiology-and-nuclear-medicine-building-12-floor-3"
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +247,24 @@ def test_a_phone_shows_every_page_without_scrolling_sideways(browser, url, cooki
     assert {path: one for path, one in widths.items() if one > PHONE["width"]} == {}
 
 
+def test_an_invitation_is_a_whole_address_that_leads_to_an_account(browser, url, root):
+    page = root.go("/users")
+    page.get_by_label("Organisation", exact=True).fill("org_c")
+    page.get_by_role("button", name="Make a link").click()
+    page.get_by_role("heading", name="Invitation").wait_for()
+    address = page.locator("#secret").inner_text()
+    assert address.startswith(f"{url.rstrip('/')}/sign-up?invitation=")
+    guest = Person(browser, url)
+    page = guest.go(address)
+    page.get_by_text("You are invited as lead of org_c").wait_for()
+    page.get_by_label("E-mail").fill("cem@org-c.example")
+    page.get_by_label("Password").fill(browsing.PASSWORD)
+    page.get_by_role("button", name="Sign up").click()
+    page.get_by_role("link", name="Wait for your approval").wait_for()
+    assert not guest.said, "the browser complained"
+    guest.context.close()
+
+
 def test_somebody_without_a_mouse_logs_in_and_skips_the_menu(browser, url, walked):
     person = Person(browser, url)
     page = person.go("/")
@@ -281,7 +303,8 @@ def test_the_pages_follow_a_dark_system(browser, url, cookies, pictures):
 
 
 def test_the_other_pages_have_their_picture(root, pictures):
-    for path, name in (("/certificates", "certificates"), ("/audit", "audit"), ("/account", "account")):
+    pages = {"certificates": "/certificates", "audit": "/audit", "account": "/account", "proof": "/proof?back=/project"}
+    for name, path in pages.items():
         root.go(path)
         root.picture(name, pictures)
     root.page.set_viewport_size(PHONE)
@@ -289,6 +312,66 @@ def test_the_other_pages_have_their_picture(root, pictures):
     root.picture("phone", pictures)
     root.page.set_viewport_size(WIDE)
     assert not root.said
+
+
+def test_a_site_that_comes_after_the_freeze_and_keeps_its_key_registers_too(root, walked, federation, tmp_path):
+    """With the commands of the guide; the site that is there stays registered."""
+    _, port, _ = walked
+    ann = root.beside().log_in(ANN)
+    page = ann.go("/sites")
+    page.get_by_label("Name", exact=True).fill("site-2")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_role("rowheader", name="site-2").wait_for()
+    root.go("/sites?q=site-2").get_by_label("site-2", exact=True).check()
+    root.page.get_by_role("button", name="Approve").click()
+    root.page.wait_for_url("**/sites?q=site-2")
+    audit = root.go("/audit?q=freeze_project")
+    fingerprint = audit.get_by_role("row", name="freeze_project").locator("td").last.inner_text().split()[-1]
+
+    runtime(tmp_path, "request", "--project", "trial", "--name", "site-2", "--org", "org_a")
+    (request,) = tmp_path.rglob("site-2.request.zip")
+    page = ann.go("/downloads?q=site-2")
+    page.get_by_text("Keep the private key there").click()
+    page.get_by_label("Request of site-2").set_input_files(request)
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Send the request").click()
+    waiting.value.save_as(tmp_path / "signed.zip")
+    runtime(tmp_path, "package", "signed.zip", "--fingerprint", fingerprint, "-w", "workspace")
+    kit = next(path.parent for path in (tmp_path / "workspace").rglob("startup"))
+    with running("client", kit, tmp_path / "running", port=port):
+        until(lambda: state_of(tmp_path / "running") == "registered", timeout_s=30)
+        page = root.go("/live")
+        page.get_by_text("2 of 2 sites").wait_for()
+    assert state_of(federation / "client") == "registered"
+    ann.context.close()
+
+
+def test_long_names_fit_a_phone(browser, url, cookies):
+    ann = Person(browser, url, viewport=PHONE)
+    ann.sign_up(LONG, org=LONG_ORG, role="org_admin")
+    page = ann.go("/sites")
+    page.get_by_label("Name", exact=True).fill(LONG_SITE)
+    page.get_by_role("button", name="Add").click()
+    page.get_by_role("rowheader", name=LONG_SITE).wait_for()
+    root = Person(browser, url, viewport=PHONE, storage_state=cookies)
+    for path, row in (("/users", LONG), ("/sites", LONG_SITE)):
+        root.go(path).get_by_label(row, exact=True).check()
+        root.page.get_by_role("button", name="Approve").click()
+        root.page.wait_for_url(f"**{path}")
+    wide = [
+        (path, person.page.url)
+        for person, paths in ((root, PAGES), (ann, ("/", "/live", "/downloads", "/sites", "/users", "/account")))
+        for path in paths
+        if person.go(path).evaluate("document.documentElement.scrollWidth") > PHONE["width"]
+    ]
+    assert wide == []
+    # A button is one line, however little room its table leaves.
+    tall = root.go("/users").evaluate(
+        "Math.max(...[...document.querySelectorAll('td button')].map(b => b.offsetHeight), 0)"
+    )
+    assert tall < 60
+    ann.context.close()
+    root.context.close()
 
 
 def _findings(axe, page, options):

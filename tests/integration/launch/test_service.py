@@ -191,9 +191,10 @@ def test_one_that_ends_at_once_fails_and_says_what_it_said(here):
     "site",
     [
         pytest.param({"provider": "aws", "region": "us-west-2"}, id="aws"),
-        pytest.param({"provider": "azure", "location": "westus2"}, id="azure", marks=pytest.mark.nightly),
+        pytest.param({"provider": "azure", "location": "westus2"}, id="azure"),
     ],
 )
+@pytest.mark.nightly
 def test_in_a_cloud_it_answers_at_its_public_address_and_leaves_nothing(clouds, tmp_path, site):
     collect_wheels(default_cache(), requirements=())
     web = Web(tmp_path, 8443)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clouddeploy.remote import ssh
 
 
+pytestmark = pytest.mark.xdist_group("installation")
 PORT = 1
 """Nobody listens there."""
 PROJECT = Project(

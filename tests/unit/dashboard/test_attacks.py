@@ -4,10 +4,12 @@ import re
 
 import pytest
 from clouddeploy_runtime.audit import first_broken_line
+from starlette.testclient import TestClient
 
 from clouddeploy.dashboard import people
 from clouddeploy.dashboard.database import project_of
 from clouddeploy.dashboard.errors import Forbidden
+from clouddeploy.dashboard.web import guard
 from tests.unit.dashboard.visitors import ADMIN, API, PASSWORD, World
 
 
@@ -70,12 +72,29 @@ def test_a_form_without_the_sessions_token_is_refused(world):
         assert project_of(visit.db).title == ""
 
 
-@pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}])
+@pytest.mark.parametrize(
+    "headers",
+    [{"origin": "https://evil.example"}, {"origin": "null"}, {"origin": "http://["}, {"sec-fetch-site": "cross-site"}],
+)
 def test_a_form_that_another_site_sends_is_refused(world, headers):
     browser = world.browser()
     browser.get("/project")
     browser.client.headers.update(headers)
     assert browser.send("/project", title="Theirs").status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/", f"{API}/project"])
+def test_a_defect_is_told_with_the_headers_of_every_answer(world, monkeypatch, path):
+    monkeypatch.setattr("clouddeploy.dashboard.settings.counts", lambda _: 1 / 0)
+    client = TestClient(world.app, base_url=world.host, raise_server_exceptions=False)
+    with world.desk.visit() as visit:
+        project_of(visit.db).is_public = True
+    with client:
+        answer = client.get(path)
+    assert answer.status_code == 500
+    assert "ZeroDivisionError" not in answer.text
+    assert guard.HEADERS.items() <= dict(answer.headers).items()
+    assert answer.headers["cache-control"] == "no-store"
 
 
 def test_a_login_form_of_another_site_is_refused(world):
@@ -237,6 +256,37 @@ def test_a_new_password_ends_the_other_sessions(world):
     assert stolen.get("/account").status_code == 303, "what somebody may have read of this browser is worthless too"
     assert there.get("/account").status_code == 303
     assert program.get("/users").status_code == 401
+
+
+def test_a_new_password_by_rest_ends_the_token_that_sent_it_too(world):
+    sender, other = world.program(), world.program()
+    assert sender.patch(f"/users/{sender.id}", {"password": "a new one with words"}).status_code == 200
+    assert sender.get("/users").status_code == 401
+    assert other.get("/users").status_code == 401
+    assert world.program(password="a new one with words").get("/users").status_code == 200
+
+
+def test_a_new_password_by_a_script_of_the_page_gives_its_browser_another_session(world):
+    browser, program = world.browser(), world.program()
+    browser.get("/account")
+    before = browser.client.cookies["clouddeploy_session"]
+    browser.client.headers["x-csrf-token"] = browser.token
+    answer = browser.client.patch(f"{API}/users/{program.id}", json={"password": "a new one with words"})
+    assert answer.status_code == 200
+    assert {"HttpOnly", "SameSite=strict"} <= set(answer.headers["set-cookie"].split("; "))
+    assert browser.get("/account").status_code == 200
+    stolen = world.client()
+    stolen.cookies.set("clouddeploy_session", before, domain="127.0.0.1")
+    assert stolen.get("/account").status_code == 303
+    assert program.get("/users").status_code == 401
+
+
+def test_a_new_password_of_somebody_else_ends_theirs_and_leaves_the_senders(world):
+    root = world.configure()
+    ann = world.person()
+    assert root.patch(f"/users/{ann.id}", {"password": "a new one with words"}).status_code == 200
+    assert ann.get("/clients").status_code == 401
+    assert root.get("/users").status_code == 200
 
 
 def test_a_token_does_what_it_was_made_for(world):

@@ -4,8 +4,9 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import anyio
 import httpx2
@@ -14,7 +15,7 @@ from clouddeploy_rehearsal.probe import until
 from starlette.responses import PlainTextResponse
 
 from clouddeploy.dashboard import identity
-from clouddeploy.dashboard.web import addresses, streaming
+from clouddeploy.dashboard.web import addresses, connections, streaming
 from clouddeploy.dashboard.web.asking import Stream
 from clouddeploy.dashboard.web.connections import Bounds, Listener, Server
 from clouddeploy.dashboard.web.guard import Guard
@@ -25,13 +26,13 @@ QUICK = Bounds(handshake_s=0.2, head_s=0.2, body_s=0.2)
 
 
 @contextmanager
-def served(world, *, bounds=None, proxies=(), known=None):
+def served(world, *, bounds=None, proxies=(), known=None, app=None):
     """Yields the port at which a dashboard is served, and its listener."""
     began = threading.Event()
     with Listener(socket.AF_INET) as listener:
         listener.limit(bounds or Bounds(), addresses.networks(proxies))
         listener.bind(("127.0.0.1", 0))
-        server = Server(world.app, began.set, bounds=bounds or Bounds(), identity=known)
+        server = Server(app or world.app, began.set, bounds=bounds or Bounds(), identity=known)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -54,13 +55,13 @@ def answer(port, address, request):
 
 
 def read(one):
-    found = b""
+    found = bytearray()
     try:
         while part := one.recv(65536):
             found += part
     except ConnectionResetError:
         pass
-    return found
+    return bytes(found)
 
 
 def logs_in(port, address):
@@ -150,6 +151,100 @@ def test_who_never_speaks_tls_is_cut_off(world):
         trusted = ssl.create_default_context(cafile=str(known.cert))
         assert httpx2.get(f"https://127.0.0.1:{port}/", verify=trusted).status_code == 200
         until(lambda: not listener._held, timeout_s=5)
+
+
+LARGE, HELD = 4 << 20, 1 << 16
+"""Bytes of an answer, and about as many as the system holds of it at each end."""
+SLOW = Bounds(handshake_s=0.2, head_s=0.2, answer_s=0.5, answer_bytes=1 << 20)
+
+
+async def large(scope, receive, send):
+    await PlainTextResponse(bytes(LARGE))(scope, receive, send)
+
+
+def trusting(world):
+    known = identity.identity(world.desk.folder, hosts=["127.0.0.1"], now=world.clock())
+    return known, ssl.create_default_context(cafile=str(known.cert))
+
+
+@contextmanager
+def asked(world, *, is_tls, bounds, more=b""):
+    """Yields a connection over which a large answer comes, and the listener."""
+    known, trusted = trusting(world) if is_tls else (None, None)
+    with served(world, bounds=bounds, known=known, app=large) as (port, listener), socket.socket() as plain:
+        for end, option in ((listener, socket.SO_SNDBUF), (plain, socket.SO_RCVBUF)):
+            end.setsockopt(socket.SOL_SOCKET, option, HELD)
+        plain.settimeout(5)
+        plain.connect(("127.0.0.1", port))
+        one = trusted.wrap_socket(plain, server_hostname="127.0.0.1") if is_tls else plain
+        with one:
+            one.sendall(b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n" + more + b"\r\n")
+            yield one, listener
+
+
+@pytest.mark.parametrize("more", [b"", b"connection: close\r\n"])
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_who_does_not_take_an_answer_is_cut_off(world, is_tls, more):
+    with asked(world, is_tls=is_tls, bounds=SLOW, more=more) as (_, listener):
+        until(lambda: listener._held, timeout_s=5)
+        until(lambda: not listener._held, timeout_s=5)
+
+
+def test_so_is_who_takes_it_in_drips(world):
+    with asked(world, is_tls=False, bounds=SLOW) as (one, listener):
+        until(lambda: listener._held, timeout_s=5)
+
+        def is_over():
+            with suppress(ConnectionResetError):
+                one.recv(1000)
+            return not listener._held
+
+        until(is_over, timeout_s=5)
+
+
+@pytest.mark.parametrize("more", [b"", b"connection: close\r\n"])
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_who_takes_longer_over_an_answer_than_over_anything_else_gets_all_of_it(world, is_tls, more):
+    quick = Bounds(handshake_s=0.2, head_s=0.2)
+    with asked(world, is_tls=is_tls, bounds=quick, more=more) as (one, listener):
+        until(lambda: listener._open and all(each.is_behind for each in listener._open.values()), timeout_s=5)
+        end = time.monotonic() + 0.8
+        until(lambda: time.monotonic() > end)
+        assert len(read(one).partition(b"\r\n\r\n")[2]) == LARGE
+
+
+def test_connections_that_are_refused_one_after_the_other_leave_requests_their_turn(world, monkeypatch):
+    monkeypatch.setattr(connections, "_REFUSED_AT_ONCE", 2)
+    with Listener(socket.AF_INET) as listener, ExitStack() as open_ones:
+        listener.limit(Bounds(per_address=0))
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(10)
+        for _ in range(3):
+            open_ones.enter_context(connect(listener.getsockname()[1], STRANGER))
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        listener.limit(Bounds())
+        listener.accept()[0].close()
+
+
+def test_tls_1_2_has_authenticated_encryption_only(world):
+    known, trusted = trusting(world)
+    trusted.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        served(world, known=known) as (port, _),
+        connect(port, SOMEBODY) as plain,
+        trusted.wrap_socket(plain, server_hostname="127.0.0.1") as one,
+    ):
+        assert one.cipher()[0].startswith("ECDHE-")
+        assert "GCM" in one.cipher()[0] or "CHACHA20" in one.cipher()[0]
+
+
+def test_requests_that_are_none_do_not_fill_the_log(world, caplog):
+    with served(world) as (port, _):
+        assert answer(port, STRANGER, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        upgrade = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n"
+        assert answer(port, STRANGER, upgrade).startswith(b"HTTP/1.1 ")
+    assert not caplog.records
 
 
 def test_of_one_address_behind_a_proxy_so_many_requests_may_be_under_way():

@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
+from clouddeploy.dashboard.live import look
 from clouddeploy.dashboard.web.rest import CALLS
 from tests.unit.dashboard.test_deployments import DEPLOY, Process
+from tests.unit.dashboard.test_live import Server
 from tests.unit.dashboard.visitors import API, HOST, PASSWORD, World
 
 EXAMPLES = 12
@@ -22,8 +24,8 @@ EXAMPLES = 12
 HEADERS = {"host": HOST.partition("//")[2]}
 
 
-@schemathesis.serializer("application/zip")
-def as_archive(_context, value):
+@schemathesis.serializer("application/zip", "application/yaml")
+def as_file(_context, value):
     """A body that is a file has no schema: some bytes."""
     return repr(value).encode()
 
@@ -100,11 +102,18 @@ class Checked:
 
     def __call__(self, method, path, body=None, **more):
         answer = self.program.call(method, path, body, **more)
-        parts = ["{id}" if part.isdecimal() else {"hybrid": "{name}"}.get(part, part) for part in path.split("/")]
+        parts = [
+            "{id}" if part.isdecimal() else {"hybrid": "{name}", "j-1": "{job}"}.get(part, part)
+            for part in path.split("/")
+        ]
         place = "/".join(parts)
-        told = self.document["paths"][place][method.lower()]["responses"][str(answer.status_code)]["content"]
+        found = self.document["paths"][place][method.lower()]["responses"][str(answer.status_code)]
+        demanded = {name for name, one in found.get("headers", {}).items() if one.get("required")}
+        assert demanded <= {name.title().replace("Etag", "ETag").replace("Www-", "WWW-") for name in answer.headers}
+        told = found["content"]
         media = answer.headers["content-type"].partition(";")[0]
         assert media in told
+        assert not demanded or answer.status_code != 429 or int(answer.headers["retry-after"]) >= 1
         if media == "application/json":
             whole = {"$ref": told[media]["schema"]["$ref"], "components": self.document["components"]}
             jsonschema.validate(answer.json(), whole, format_checker=jsonschema.FormatChecker())
@@ -153,7 +162,8 @@ def test_every_answer_of_a_workflow_is_as_the_document_says(world):
     root("DELETE", f"/tokens/{token}")
     for path in ("/certificates", "/audit"):
         root("GET", path)
-    for path in ("/live", "/live/clients", "/live/jobs"):
+    world.desk.live.put(**look(Server(), world.desk.live.seen))
+    for path in ("/live", "/live/clients", "/live/jobs", "/live/jobs/j-1/rounds"):
         ann("GET", path)
     _run(world, root)
     extra = root("POST", "/users", {**sign_up, "email": "bob@a.example"}).json()["user"]["id"]
@@ -161,7 +171,9 @@ def test_every_answer_of_a_workflow_is_as_the_document_says(world):
     assert root("GET", "/users/999").status_code == 404
     login = {"email": "ann@a.example", "password": PASSWORD}
     root("POST", "/login", login)
-    assert root("POST", "/login", {**login, "password": "wrong"}).status_code == 401
+    for _ in range(5):
+        assert root("POST", "/login", {**login, "password": "wrong"}).status_code == 401
+    assert root("POST", "/login", login).status_code == 429
     ann("POST", "/logout")
     assert ann("GET", "/users").status_code == 401
     done = {(method, path) for method, path, went_well in seen if went_well}
@@ -173,6 +185,9 @@ def test_every_answer_of_a_workflow_is_as_the_document_says(world):
 def _run(world, root):
     """Starts a run of a deployment, has it stopped, and looks at what came of it."""
     process = hybrid(world)
+    (world.desk.folder / "deployments" / "hybrid.yml").unlink()
+    for status in (201, 200):
+        assert root("PUT", "/deployments/hybrid", content=DEPLOY, headers=_YAML).status_code == status
     runs = "/deployments/hybrid/runs"
     assert root("POST", runs, {"verb": "apply"}).status_code == 400
     assert root("POST", runs, {"verb": "plan"}).status_code == 202
@@ -185,7 +200,7 @@ def _run(world, root):
         root("GET", path)
 
 
-_ZIP = {"content-type": "application/zip"}
+_ZIP, _YAML = {"content-type": "application/zip"}, {"content-type": "application/yaml"}
 
 
 def _no_request():

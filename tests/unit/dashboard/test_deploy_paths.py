@@ -96,6 +96,8 @@ def test_what_is_sent_takes_nothing_along(place, tmp_path):
     (data / "below" / "link").unlink()
     (data / "below" / "key.pem").write_text("-----BEGIN EC PRIVATE KEY-----\n")
     assert "private key" in refused(place, "site", "data", "data")
+    (data / "below" / "key.pem").write_text("Bag Attributes\n" * 200 + "-----BEGIN PRIVATE KEY-----\n")
+    assert "private key" in refused(place, "site", "data", "data")
     allowed(place, "top", "service", "data")  # a service has the key of its certificate
     (data / ".clouddeploy").mkdir()
     assert "keys and states" in refused(place, "top", "service", "data")

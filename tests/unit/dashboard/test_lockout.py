@@ -1,6 +1,9 @@
 """Wrong passwords: nobody locks somebody else out, and nobody finds out who has an account."""
 
+import threading
+
 import pytest
+from clouddeploy_rehearsal.probe import until
 
 from clouddeploy.dashboard import devices
 from tests.unit.dashboard.visitors import ADMIN, API, PASSWORD, Browser
@@ -76,3 +79,54 @@ def test_a_refused_login_takes_one_hash_whether_there_is_an_account_or_not(world
     )
     answer = world.client().post(f"{API}/login", json={"email": email, "password": "not the right one"})
     assert (answer.status_code, checked) == (401, [email])
+
+
+def test_of_many_logins_at_once_no_more_reach_the_hash_than_may_fail_for_nothing(world, monkeypatch):
+    waits, looked_at = threading.Barrier(9), []
+
+    def slow(known, password):
+        looked_at.append(password)
+        until(lambda: len(looked_at) + sum(refused) >= 8)
+        return False
+
+    refused = []
+    monkeypatch.setattr(world.desk.passwords, "is_right", slow)
+
+    def guess(number):
+        waits.wait()
+        client = world.client("198.51.100.7")
+        body = {"email": ADMIN, "password": f"guess number {number}"}
+        if client.post(f"{API}/login", json=body).status_code == 429:
+            refused.append(1)
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(8)]
+    for one in threads:
+        one.start()
+    waits.wait()
+    for one in threads:
+        one.join()
+    assert (len(looked_at), len(refused)) == (5, 3)
+
+
+def test_a_password_alone_buys_no_further_guesses_of_the_second_factor(world):
+    browser = world.browser()
+    old = PASSWORD
+    codes = []
+    for number in range(8):
+        browser.get("/account/second-factor")
+        browser.send("/account/second-factor/remove", code="000000")
+        browser.get("/account")
+        new = f"{PASSWORD} {number}"
+        answer = browser.send("/account/password", old_password=old, password=new)
+        codes.append(answer.status_code)
+        old = new if answer.status_code == 303 else old
+    assert codes[:4] == [303] * 4
+    assert set(codes[5:]) == {429}
+
+
+def test_refused_sign_ups_do_not_fill_the_audit_log(world):
+    client = world.client("198.51.100.9")
+    body = {"password": PASSWORD, "organization": "org_a", "role": "lead", "email": "ann@a.example"}
+    codes = [client.post(f"{API}/users", json=body).status_code for _ in range(40)]
+    assert codes == [403] * 30 + [429] * 10
+    assert len(world.audited("sign_up")) == 30

@@ -44,9 +44,11 @@ ALLOWED = {
     "GET /live": KNOWN,
     "GET /live/clients": KNOWN,
     "GET /live/jobs": KNOWN,
+    "GET /live/jobs/{job}/rounds": KNOWN,
     "GET /deployments": "root",
     "GET /deployments/{name}": "root",
     "GET /deployments/{name}/events": "root",
+    "PUT /deployments/{name}": "root",
     "POST /deployments/{name}/runs": "root",
     "POST /deployments/{name}/stop": "root",
 }
@@ -74,7 +76,7 @@ TOKENS = {
         "DELETE /clients/{id}",
     },
     "approve": {"PATCH /project", "POST /invitations"},
-    "deploy": {"POST /deployments/{name}/runs", "POST /deployments/{name}/stop"},
+    "deploy": {"PUT /deployments/{name}", "POST /deployments/{name}/runs", "POST /deployments/{name}/stop"},
     "kits": {
         f"POST /{kind}/{{id}}/{what}"
         for kind in ("users", "clients", "servers")
@@ -117,8 +119,8 @@ def test_a_call_lets_in_whom_the_table_says(people, call):
     for who in WHO:
         # An empty change and a body that is no request: whoever is let in is stopped by that, and nothing is changed.
         more = {"json": BODIES.get(name, {})} if call.takes else {}
-        if call.takes_archive:
-            more = {"content": b"none", "headers": {"content-type": "application/zip"}}
+        if call.takes_file:
+            more = {"content": b"none", "headers": {"content-type": call.takes_file}}
         person = persons[who]
         client = world.client(address=f"192.0.2.{WHO.index(who) + 10}")
         if person is not None and name != "POST /logout":
@@ -136,7 +138,8 @@ def test_a_call_lets_in_whom_the_table_says(people, call):
 
 
 def _path(call, ids):
-    return call.path.replace("{id}", str(ids.get(call.path.split("/")[1], ""))).replace("{name}", "none")
+    path = call.path.replace("{id}", str(ids.get(call.path.split("/")[1], "")))
+    return path.replace("{name}", "none").replace("{job}", "none")
 
 
 @pytest.mark.parametrize("scope", TOKENS)
@@ -152,8 +155,8 @@ def test_a_token_does_what_its_scope_says_and_nothing_else(people, scope):
             open_ones.add(name)
             continue
         more = {"json": BODIES.get(name, {})} if call.takes else {}
-        if call.takes_archive:
-            more = {"content": b"none", "headers": {"content-type": "application/zip"}}
+        if call.takes_file:
+            more = {"content": b"none", "headers": {"content-type": call.takes_file}}
         if name != "POST /logout" and client.request(call.method, API + _path(call, ids), **more).status_code != 403:
             allowed.add(name)
     expected = TOKENS[scope]

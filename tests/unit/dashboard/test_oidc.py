@@ -72,6 +72,12 @@ def test_somebody_invited_gets_an_account_that_waits(world, provider):
     assert come_back(world.client(), provider).status_code == 200, "and again, with the account that there is now"
 
 
+def test_who_comes_back_from_nowhere_does_not_fill_the_audit_log(world, provider):
+    for _ in range(3):
+        assert world.client().get("/oidc/back?state=made+up&code=x").status_code == 401
+    assert world.audited("login") == []
+
+
 def test_somebody_denied_stays_out(world, provider):
     root = world.configure()
     ann = world.person(approved=False)

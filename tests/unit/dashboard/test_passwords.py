@@ -1,5 +1,7 @@
 """Passwords, and how fast they can be tried."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from clouddeploy.dashboard import database, passwords
@@ -176,3 +178,52 @@ def test_an_hour_is_forgotten_and_so_is_the_oldest_of_many():
         tries.failed(tries.login(account=f"{number}", address=f"{number}"))
         tries.remember(account=f"{number}", address=f"{number}")
     assert len(tries._tries) == len(tries._known) == 6
+
+
+def test_of_many_tries_at_once_so_many_are_looked_at_as_may_fail_for_nothing():
+    tries = Attempts(Clock(), Limits(account_failures=3))
+    keys = tries.login(account="a", address="1")
+    with ExitStack() as under_way:
+        for _ in range(3):
+            under_way.enter_context(tries.trying(keys))
+        with pytest.raises(TooMany, match="under way"), tries.trying(keys):
+            pass
+        for _ in range(3):
+            tries.failed(keys)
+    with pytest.raises(TooMany), tries.trying(keys):
+        pass
+
+
+def test_after_a_wait_one_try_at_a_time_is_looked_at():
+    clock = Clock()
+    tries = Attempts(clock, Limits(account_failures=2))
+    keys = tries.login(account="a", address="1")
+    for _ in range(2):
+        tries.failed(keys)
+    clock.move(seconds=31)
+    with tries.trying(keys), pytest.raises(TooMany), tries.trying(keys):
+        pass
+    with tries.trying(keys):
+        pass
+
+
+def test_a_try_that_ends_well_or_in_a_defect_leaves_its_place():
+    tries = Attempts(Clock(), Limits(account_failures=1, address_failures=1))
+    keys = tries.login(account="a", address="1")
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), tries.trying(keys):
+            raise ZeroDivisionError
+    assert not tries._under_way
+
+
+def test_what_is_counted_whatever_comes_of_it_is_counted_before_the_next_is_looked_at():
+    tries = Attempts(Clock(), Limits(taken=2))
+    for _ in range(2):
+        tries.counted(tries.taken(address="1"))
+    with pytest.raises(TooMany):
+        tries.counted(tries.taken(address="1"))
+
+
+@pytest.mark.parametrize(("left_s", "told"), [(0.2, 1), (30.4, 31), (30.0, 30)])
+def test_who_comes_back_when_told_is_not_too_early(left_s, told):
+    assert TooMany(retry_after_s=left_s).retry_after_s == told

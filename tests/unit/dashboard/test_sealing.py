@@ -1,9 +1,13 @@
 """Private keys of kits at rest: sealed, and whatever becomes of kits goes on as if they were not."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
+from clouddeploy_provision import project as project_file
 from clouddeploy_provision import provisioner
+from clouddeploy_provision.errors import PassphraseError, ResultError
 
 from clouddeploy.dashboard import settings, watching
 from clouddeploy.dashboard.errors import DashboardState
@@ -126,3 +130,78 @@ def test_another_passphrase_opens_nothing_and_a_damaged_key_says_so(world, froze
     with pytest.raises(DashboardState, match="damaged") as caught:
         Seal(world.desk.folder, PASSPHRASE).open([kit])
     assert "backup" in caught.value.hint
+
+
+def torn(path):
+    """What a power cut leaves of a file that was not on disk yet."""
+    path.write_bytes(b"")
+    path.chmod(0o600)
+
+
+def test_a_key_of_which_both_forms_are_left_is_sealed_again_whichever_is_torn(world, frozen, tmp_path):
+    before = person_kit(frozen, tmp_path / "before")
+    server, person = sealed(world.desk.folder)
+    kept = {path: path.read_bytes() for path in (server, person)}
+    Seal(world.desk.folder, PASSPHRASE).open([server.parent.parent, person.parent.parent])
+    server.write_bytes(kept[server])
+    server.chmod(0o600)
+    torn(server.with_suffix(""))
+    torn(person)
+    open_desk(world.desk.folder, passphrase=PASSPHRASE).database.close()
+    assert plain_keys(world.desk.folder) == []
+    assert server.read_bytes() == kept[server]
+    assert person_kit(frozen, tmp_path / "after") == before
+    assert frozen.post("/servers/1/blob").status_code == 200
+
+
+def test_what_was_being_written_in_plain_text_when_it_was_killed_is_gone_at_the_next_start(world, frozen):
+    kit = sealed(world.desk.folder)[0].parent.parent
+    (kit / ".sealing").write_bytes(MARK)
+    open_desk(world.desk.folder, passphrase=PASSPHRASE).database.close()
+    assert plain_keys(world.desk.folder) == []
+
+
+def test_another_passphrase_changes_nothing(world, frozen):
+    def everything():
+        return {path: path.read_bytes() for path in world.desk.folder.rglob("*") if path.is_file()}
+
+    before = everything()
+    with pytest.raises(PassphraseError):
+        open_desk(world.desk.folder, passphrase=Secret("another")).kits.check("trial")
+    after = everything()
+    assert {path: after[path] for path in before if "sqlite" not in path.name} == {
+        path: before[path] for path in before if "sqlite" not in path.name
+    }
+
+
+def test_nothing_in_the_folder_is_for_anybody_else(world, frozen):
+    secret = [*world.desk.folder.glob("kits.*"), *sealed(world.desk.folder), world.desk.folder]
+    assert len(secret) >= 5
+    assert not [path for path in secret if path.stat().st_mode & 0o077]
+
+
+def test_who_was_killed_holds_the_kits_no_more(world):
+    seal = Seal(world.desk.folder, PASSPHRASE)
+    program = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); "
+    with seal.alone():
+        pass
+    lock = str(world.desk.folder / "kits.lock")
+    with subprocess.Popen([sys.executable, "-c", program + "sys.stdin.read()", lock],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:  # fmt: skip
+        other.stdout.readline()
+        with seal.alone(wait=False) as is_alone:
+            assert not is_alone
+        other.kill()
+    with seal.alone(wait=False) as is_alone:
+        assert is_alone
+
+
+def test_provisioning_into_the_dashboards_workspace_is_refused(world, frozen):
+    before = sealed(world.desk.folder)
+    with pytest.raises(ResultError, match="as the dashboard keeps"):
+        provisioner.provision(
+            project_file.load(world.desk.folder / "project.yml"),
+            world.desk.folder / "workspace",
+            passphrase=PASSPHRASE.reveal_bytes(),
+        )
+    assert sealed(world.desk.folder) == before

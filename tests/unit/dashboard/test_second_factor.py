@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from sqlalchemy import text
 
-from clouddeploy.dashboard import second_factor
+from clouddeploy.dashboard import key_file, second_factor
 from clouddeploy.dashboard.opening import open_desk
 from clouddeploy.dashboard.rules import MATRIX, SENSITIVE, Action, Role
 from clouddeploy.secrets import Secret
@@ -67,6 +67,27 @@ def test_an_offer_that_was_not_confirmed_asks_for_nothing(world):
     browser.send(f"{FACTOR}/offer")
     assert browser.send(f"{FACTOR}/confirm", code="000000").status_code in {403, 200}
     world.program()
+
+
+def test_the_key_of_second_factors_is_whole_or_not_there(tmp_path):
+    """Two who come at once get the same one, and a kill while it is made leaves none."""
+    path = tmp_path / "second_factor.key"
+
+    def killed():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        key_file.read(path, killed)
+    assert not path.exists()
+
+    def made_by_another_meanwhile():
+        path.write_bytes(b"theirs")
+        return b"ours"
+
+    assert key_file.read(path, made_by_another_meanwhile) == b"theirs"
+    path.unlink()
+    assert key_file.read(path, lambda: b"ours") == b"ours"
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_code_gets_in_once(world):
@@ -297,6 +318,16 @@ def test_a_browser_that_was_left_alone_makes_no_token_and_takes_no_account_over(
         assert answer.json()["code"] == "PROOF_NEEDED"
     changed = browser.send("/account/password", old_password=PASSWORD, password="a new one with words")
     assert changed.status_code == 303, "the old password is a proof"
+
+
+def test_a_new_password_stands_for_no_code_in_a_browser_that_was_left_alone(world):
+    browser = world.browser()
+    set_up(world, browser)
+    world.clock.move(minutes=16)
+    browser.get("/account")
+    assert browser.send("/account/password", old_password=PASSWORD, password="a new one with words").status_code == 303
+    browser.get("/account")
+    assert "Is it you?" in browser.send("/account/tokens", name="x", scopes=["write"], days="7").text
 
 
 def test_a_token_for_automation_is_not_asked(world):

@@ -288,3 +288,15 @@ def test_who_is_gone_from_the_project_file_is_reported(dummy, tmp_path):
     gone = [(one.name, one.reason) for one in report.changes if one.outcome == "removed"]
     assert [name for name, _ in gone] == ["admin@nvidia.com", "lead@nvidia.com", "site-2"]
     assert {path.name for path in report.result.iterdir()} == {"server1", "site-1"}
+
+
+@pytest.mark.parametrize("run", [make, preview])
+def test_kits_whose_keys_are_encrypted_where_they_are_get_no_new_ones(dummy, tmp_path, run):
+    """As those of a dashboard: each of their owners would have a kit that the next run does not know."""
+    key = make(dummy, tmp_path).kits["server1"] / "startup" / "server.key"
+    key.rename(key.with_name("server.key.sealed"))
+    before = listing(tmp_path)
+    with pytest.raises(ResultError, match=r"server1/startup/server\.key\.sealed is encrypted") as caught:
+        run(dummy, tmp_path)
+    assert "choose another workspace" in caught.value.hint
+    assert listing(tmp_path) == before

@@ -1,5 +1,7 @@
-// Everything works without this; it adds a button that copies what is shown once, and parts that change by themselves.
+// Everything works without this; it adds a button that copies what is shown once, whole addresses, and parts that
+// change by themselves.
 "use strict";
+for (const one of document.querySelectorAll("[data-address]")) one.textContent = new URL(one.textContent, window.location);
 for (const button of document.querySelectorAll("button[data-copy]")) {
   if (!navigator.clipboard) continue;
   button.hidden = false;
