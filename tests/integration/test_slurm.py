@@ -159,7 +159,8 @@ def test_what_a_killed_site_has_left_is_cancelled_at_its_next_start(federation, 
     federation.start("site-1")
     until(lambda: left not in cluster.jobs(), what="the end of what was left")
     federation.wait_for("site-1", "registered")
-    assert f"The batch job {left} was left by a site that was killed, and is cancelled" in federation.log("site-1")
+    said = f"The batch job {left} was left by a site that was killed, and is cancelled"
+    until(lambda: said in federation.log("site-1"), what=said)
     assert foreign in cluster.jobs()
     cluster("scancel", foreign)
     federation.release("site-2", 0)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PASSPHRASE = Secret("only for this test")
 SITES = {"server1": Kind.SERVER, "site-1": Kind.CLIENT}
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("keys-on-site")]
 
 
 @dataclass
