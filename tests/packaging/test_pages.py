@@ -113,7 +113,8 @@ def test_a_limit_is_what_the_page_says(value, unit, line):
     [
         (temporary_folder.LEAST_BYTES, 1 << 20, "| less than {} MiB are free |"),
         (uploads.TOGETHER_BYTES, 1 << 30, "less than {} GiB together, or one waits longer"),
-        (uploads.TURN_S, 1, "one waits longer than {} s |"),
+        (uploads.TURN_S, 1, "one waits longer than {} s,"),
+        (uploads.TURN_BYTES_S, 1e6, "its own bytes take at {} MB/s |"),
         (open_tasks.LEAST_BYTES, 1 << 20, "large as what it was asked, or {} MiB."),
         (rpc.CHUNK_BYTES, 1 << 20, "in messages of {} MiB"),
     ],

@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 TOGETHER_BYTES = 1 << 30
 """Updates that come in at the same time take no more memory than this. On a fast line they do not come sooner all at
 once than one after the other."""
-TURN_S = 5.0
-"""So long one waits for its turn; a site on a slow line must not hold up the others for longer."""
+TURN_S, TURN_BYTES_S = 5.0, 100e6
+"""So long one waits for its turn, or as long as it takes itself at this speed; a site on a slow line must not hold up
+the others for longer."""
 
 
 class Superseded(RuntimeFault):
@@ -148,7 +149,7 @@ class Uploads:
         """Wait until updates that came before leave room, but not for ever: then this one may become a file."""
         most = min(TOGETHER_BYTES, self._pool.budget_bytes or TOGETHER_BYTES)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TURN_S):
+            async with asyncio.timeout(max(TURN_S, size / TURN_BYTES_S)):
                 while (held := self._pool.in_use) and held + size > most:
                     self._freed.clear()
                     await self._freed.wait()
