@@ -1,10 +1,11 @@
 """Runs job after job for hours on one federation, and says whether anything grows that should not.
 
-A server and two clients; each job is a few rounds of a model of 20 MB. Memory (Pss), open files and threads of the
-three are read between jobs, when nothing runs: of several readings within seconds the smallest, since what a job had is
-given back a little after its end. What comes before the warm-up's end does not count. The line through all readings is
-that of least squares; its slope, and what it rises from its first to its last reading, must stay below the limits.
-Jobs are deleted once there are more than `--keep`: a thousand results are a lot of disk, and no leak.
+A server and two clients; each job is a few rounds of a model of 20 MB. Memory, open files and threads of the three are
+read between jobs, when nothing runs: of several readings within seconds the smallest, since what a job had is given
+back a little after its end. Memory is what is no file: a process's part of a file changes with who else has it open.
+What comes before the warm-up's end does not count. The line through all readings is that of least squares; its slope,
+and what it rises from its first to its last reading, must stay below the limits. Jobs are deleted once there are more
+than `--keep`: a thousand results are a lot of disk, and no leak.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Reading:
     at_s: float
     """Since the start of the soak."""
     memory_mib: float
-    anonymous_mib: float
-    """Of it, what is no file: this does not change with what else runs on the machine."""
+    """Its own and shared memory, without files."""
+    whole_mib: float
+    """With its part of files (Pss)."""
     files: int
     threads: int
 
@@ -76,7 +78,7 @@ def verdict(readings: Sequence[Reading]) -> dict[str, Any]:
     """Return what came of one process, and what of it is too much."""
     at, first, last = [one.at_s for one in readings], readings[0], readings[-1]
     line = line_through(at, [one.memory_mib for one in readings])
-    anonymous = line_through(at, [one.anonymous_mib for one in readings])
+    whole = line_through(at, [one.whole_mib for one in readings])
     quarter = max(1, len(readings) // 4)
     more_files, more_threads = (
         min(getattr(one, what) for one in readings[-quarter:]) - max(getattr(one, what) for one in readings[:quarter])
@@ -93,13 +95,13 @@ def verdict(readings: Sequence[Reading]) -> dict[str, Any]:
         "peak_mib": round(max(one.memory_mib for one in readings), 2),
         "mib_per_hour": round(line.mib_per_hour, 3),
         "growth_percent": round(line.growth_percent, 2),
-        "anonymous_mib_per_hour": round(anonymous.mib_per_hour, 3),
+        "whole_mib_per_hour": round(whole.mib_per_hour, 3),
         "files": [first.files, last.files],
         "threads": [first.threads, last.threads],
         "readings": len(readings),
         "too_much": [what for what, is_wrong in wrong.items() if is_wrong],
         "series": [
-            [round(one.at_s), round(one.memory_mib, 2), round(one.anonymous_mib, 2), one.files, one.threads]
+            [round(one.at_s), round(one.memory_mib, 2), round(one.whole_mib, 2), one.files, one.threads]
             for one in readings
         ],
     }
@@ -171,7 +173,7 @@ class Soak:
             timeout_s=IDLE_S,
             what="the end of the last job's processes",
         )
-        kinds = ("Pss", "Pss_Anon")
+        kinds = ("Pss_(?:Anon|Shmem)", "Pss")
         least = {(name, kind): sys.maxsize for name in roots for kind in kinds}
         end = time.monotonic() + self.given.settle
         while time.monotonic() < end:
@@ -179,8 +181,8 @@ class Soak:
                 least[name, kind] = min(size, watching.own_memory(roots[name], kind))
             time.sleep(0.25)
         for name, pid in roots.items():
-            mib, anonymous_mib = (least[name, kind] / watching.MIB for kind in kinds)
-            reading = Reading(at_s, mib, anonymous_mib, watching.descriptors(pid), watching.threads(pid))
+            mib, whole_mib = (least[name, kind] / watching.MIB for kind in kinds)
+            reading = Reading(at_s, mib, whole_mib, watching.descriptors(pid), watching.threads(pid))
             self.readings[name].append(reading)
         said = ", ".join(f"{name} {one[-1].memory_mib:.1f} MiB" for name, one in self.readings.items())
         print(f"{at_s:.0f} s, {self.jobs} jobs: {said}", file=sys.stderr, flush=True)

@@ -32,8 +32,8 @@ def own_memory(pid: int, kind: str = "Pss") -> int:
 
     Args:
         pid: the process.
-        kind: a line of `smaps_rollup`: `Pss` is all, `Pss_Anon` leaves out files, whose part depends on who else has
-            them open on this machine, and shared memory.
+        kind: a line of `smaps_rollup`, or a pattern for several, which are added: `Pss` is all; `Pss_File` of it is the
+            part of files, which depends on who else has them open on this machine.
     """
     with contextlib.suppress(OSError):
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()

@@ -49,7 +49,7 @@ def readings(soak, *, hours, mib_per_hour=0.0, files_per_hour=0.0):
         soak.Reading(
             at_s=minute * 60,
             memory_mib=50 + mib_per_hour * minute / 60 + minute % 3 - 1,
-            anonymous_mib=30,
+            whole_mib=30,
             files=20 + int(files_per_hour * minute / 60),
             threads=10,
         )
