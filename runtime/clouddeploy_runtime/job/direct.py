@@ -24,6 +24,8 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 class DirectFile:
     """A new file, written from its beginning to its end; where the file system knows no other way, by the page cache.
 
+    What remains in memory, its end and what the file system notes of it, fsync(2) brings to the disk.
+
     Args:
         path: must not exist.
 
@@ -75,10 +77,9 @@ class DirectFile:
             return position
 
     def _end(self) -> None:
-        """Write what is left, which is no whole number of blocks, and bring the file to the disk."""
+        """Write what is left, which is no whole number of blocks."""
         self._by_page_cache()
         self._put()
-        os.fsync(self._descriptor)
 
     def _put(self) -> None:
         with memoryview(self._block) as block:

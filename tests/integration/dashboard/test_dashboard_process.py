@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import signal
@@ -15,8 +14,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
-import pyzipper
 from clouddeploy_rehearsal.probe import until
+
+from tests.integration.dashboard.browsing import running, state_of, unpacked
 
 CREDENTIAL = "root@hub.example:four words in a row:hub"
 
@@ -121,17 +121,18 @@ def test_a_site_registers_with_the_server_of_the_same_dashboard_until_it_is_issu
     }
     with contextlib.ExitStack() as processes:
         for kind, kit in kits.items():
-            _start(processes, kind, kit, tmp_path / f"workspace-{kind}", port)
-        until(lambda: _state(tmp_path / "workspace-client") == "registered", timeout_s=30)
+            processes.enter_context(running(kind, kit, tmp_path / f"workspace-{kind}", port=port))
+        until(lambda: state_of(tmp_path / "workspace-client") == "registered", timeout_s=30)
         reissued = root.post(f"/api/v1/clients/{site}/reissue", json={})
         assert reissued.json()["revoked"], reissued.text
         log = tmp_path / "workspace-server" / "log.txt"
         until(lambda: "Refused the registration of 'site-1'" in log.read_text(), timeout_s=30)
-        until(lambda: _state(tmp_path / "workspace-client") != "registered", timeout_s=30)
+        until(lambda: state_of(tmp_path / "workspace-client") != "registered", timeout_s=30)
         said = (tmp_path / "workspace-client" / "log.txt").read_text()
         assert "the certificate of site-1 was revoked" in said
-        _start(processes, "client", _kit(root, f"clients/{site}", tmp_path / "anew"), tmp_path / "workspace-anew", port)
-        until(lambda: _state(tmp_path / "workspace-anew") == "registered", timeout_s=30)
+        anew = _kit(root, f"clients/{site}", tmp_path / "anew")
+        processes.enter_context(running("client", anew, tmp_path / "workspace-anew", port=port))
+        until(lambda: state_of(tmp_path / "workspace-anew") == "registered", timeout_s=30)
         pushed = [one for one in root.get("/api/v1/audit").json()["entry_list"] if one["action"] == "push_crl"]
         assert len(pushed) == 1
 
@@ -169,35 +170,4 @@ def test_the_local_one_speaks_http_to_this_machine_only(tmp_path):
 def _kit(root, path, folder):
     answer = root.post(f"/api/v1/{path}/blob", json={})
     assert answer.status_code == 200, answer.text
-    with pyzipper.AESZipFile(io.BytesIO(answer.content)) as archive:
-        archive.setpassword(answer.headers["x-kit-code"].encode())
-        for info in archive.infolist():
-            archive.extract(info, folder)
-            (folder / info.filename).chmod(info.external_attr >> 16 & 0o777)
-    (kit,) = folder.iterdir()
-    return kit
-
-
-def _state(workspace):
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return json.loads((workspace / "status.json").read_bytes())["state"]
-    return ""
-
-
-def _start(processes, kind, kit, workspace, port):
-    workspace.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "clouddeploy_runtime", kind, str(kit), "--workspace", str(workspace)],
-        env={**os.environ, "CLOUDDEPLOY_BIND": f"127.0.0.1:{port}"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    processes.callback(_end, process)
-
-
-def _end(process):
-    process.terminate()
-    try:
-        process.wait(20)
-    finally:
-        process.kill()
+    return unpacked(answer.content, answer.headers["x-kit-code"], folder)

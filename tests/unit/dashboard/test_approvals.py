@@ -149,21 +149,14 @@ def test_nor_does_it_by_the_api(world, waiting, method, path, body):
     assert (answer.status_code, answer.json()["code"]) == (403, "PROOF_NEEDED")
 
 
-def token(world, program, *scopes):
-    made = program.post("/tokens", {"name": "robot", "scopes": list(scopes)}).json()["token"]
-    client = world.client()
-    client.headers["authorization"] = f"Bearer {made}"
-    return type(program)(client, {"user": {"id": program.id}})
-
-
 def test_a_token_approves_if_it_was_made_for_that(world, waiting):
-    root, _, paths = waiting
+    _, _, paths = waiting
     for scopes in (("read", "write"), ("read", "approve")):
-        robot = token(world, root, *scopes)
+        robot = world.robot(*scopes)
         answer = approve(robot, paths["clients"], f'"{told(robot, paths["clients"])["digest"]}"')
         assert answer.status_code == 403
         assert "scope" in answer.json()["message"]
-    robot = token(world, root, "read", "write", "approve")
+    robot = world.robot("read", "write", "approve")
     for path in paths.values():
         assert approve(robot, path, f'"{told(robot, path)["digest"]}"').status_code == 200
     assert robot.patch("/project", {"title": "A trial of ours"}).status_code == 200
@@ -172,7 +165,7 @@ def test_a_token_approves_if_it_was_made_for_that(world, waiting):
 
 def test_no_token_makes_a_project_admin(world, waiting):
     root, _, paths = waiting
-    robot = token(world, root, "read", "write", "approve", "deploy", "kits")
+    robot = world.robot("read", "write", "approve", "deploy", "kits")
     answer = robot.patch(paths["users"], {"role": "project_admin"})
     assert answer.status_code == 403
     assert "no token does" in answer.json()["message"]

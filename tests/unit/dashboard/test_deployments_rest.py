@@ -20,15 +20,8 @@ def process(world):
     return one
 
 
-def robot(world, *scopes):
-    root = world.program()
-    made = root.post("/tokens", {"name": "robot", "scopes": list(scopes)}).json()["token"]
-    root.client.headers["authorization"] = f"Bearer {made}"
-    return root
-
-
 def test_a_program_follows_a_run_from_start_to_end(world, process):
-    deploy = robot(world, "read", "deploy")
+    deploy = world.robot("read", "deploy")
     begun = deploy.post(RUNS, {"verb": "plan"})
     assert begun.status_code == 202
     assert begun.json()["deployment"]["state"] == "running"
@@ -54,7 +47,7 @@ def test_a_program_follows_a_run_from_start_to_end(world, process):
 
 @pytest.mark.parametrize("verb", ["apply", "destroy"])
 def test_what_costs_or_ends_something_must_be_said_twice(world, process, verb):
-    deploy = robot(world, "read", "deploy")
+    deploy = world.robot("read", "deploy")
     refused = deploy.post(RUNS, {"verb": verb})
     assert (refused.status_code, refused.json()["code"]) == (400, "INVALID")
     assert "sure" in refused.json()["hint"]
@@ -67,7 +60,7 @@ def test_what_costs_or_ends_something_must_be_said_twice(world, process, verb):
 
 
 def test_a_program_stops_a_run_and_starts_one_at_a_time(world, process):
-    deploy = robot(world, "read", "deploy")
+    deploy = world.robot("read", "deploy")
     assert deploy.post("/deployments/hybrid/stop", {}).status_code == 409
     deploy.post(RUNS, {"verb": "rehearse"})
     assert deploy.post(RUNS, {"verb": "plan"}).status_code == 409
@@ -80,7 +73,7 @@ def test_a_program_stops_a_run_and_starts_one_at_a_time(world, process):
 
 @pytest.mark.parametrize("scopes", [["read"], ["read", "write", "kits", "approve"]])
 def test_who_may_only_look_starts_and_stops_nothing(world, process, scopes):
-    watcher = robot(world, *scopes)
+    watcher = world.robot(*scopes)
     assert watcher.get("/deployments").json()["paging"]["total"] == 2
     assert watcher.get("/deployments/hybrid/events").status_code == 200
     for path, body in ((RUNS, {"verb": "plan"}), (RUNS, {"verb": "apply", "sure": True}), (f"{RUNS[:-4]}stop", {})):

@@ -19,15 +19,8 @@ def put(program, name="hybrid", content=DEPLOY, headers=YAML):
     return program.client.put(f"{API}/deployments/{name}", content=content, headers=headers)
 
 
-def robot(world, *scopes):
-    root = world.program()
-    made = root.post("/tokens", {"name": "robot", "scopes": list(scopes)}).json()["token"]
-    root.client.headers["authorization"] = f"Bearer {made}"
-    return root
-
-
 def test_it_is_kept_then_replaced_and_can_be_run(world, process):
-    deploy = robot(world, "read", "deploy")
+    deploy = world.robot("read", "deploy")
     made = put(deploy)
     assert made.status_code == 201
     assert made.json()["deployment"]["client_list"] == [{"name": "server1", "provider": "aws"}]
@@ -46,7 +39,7 @@ def test_it_is_kept_then_replaced_and_can_be_run(world, process):
 
 
 def test_what_is_no_deploy_file_is_refused_and_the_earlier_one_stays(world, process):
-    deploy = robot(world, "deploy")
+    deploy = world.robot("deploy")
     assert put(deploy).status_code == 201
     here = DEPLOY.replace(b"{provider: aws, region: us-west-2}", b"{provider: local, directory: x}")
     for content in (b"", b"version: 1\nsites: 3\n", b"\xff\x00", here, DEPLOY + b"#" * (256 << 10)):
@@ -62,7 +55,7 @@ def test_what_is_no_deploy_file_is_refused_and_the_earlier_one_stays(world, proc
 
 @pytest.mark.parametrize("scopes", [["read"], ["read", "write", "kits", "approve"]])
 def test_a_token_for_something_else_sends_none(world, process, scopes):
-    refused = put(robot(world, *scopes))
+    refused = put(world.robot(*scopes))
     assert refused.status_code == 403
     assert "scope deploy" in refused.json()["message"]
     assert not (world.desk.folder / "deployments").exists()
