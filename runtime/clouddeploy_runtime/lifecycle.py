@@ -257,3 +257,13 @@ async def until(stop: StopSignal, *work: asyncio.Task[None]) -> None:
         stopping.cancel()
     if stop.is_restart:
         raise RestartRequested("The process starts again", why="an admin asked for it")
+
+
+async def settle(*, at_most_s: float) -> None:
+    """Let the other tasks end that were told to: `grpc.aio.Server.stop` returns before the calls it cancels have.
+
+    Whatever is left when the event loop closes is cancelled by asyncio.run, and gRPC then logs it as a fault.
+    """
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=at_most_s)

@@ -53,6 +53,7 @@ BIND_VARIABLE = "CLOUDDEPLOY_BIND"
 HEARTBEAT_VARIABLE = "CLOUDDEPLOY_HEARTBEAT_S"
 """How often the sites say that they are there, default 10; who is silent for three and a half times as long is gone."""
 _GRACE_S = 2.0
+_SETTLE_S = 2.0
 
 
 def listen_address(kit: Kit) -> str:
@@ -198,7 +199,12 @@ async def _serve(kit: Kit, workspace: Path, own: settings.Settings, store: JobSt
         for one in work:
             one.cancel()
         registry.end_all()
-        await server.stop(_GRACE_S)
-        port_open.cancel()  # not before: it waits for what ends the server, and would take that with it
-        await monitoring.close()
+        await _end(server, port_open, monitoring)
         status.write("stopped", port=port)
+
+
+async def _end(server: grpc.aio.Server, port_open: asyncio.Task[None], monitoring: Monitoring) -> None:
+    await server.stop(_GRACE_S)
+    port_open.cancel()  # not before: it waits for what ends the server, and would take that with it
+    await monitoring.close()
+    await lifecycle.settle(at_most_s=_SETTLE_S)

@@ -8,6 +8,8 @@ import os
 import signal
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 from clouddeploy_runtime import lifecycle
 from clouddeploy_runtime.errors import AlreadyRunning, ExitCode
@@ -157,3 +159,39 @@ def test_a_lock_on_a_file_that_was_taken_away_meanwhile_does_not_count(tmp_path,
         monkeypatch.undo()
         with pytest.raises(AlreadyRunning), lifecycle.only_one(tmp_path):
             pass
+
+
+def test_calls_that_a_stopped_server_cuts_off_end_before_the_loop_does_and_are_no_fault(caplog):
+    ended = []
+
+    async def session(_requests, _context):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+        yield b""
+
+    async def run():
+        server = grpc.aio.server()
+        handlers = {"Session": grpc.stream_stream_rpc_method_handler(session)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Calls", handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_stream("/test.Calls/Session")()
+            await call.write(b"first")
+            await server.stop(0.05)
+            await lifecycle.settle(at_most_s=5.0)
+            assert ended == [True]
+
+    asyncio.run(run())
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_what_does_not_end_holds_nobody_up_for_long():
+    async def run():
+        forever = asyncio.create_task(asyncio.Event().wait())
+        await asyncio.wait_for(lifecycle.settle(at_most_s=0.01), 5.0)
+        assert not forever.done()
+
+    asyncio.run(run())
