@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's where PyYAML has it, which reads fifty sites in a tenth of the time."""
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's where PyYAML has them, which read fifty sites in a tenth of the time."""
 _MOST_KEYS, _DEEPEST = 100_000, 50
 """Keys, and levels of them: with aliases a short file may mean more than any memory holds, and one that is its own part
 has no end."""

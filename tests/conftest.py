@@ -1,6 +1,7 @@
 """What tests of several folders need."""
 
 import ctypes
+import gc
 
 import pytest
 import yaml
@@ -34,3 +35,10 @@ def no_foreign_orphans():
     """A parent of jobs adopts their orphans; a test that was one must not get those of the tests after it."""
     yield
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def pytest_collection_finish():
+    """Thousands of collected tests live to the end: a full collection should not look at each of them every time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)

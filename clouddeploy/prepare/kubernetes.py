@@ -10,6 +10,7 @@ import yaml
 
 from clouddeploy.prepare import chart_values, image_reference, kit_files
 from clouddeploy.prepare.manifests import Objects, Release, local_name, startup_name
+from clouddeploy.yaml_file import DUMPER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,7 +161,7 @@ def dumped(document: Mapping[str, Any]) -> str:
     return yaml.dump(dict(document), Dumper=_Plain, sort_keys=False, default_flow_style=False, width=120)
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(DUMPER):  # type: ignore[misc]
     """Writes a value that stands twice two times: no anchors, which people do not read."""
 
     def ignore_aliases(self, _data: Any) -> bool:

@@ -19,6 +19,7 @@ from clouddeploy.prepare import chart_values, kit_files, kubernetes, staged
 from clouddeploy.prepare.cluster import Identity
 from clouddeploy.prepare.errors import InvalidArguments, OutputStaged, PrepareError
 from clouddeploy.prepare.manifests import Objects, Release, local_name, startup_name
+from clouddeploy.yaml_file import LOADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +109,8 @@ def read(root: Path) -> Output:
     """
     try:
         documents = [
-            yaml.safe_load((root / kubernetes.CHART / name).read_bytes()) for name in ("values.yaml", "Chart.yaml")
+            yaml.load((root / kubernetes.CHART / name).read_bytes(), LOADER)  # noqa: S506 - a safe loader
+            for name in ("values.yaml", "Chart.yaml")
         ]
     except (OSError, yaml.YAMLError) as exc:
         raise _nothing(root, str(exc)) from exc
@@ -292,7 +294,7 @@ def namespace_of(output: Output) -> str:
     found = _recorded(output)
     if found is not None:
         return found.namespace
-    document = yaml.safe_load((output.root / kubernetes.KUSTOMIZATION).read_bytes())
+    document = yaml.load((output.root / kubernetes.KUSTOMIZATION).read_bytes(), LOADER)  # noqa: S506 - a safe loader
     return str(document["namespace"])
 
 

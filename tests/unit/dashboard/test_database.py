@@ -14,6 +14,8 @@ from tests.unit.dashboard.visitors import World
 def test_the_steps_lead_to_the_model(tmp_path):
     opened = database.open_in(tmp_path)
     assert opened.schema_differences() == []
+    with opened.begin() as db:
+        assert db.scalar(text("SELECT version_num FROM alembic_version")) == database.PRESENT
     opened.close()
     again = database.open_in(tmp_path)
     assert again.schema_differences() == []

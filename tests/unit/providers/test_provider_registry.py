@@ -10,6 +10,18 @@ from clouddeploy_providers.errors import InvalidRequest
 NAMES = ["aws", "azure", "fake", "kubernetes", "local", "onprem"]
 
 
+@pytest.fixture
+def installed(monkeypatch):
+    """Returns a function that says which entry points are installed."""
+
+    def installed(*points):
+        monkeypatch.setattr(metadata, "entry_points", lambda **_group: points)
+        registry.known.cache_clear()
+
+    yield installed
+    registry.known.cache_clear()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_provider_is_loaded_by_its_name(name):
     assert registry.load(name).name == name
@@ -22,17 +34,16 @@ def test_an_unknown_name_lists_the_known_ones():
     assert all(name in caught.value.hint for name in NAMES)
 
 
-def test_an_old_install_without_entry_points_still_has_what_comes_with_it(monkeypatch):
-    monkeypatch.setattr(metadata, "entry_points", lambda **_group: ())
+def test_an_old_install_without_entry_points_still_has_what_comes_with_it(installed):
+    installed()
     assert registry.load("local").name == "local"
 
 
-def test_a_plugin_is_found_and_may_replace_one_of_ours(monkeypatch):
+def test_a_plugin_is_found_and_may_replace_one_of_ours(installed, monkeypatch):
     module = types.ModuleType("their_cloud")
     module.Theirs = type("Theirs", (), {"name": "local"})
     monkeypatch.setitem(sys.modules, "their_cloud", module)
-    point = metadata.EntryPoint("local", "their_cloud:Theirs", registry.GROUP)
-    monkeypatch.setattr(metadata, "entry_points", lambda **_group: (point,))
+    installed(metadata.EntryPoint("local", "their_cloud:Theirs", registry.GROUP))
     assert registry.load("local") is module.Theirs
 
 
