@@ -179,6 +179,7 @@ class _Watch:
         self.limit_s = limit_s
         self._cut = cut
         self._over = threading.Event()
+        self._has_cut = False
         self._last = time.monotonic()
 
     def moved(self) -> None:
@@ -187,7 +188,7 @@ class _Watch:
 
     def why(self, error: Exception) -> str:
         """Says what an error means."""
-        if isinstance(error, TimeoutError) or time.monotonic() - self._last >= self.limit_s:
+        if isinstance(error, TimeoutError) or self._has_cut or time.monotonic() - self._last >= self.limit_s:
             return f"nothing moved for {self.limit_s:.0f} s"
         return str(error) or type(error).__name__
 
@@ -201,5 +202,6 @@ class _Watch:
     def _watch(self) -> None:
         while not self._over.wait(max(0.0, self._last + self.limit_s - time.monotonic())):
             if time.monotonic() - self._last >= self.limit_s:
+                self._has_cut = True  # what was under way may still seem to move
                 self._cut()
                 return

@@ -164,9 +164,9 @@ if is_locked "$child_file"; then
     say "Ending pid $child, which an instance that was killed has left"
     stop_child
 fi
+trap 'leave 0' TERM INT HUP # before anybody can read the number
 note "$pid_file" "$$"
 rm -rf "$workspace/shutdown.fl" "$workspace/restart.fl"
-trap 'leave 0' TERM INT HUP
 export CLOUDDEPLOY_SUPERVISED=1
 say "WORKSPACE set to $workspace"
 

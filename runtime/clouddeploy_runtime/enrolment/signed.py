@@ -6,11 +6,13 @@ import base64
 import binascii
 import hashlib
 import re
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from clouddeploy_runtime import keys
@@ -171,10 +173,12 @@ def _certificates(pem: bytes) -> list[x509.Certificate]:
         ValueError: there is none, or one is damaged.
     """
     try:
-        certs = x509.load_pem_x509_certificates(pem)
-        for cert in certs:  # the library parses these when they are asked for; a damaged one is to be found here
-            cert.public_key(), cert.subject, cert.not_valid_before_utc, cert.not_valid_after_utc
-    except (x509.InvalidVersion, UnsupportedAlgorithm) as exc:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CryptographyDeprecationWarning)  # no serial of ours is negative
+            certs = x509.load_pem_x509_certificates(pem)
+            for cert in certs:  # the library parses these when they are asked for; a damaged one is to be found here
+                cert.public_key(), cert.subject, cert.not_valid_before_utc, cert.not_valid_after_utc
+    except (x509.InvalidVersion, UnsupportedAlgorithm, CryptographyDeprecationWarning) as exc:
         raise ValueError(str(exc)) from exc
     return certs
 

@@ -53,7 +53,7 @@ class World:
         self.clock = Clock()
         make_folder(folder)
         file = folder / database.FILE
-        if not file.exists():
+        if not url and not file.exists():
             file.touch(mode=0o600)
             file.write_bytes(empty_database())
         self.desk = open_desk(

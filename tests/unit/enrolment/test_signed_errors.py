@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import shutil
+import ssl
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from clouddeploy_runtime.enrolment import formats
 from clouddeploy_runtime.enrolment.errors import EnrolmentFault
 from clouddeploy_runtime.errors import ExitCode
 from clouddeploy_runtime.kit import Kind
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 OTHER = formats.Site("hospitals", "site-2", "hospital_b", "client")
@@ -118,6 +120,18 @@ def s_a_signature_that_is_not_base64(one):
 def s_the_authority_signed_a_certificate_that_is_none(one):
     digest = hashlib.sha256(b"hello").hexdigest()
     one.sign_again(lambda said: said["hashes"].update(certificate_sha256=digest), {"site-1.crt": b"hello"})
+    one.package()
+
+
+@situation("INVALID_SIGNED_ZIP")
+def s_the_authority_signed_a_certificate_whose_serial_is_negative(one):
+    cert = x509.load_pem_x509_certificate(one.members(one.signed_zip)["site-1.crt"])
+    serial = cert.serial_number.to_bytes(cert.serial_number.bit_length() // 8 + 1)
+    der = bytearray(cert.public_bytes(Encoding.DER))
+    der[der.index(serial)] |= 0x80
+    pem = ssl.DER_cert_to_PEM_cert(bytes(der)).encode()
+    digest = hashlib.sha256(pem).hexdigest()
+    one.sign_again(lambda said: said["hashes"].update(certificate_sha256=digest), {"site-1.crt": pem})
     one.package()
 
 
