@@ -9,7 +9,7 @@ from clouddeploy import crash_matrix
 pytestmark = pytest.mark.xdist_group("emulated-clouds")
 
 HYBRID = Path(__file__).parents[2] / "examples" / "hybrid" / "deploy.yml"
-FEW = 3
+FEW = 2
 """A point takes one to two seconds; `scripts/bench deploy` tries all, and so does `-m nightly`."""
 PROJECT = """
 api_version: 3
@@ -64,6 +64,7 @@ def test_the_example_killed_where_machines_are_made_and_at_points_evenly_spread(
     assert found.writes > 30
 
 
+@pytest.mark.nightly  # the test before is the sample
 def test_an_address_that_was_allocated_unheard_is_adopted(aws_server, tmp_path):
     """AllocateAddress knows no idempotency token; the tags that an address is born with stand in for it."""
     found = tried(aws_server, tmp_path, choose=naming("AllocateAddress"))

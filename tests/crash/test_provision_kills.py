@@ -15,7 +15,10 @@ EACH = 12
 included. More of them take about a second for every six: kill_provisioning.py SCENARIO 1000 tries all."""
 
 
-@pytest.mark.parametrize("scenario", ["first run", "a site more", "renewal after a revocation", "archives"])
+@pytest.mark.parametrize(
+    "scenario",
+    ["first run", "a site more", "renewal after a revocation", pytest.param("archives", marks=pytest.mark.nightly)],
+)
 def test_killed_at_a_write(scenario):
     done = subprocess.run(
         [sys.executable, str(PROGRAM), scenario, str(EACH)], capture_output=True, text=True, timeout=110, check=False

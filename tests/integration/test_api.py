@@ -284,6 +284,7 @@ def test_a_closed_session_is_closed(federation):
     session.close()
 
 
+@pytest.mark.nightly  # test_operating_cli.py does it too
 def test_a_federation_is_restarted_and_shut_down(tmp_path):
     with running(tmp_path, "site-1") as federation:
         session = new_secure_session(ROOT, federation.kits[ROOT])

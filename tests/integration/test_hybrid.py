@@ -196,6 +196,7 @@ def test_wrong_credentials_are_refused_before_anything_is_created(run, served, t
     assert not (run.state / "state.json").exists()
 
 
+@pytest.mark.nightly  # that wrong credentials do is the sample
 @needs_root
 def test_an_unreachable_on_premises_host_stops_before_anything_is_created(run):
     key = run.file.parent / "identity"

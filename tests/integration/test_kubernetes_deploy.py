@@ -173,7 +173,7 @@ class Killer:
     ("verb", "resource", "occurrence"),
     [
         pytest.param("post", "namespaces", 1, marks=pytest.mark.nightly),
-        ("patch", "configmaps", 1),  # the site's place
+        pytest.param("patch", "configmaps", 1, marks=pytest.mark.nightly),  # the site's place
         pytest.param("patch", "secrets", 1, marks=pytest.mark.nightly),
         ("patch", "deployments", 1),
         pytest.param("patch", "configmaps", 5, marks=pytest.mark.nightly),  # what was started

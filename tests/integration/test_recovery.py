@@ -177,6 +177,7 @@ def test_an_upload_that_was_cut_in_the_middle_is_sent_again_and_counts_once(fede
         proxy.close()
 
 
+@pytest.mark.nightly  # trainers that crash are the sample
 @pytest.mark.fault("endless loop in a trainer", "its time limit ends the job and names the site")
 def test_an_endless_loop_ends_at_the_tasks_time_limit_and_the_site_is_named(federation, tmp_path):
     script = TRAIN.replace("    # here", "    while step == 3:\n        pass")
@@ -188,6 +189,7 @@ def test_an_endless_loop_ends_at_the_tasks_time_limit_and_the_site_is_named(fede
     until(lambda: f"Job {job_id} ended" in federation.log("site-2"), what="the end of the trainer")
 
 
+@pytest.mark.nightly  # test_faults.py kills one
 @pytest.mark.fault("trainer crashes once", "it is started again, exact mean")
 def test_a_trainer_that_crashed_once_is_started_again_and_its_task_with_it(federation, tmp_path):
     crash = "    if step == 3 and number == 1 and not os.path.exists('crashed'):\n"
@@ -213,6 +215,7 @@ def test_a_trainer_that_always_crashes_ends_its_job_and_is_named_with_its_last_w
     until(lambda: not list(federation.workspace("site-2").glob("jobs/*/job")), what="the job's folder gone")
 
 
+@pytest.mark.nightly  # test_metrics.py is the sample
 def test_many_metrics_arrive(federation, tmp_path):
     many = TRAIN.replace('{"loss": 1.0}', "{f'metric number {n}': float(n) for n in range(3000)}")
     federation.begin("site-1", "site-2")

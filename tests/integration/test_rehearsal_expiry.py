@@ -104,7 +104,7 @@ def any_world(request):
     return request.getfixturevalue("world" if os.geteuid() == 0 else "unprivileged_world")
 
 
-@pytest.mark.parametrize("name", ["aws", "azure"])
+@pytest.mark.parametrize("name", ["aws", pytest.param("azure", marks=pytest.mark.nightly)])
 def test_a_machine_in_a_cloud_ends_without_anybody_s_help(name, any_world):
     cancel = threading.Event()
     provider = registry.load(name)(SETTINGS[name], any_world.endpoints)

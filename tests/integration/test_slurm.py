@@ -169,6 +169,7 @@ def test_what_a_killed_site_has_left_is_cancelled_at_its_next_start(federation, 
         session.wait(job_id, 30)
 
 
+@pytest.mark.nightly  # the jobs of batch jobs are the sample
 def test_prepared_kits_start_by_their_script_and_in_a_batch_job(cluster, tmp_path):
     """site-1 is started by hand, site-2 is a batch job that submits others."""
     one = Federation(tmp_path)

@@ -178,6 +178,7 @@ def waiting_for() -> set[int]:
     return {int(line.split()[6].rpartition(":")[2]) for line in lines if "->" in line}
 
 
+@pytest.mark.nightly  # it waits through all of a supervisor's pauses
 @pytest.mark.fault("crash loop: the port is taken", "it gives up, says why, ends with a status")
 def test_a_server_whose_port_is_taken_gives_up_and_says_why(made, port):
     server = made["server1"]

@@ -133,6 +133,7 @@ def test_processes_that_were_killed_leave_no_tensors_and_the_next_start_removes_
     until(lambda: federation.left() == [], what=f"nothing is left of {federation.left()}")
 
 
+@pytest.mark.nightly  # the job that asks for the disk is the sample
 @pytest.mark.fault("temporary folder is in memory", "jobs that want the disk are refused and name it, others run")
 def test_a_temporary_folder_in_memory_refuses_the_jobs_that_want_the_disk_and_no_others(federation, tmp_path):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
@@ -185,6 +186,7 @@ def fill(folder: Path, *, free: int) -> Path:
     return filler
 
 
+@pytest.mark.nightly  # the job that asks for the disk is the sample
 @needs_root
 @pytest.mark.root
 @pytest.mark.fault("temporary folder is full", "jobs that want the disk are refused and name it, the next one runs")

@@ -124,7 +124,7 @@ class _App:
         self._streams = Counter[int]()
         self._strangers = Lane(STRANGERS)
         self._renderer = Renderer(has_provider=has_provider)
-        self._document = encoded(openapi.document(version))
+        self._document = openapi.encoded_document(version)
 
     def provider_routes(self, sign_in: SignIn) -> list[Route]:
         """Returns the addresses of logins by way of a provider."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from clouddeploy.dashboard.listing import MOST, USUAL
 from clouddeploy.dashboard.web import shapes
-from clouddeploy.dashboard.web.rest import CALLS, PREFIXES
+from clouddeploy.dashboard.web.rest import CALLS, PREFIXES, encoded
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -75,6 +76,12 @@ def document(version: str) -> dict[str, Any]:
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+@cache
+def encoded_document(version: str) -> bytes:
+    """Return the document as JSON; once for a process."""
+    return encoded(document(version))
 
 
 def _operation(call: Call) -> dict[str, Any]:

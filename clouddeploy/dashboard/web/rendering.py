@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -40,16 +41,7 @@ class Renderer:
     """
 
     def __init__(self, *, has_provider: bool = False) -> None:
-        self._environment = Environment(
-            loader=PackageLoader("clouddeploy.dashboard.web"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._environment.filters |= {"moment": _moment, "state": state_of, "printable": printable}
-        self._environment.globals |= {"Action": Action, "Role": Role, "turned": _turned, "kept": kept}
-        self._environment.globals["has_provider"] = has_provider
+        self._environment = _environment(has_provider=has_provider)
 
     def page(self, page: Page, ask: Ask | None) -> str:
         """Returns a page as HTML.
@@ -71,6 +63,22 @@ class Renderer:
             **page.values,
         }
         return self._environment.get_template(page.template).render(values)
+
+
+@cache
+def _environment(*, has_provider: bool) -> Environment:
+    """Return the templates, each compiled when it is first asked for; once for a process."""
+    made = Environment(
+        loader=PackageLoader("clouddeploy.dashboard.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"moment": _moment, "state": state_of, "printable": printable}
+    made.globals |= {"Action": Action, "Role": Role, "turned": _turned, "kept": kept}
+    made.globals["has_provider"] = has_provider
+    return made
 
 
 def state_of(approval: int) -> str:

@@ -227,7 +227,7 @@ def test_a_deployment_is_planned_made_and_deleted_before_one_s_eyes(root, pictur
     assert not root.said, "the browser complained"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 def test_axe_finds_nothing_serious(browser, url, cookies, scheme):
     axe = Axe()
     # What is not about colours is the same in the dark.
@@ -346,6 +346,7 @@ def test_a_site_that_comes_after_the_freeze_and_keeps_its_key_registers_too(root
     ann.context.close()
 
 
+@pytest.mark.nightly  # the other pages on a phone are the sample
 def test_long_names_fit_a_phone(browser, url, cookies):
     ann = Person(browser, url, viewport=PHONE)
     ann.sign_up(LONG, org=LONG_ORG, role="org_admin")

@@ -50,6 +50,7 @@ def here(write_trial, tmp_path):
         deployment.destroy()
 
 
+@pytest.mark.nightly  # test_launch.py is the sample
 def test_a_client_waits_for_its_server_says_which_and_goes_on_once_that_is_there(here, tmp_path):
     client = here("site-1")
     with pytest.raises(ServerNotReached) as caught:

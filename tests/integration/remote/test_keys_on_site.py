@@ -192,6 +192,7 @@ def test_second_installation_asks_for_nothing_and_leaves_the_site_alone(federati
     assert (site.root / "workspace/daemon_pid.fl").read_text() == pid
 
 
+@pytest.mark.nightly  # tests/crash kills an apply at its writes
 def test_installation_goes_on_from_wherever_it_was_killed(federation):
     """After each step on the machine: the key that was made first is the one that the kit has, and one certificate."""
     site = federation.sites["site-1"]

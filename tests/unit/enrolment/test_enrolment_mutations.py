@@ -18,8 +18,10 @@ from clouddeploy_runtime.kit import KitError, verify
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-MANY = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-SLOW = settings(MANY, max_examples=100)
+from tests.often import often
+
+MANY = settings(max_examples=often(60, nightly=250), deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(MANY, max_examples=often(30, nightly=100))
 BYTES = st.binary(max_size=4) | st.sampled_from([b"\0", b"\xff" * 8, b"\n", b'"', b"{", b"-----", b"PK\1\2", b"../"])
 EDITS = st.lists(
     st.tuples(st.integers(0, 1 << 16), st.sampled_from([0, 1, 1, 1, 2, 8, 64]), BYTES), min_size=1, max_size=3

@@ -10,6 +10,8 @@ from clouddeploy_runtime.enrolment.errors import EnrolmentFault
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.often import often
+
 CLIENT = "{name: site-1, type: client, org: hospital_a}"
 
 
@@ -209,7 +211,9 @@ EDITS = st.lists(
     min_size=1,
     max_size=4,
 )
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(
+    max_examples=often(80, nightly=300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def edited(data, edits):

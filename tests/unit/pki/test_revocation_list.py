@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.often import often
+
 SERIALS = (0x1234, 0xABCDEF, 0x99)
 
 
@@ -110,7 +112,9 @@ def test_a_list_that_is_too_large_is_refused(authority):
         revocation.parse(b"x" * (revocation.MAX_BYTES + 1), [authority.certificate])
 
 
-@settings(max_examples=1500, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=often(300, nightly=1500), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(data=st.data())
 def test_a_damaged_list_is_refused_or_says_what_was_signed(authority, listed, data):
     """Some bits lie outside what is signed, such as how many of the signature's last byte are unused."""

@@ -25,6 +25,8 @@ from clouddeploy_runtime.errors import ClouddeployError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.often import often
+
 DATA = Path(__file__).parent / "data" / "reference"
 # Without those that load code or make encryption keys at every draft: slow, and tested elsewhere.
 NAMES = [
@@ -39,7 +41,7 @@ NAMES = [
     "relays",
     "studies",
 ]
-CASES = 120
+CASES = often(40, nightly=120)
 FAST = settings(
     max_examples=CASES,
     deadline=None,
