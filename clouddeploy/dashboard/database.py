@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine, event, select, text
+from sqlalchemy import create_engine, event, inspect, select, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -16,6 +16,8 @@ from clouddeploy.dashboard.errors import Conflict, DashboardError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
 FILE = "db.sqlite"
 PRESENT = "third"
@@ -44,31 +46,12 @@ class Database:
         Raises:
             DashboardError: the database cannot be reached, or is of a newer version.
         """
-        if to == "head" and self._form() == PRESENT:
-            return
-        from alembic import command  # noqa: PLC0415 - 0.2 s, once
-        from alembic.config import Config  # noqa: PLC0415
-        from alembic.util import CommandError  # noqa: PLC0415
-
-        config = Config()
-        config.set_main_option("script_location", "clouddeploy.dashboard:migrations")
         try:
             with self._engine.begin() as connection:
-                config.attributes["connection"] = connection
-                command.upgrade(config, to)
-        except (SQLAlchemyError, CommandError) as error:
-            raise DashboardError(
-                "the database cannot be used",
-                why=str(error).splitlines()[0],
-                hint="is its URL right, does it run, and is this dashboard not older than its tables?",
-            ) from error
-
-    def _form(self) -> str:
-        try:
-            with self._engine.connect() as connection:
-                return str(connection.scalar(text("SELECT version_num FROM alembic_version")))
-        except SQLAlchemyError:
-            return ""  # no table yet, or no database: whoever migrates it says which
+                if to != "head" or _form(connection) != PRESENT:
+                    _upgrade(connection, to)
+        except SQLAlchemyError as error:
+            raise _unusable(error) from error
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
@@ -130,6 +113,35 @@ def organization(session: Session, name: str) -> model.Organization:
         session.add(found)
         session.flush()
     return found
+
+
+def _form(connection: Connection) -> str:
+    """Return the form of the tables; empty: there are none yet."""
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return str(connection.scalar(text("SELECT version_num FROM alembic_version")))
+
+
+def _upgrade(connection: Connection, to: str) -> None:
+    from alembic import command  # noqa: PLC0415 - 0.2 s, and only where tables are older
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", "clouddeploy.dashboard:migrations")
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, to)
+    except CommandError as error:
+        raise _unusable(error) from error
+
+
+def _unusable(error: Exception) -> DashboardError:
+    return DashboardError(
+        "the database cannot be used",
+        why=str(error).splitlines()[0],
+        hint="is its URL right, does it run, and is this dashboard not older than its tables?",
+    )
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
