@@ -17,7 +17,7 @@ from clouddeploy import deploy_schema
 from clouddeploy.config import ON_SITE, SITES, load
 from clouddeploy.errors import ConfigError, StateError
 from clouddeploy.state import State
-from clouddeploy.yaml_file import LOADER
+from clouddeploy.yaml_file import loaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -106,7 +106,7 @@ def _is_deployed(directory: Path) -> bool:
 def _is_for(file: Path, project_file: Path) -> bool:
     """Tells whether a file is a deploy file of this project file, whatever else may be wrong with it."""
     try:
-        document = yaml.load(file.read_bytes(), LOADER)  # noqa: S506 - a safe loader
+        document = loaded(file.read_bytes())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return False
     given = document.get("project") if isinstance(document, dict) else None
@@ -121,7 +121,7 @@ def _from(file: Path, project: Project, *, project_file: Path, result: Path) -> 
             why="its `project` is another file, or it has none",
             hint="name the deploy file of this project: --deploy-file FILE",
         )
-    document: dict[str, Any] = yaml.load(file.read_bytes(), LOADER)  # noqa: S506 - a safe loader
+    document: dict[str, Any] = loaded(file.read_bytes())
     known = {one.name for one in project.participants}
     unknown = [site.name for site in config.sites if site.name not in known]
     if unknown:

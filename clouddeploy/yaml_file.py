@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pydantic import ValidationError
 
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """libyaml's where PyYAML has them, which read fifty sites in a tenth of the time."""
 _MOST_KEYS, _DEEPEST = 100_000, 50
@@ -102,6 +102,15 @@ class Problems:
             )
 
 
+def loaded(data: bytes) -> Any:
+    """Returns what a document says, where nobody asks for its lines.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    return yaml.load(data, _LOADER)  # noqa: S506 - a safe loader
+
+
 def parse(file: Path, form: Form) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """Returns what a file says, and by path of keys the line where each stands.
 
@@ -115,7 +124,7 @@ def parse(file: Path, form: Form) -> tuple[dict[str, Any], dict[tuple[str, ...],
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {file}", why=str(error)) from error
     try:
-        loader = LOADER(text)
+        loader = _LOADER(text)
         node = loader.get_single_node()
         lines: dict[tuple[str, ...], int] = {}
         _note_lines(node, (), lines, file)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from clouddeploy.prepare.errors import OutputStaged
-from clouddeploy.yaml_file import LOADER
+from clouddeploy.yaml_file import loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def names(output: Path) -> dict[str, str]:
     """
     path = output / VALUES
     try:
-        document = yaml.load(path.read_bytes(), LOADER)  # noqa: S506 - a safe loader
+        document = loaded(path.read_bytes())
         section: Any = document.get(SECTION) or {}
         found = {
             "namespace": section.get("namespace"),

@@ -19,7 +19,7 @@ from clouddeploy.prepare import chart_values, kit_files, kubernetes, staged
 from clouddeploy.prepare.cluster import Identity
 from clouddeploy.prepare.errors import InvalidArguments, OutputStaged, PrepareError
 from clouddeploy.prepare.manifests import Objects, Release, local_name, startup_name
-from clouddeploy.yaml_file import LOADER
+from clouddeploy.yaml_file import loaded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,10 +108,7 @@ def read(root: Path) -> Output:
         InvalidArguments: nothing for Kubernetes is.
     """
     try:
-        documents = [
-            yaml.load((root / kubernetes.CHART / name).read_bytes(), LOADER)  # noqa: S506 - a safe loader
-            for name in ("values.yaml", "Chart.yaml")
-        ]
+        documents = [loaded((root / kubernetes.CHART / name).read_bytes()) for name in ("values.yaml", "Chart.yaml")]
     except (OSError, yaml.YAMLError) as exc:
         raise _nothing(root, str(exc)) from exc
     values, chart = documents
@@ -294,7 +291,7 @@ def namespace_of(output: Output) -> str:
     found = _recorded(output)
     if found is not None:
         return found.namespace
-    document = yaml.load((output.root / kubernetes.KUSTOMIZATION).read_bytes(), LOADER)  # noqa: S506 - a safe loader
+    document = loaded((output.root / kubernetes.KUSTOMIZATION).read_bytes())
     return str(document["namespace"])
 
 
